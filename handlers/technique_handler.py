@@ -1,0 +1,80 @@
+"""The TorchServe handler of every archive: rows of bytes -> lantern -> bytes, a status per row."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lantern.call import Call, Studio
+from lantern.errors import InvalidParameters, LanternError
+from lantern.image import Image
+from lantern.styles.library import StyleLibrary
+from lantern.zoo import Zoo
+
+HEAD = "x-lantern-call"
+PROBLEM = "application/json"
+
+
+class TechniqueHandler:
+    """Answers each row by itself: a bad picture sets its own status and leaves the others alone."""
+
+    def __init__(self) -> None:
+        self.initialized = False
+
+    def initialize(self, context: Any) -> None:
+        """Load what the archive's `handler:` block names and run it once, so that no caller waits."""
+        options = (context.model_yaml_config or {}).get("handler", {})
+        torch.set_num_threads(int(options.get("threads") or os.cpu_count() or 1))
+        torch.set_flush_denormal(True)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        store = Path(os.environ["LANTERN_MODEL_STORE"])
+        self.studio = Studio(
+            Zoo(downloads=False, device=device), StyleLibrary(store / "styles", device=device)
+        )
+        blank = Image(torch.zeros(3, 512, 512)).encode("image/jpeg")
+        for warm_up in options.get("warm_up", ()):
+            self._warm_up(Call(inputs={"image": blank}, **warm_up))
+        self.initialized = True
+
+    def _warm_up(self, call: Call) -> None:
+        try:
+            self.studio.perform(call)
+        except LanternError as error:  # a store without styles still serves what it has
+            logging.warning("no warm-up of %s: %s", call.technique, error.detail)
+
+    def handle(self, rows: list[dict[str, Any]], context: Any) -> list[bytes]:
+        """Answer a batch; TorchServe's entry point."""
+        return [self._answer(row, index, context) for index, row in enumerate(rows)]
+
+    def _answer(self, row: dict[str, Any], index: int, context: Any) -> bytes:
+        try:
+            call = Call.unpack(context.get_request_header(index, HEAD), bytes(row["body"]))
+            answer = self.studio.perform(call)
+        except LanternError as error:
+            return self._refuse(422, problem(error), index, context)
+        except Exception:
+            logging.exception("a technique failed")
+            return self._refuse(500, {"code": "internal", "detail": "the technique failed"}, index, context)
+        context.set_response_content_type(index, answer.media_type)
+        context.set_response_header(index, "x-lantern-timings", json.dumps(dict(answer.timings)))
+        return answer.body
+
+    def _refuse(self, status: int, body: dict[str, Any], index: int, context: Any) -> bytes:
+        context.set_response_status(status, "refused", index)
+        context.set_response_content_type(index, PROBLEM)
+        return json.dumps(body).encode()
+
+
+def problem(error: LanternError) -> dict[str, Any]:
+    """Put an error into plain data, one entry for each thing that is wrong."""
+    parts = error.problems if isinstance(error, InvalidParameters) else (error,)
+    return {
+        "code": error.code,
+        "detail": error.detail,
+        "errors": [{"pointer": part.pointer, "detail": part.detail} for part in parts],
+    }

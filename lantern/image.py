@@ -1,0 +1,294 @@
+"""One picture: decoded with limits, upright, sRGB, floating point. The only user of PIL."""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import PIL.ImageCms
+import PIL.ImageOps
+import torch
+import torch.nn.functional as F
+
+from lantern.errors import BadImage
+
+MEDIA_TYPES = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
+FORMATS = {media_type: name for name, media_type in MEDIA_TYPES.items()}
+SUFFIXES = {
+    ".jpg": "image/jpeg",
+    ".jpeg": "image/jpeg",
+    ".png": "image/png",
+    ".webp": "image/webp",
+}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a picture from outside may be: bytes, pixels, sides (px) and aspect ratio."""
+
+    max_bytes: int = 12 * 1024 * 1024
+    max_pixels: int = 16_777_216
+    min_side: int = 16
+    max_side: int = 8192
+    max_aspect: float = 8.0
+
+
+LIMITS = Limits()
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a picture says of itself before it is decoded; sides in pixels, as stored."""
+
+    media_type: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, eq=False)
+class Image:
+    """A picture: `pixels` float32 `[3,H,W]`, sRGB, 0..1; `alpha` float32 `[H,W]`, 0..1, or None.
+
+    Transparent parts of `pixels` are laid over white; `alpha` is carried so that a technique can
+    put it back. `notes` say what decoding had to leave out.
+    """
+
+    pixels: torch.Tensor
+    alpha: torch.Tensor | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def height(self) -> int:
+        """Rows, in pixels."""
+        return int(self.pixels.shape[1])
+
+    @property
+    def width(self) -> int:
+        """Columns, in pixels."""
+        return int(self.pixels.shape[2])
+
+    @staticmethod
+    def probe(data: bytes, limits: Limits = LIMITS) -> Header:
+        """Read only the header: media type and size, checked against the limits.
+
+        Raises:
+            BadImage: not a JPEG, PNG or WebP, or outside the limits.
+        """
+        with _open(data, limits) as picture:
+            return Header(MEDIA_TYPES[str(picture.format)], *picture.size)
+
+    @staticmethod
+    def check(data: bytes, limits: Limits = LIMITS) -> Header:
+        """Decode once and forget the pixels: the proof that a later `decode` will work.
+
+        Raises:
+            BadImage: undecodable, truncated, or outside the limits.
+        """
+        with _open(data, limits) as picture:
+            header = Header(MEDIA_TYPES[str(picture.format)], *picture.size)
+            _load(picture)
+            return header
+
+    @staticmethod
+    def decode(data: bytes, limits: Limits = LIMITS) -> Image:
+        """Decode JPEG, PNG or WebP bytes, turned upright and converted to sRGB.
+
+        CMYK, palette, 1-bit and 16-bit pictures keep their colours; of an animation only the first
+        frame is taken, and `notes` says so.
+
+        Raises:
+            BadImage: undecodable, truncated, or outside the limits.
+        """
+        with _open(data, limits) as picture:
+            notes = _notes(picture)
+            _load(picture)
+            try:
+                return _to_image(_upright(picture), notes)
+            except (ValueError, OSError, SyntaxError, MemoryError) as error:
+                raise BadImage("the picture's pixels cannot be read; save it again") from error
+
+    @staticmethod
+    def from_uint8(array: np.ndarray[Any, Any]) -> Image:
+        """Make a picture from uint8 `[H,W,3]`, sRGB."""
+        return Image(_planes(array))
+
+    def to_uint8(self) -> np.ndarray[Any, Any]:
+        """Return uint8 `[H,W,3]`, rounded to the nearest of 256 levels."""
+        levels = self.pixels.detach().clamp(0, 1).mul(255).round().to(torch.uint8)
+        return levels.permute(1, 2, 0).contiguous().cpu().numpy()
+
+    def resize(self, height: int, width: int) -> Image:
+        """Resample to `height` x `width` pixels, bicubic with antialiasing."""
+        if (height, width) == (self.height, self.width):
+            return self
+        alpha = None if self.alpha is None else _resample(self.alpha[None], height, width)[0]
+        return replace(self, pixels=_resample(self.pixels, height, width), alpha=alpha)
+
+    def fit(self, longest: int) -> Image:
+        """Shrink so that the longer side is at most `longest` pixels; never enlarges."""
+        scale = longest / max(self.height, self.width)
+        if scale >= 1:
+            return self
+        return self.resize(max(1, round(self.height * scale)), max(1, round(self.width * scale)))
+
+    def cover(self, shortest: int) -> Image:
+        """Resample so that the shorter side is exactly `shortest` pixels."""
+        scale = shortest / min(self.height, self.width)
+        return self.resize(
+            max(shortest, round(self.height * scale)), max(shortest, round(self.width * scale))
+        )
+
+    def crop(self, top: int, left: int, height: int, width: int) -> Image:
+        """Cut out a box given in pixels."""
+        box = (slice(top, top + height), slice(left, left + width))
+        alpha = None if self.alpha is None else self.alpha[box]
+        return replace(self, pixels=self.pixels[(slice(None), *box)], alpha=alpha)
+
+    def encode(self, media_type: str = "image/png", quality: int = 90) -> bytes:
+        """Return the file's bytes; `quality` 1..100 is for JPEG and WebP. JPEG drops alpha."""
+        picture = PIL.Image.fromarray(self.to_uint8())
+        if self.alpha is not None and media_type != "image/jpeg":
+            levels = self.alpha.clamp(0, 1).mul(255).round().to(torch.uint8)
+            picture.putalpha(PIL.Image.fromarray(levels.cpu().numpy()))
+        out = io.BytesIO()
+        picture.save(out, format=FORMATS[media_type], **_save_options(media_type, quality))
+        return out.getvalue()
+
+
+def _save_options(media_type: str, quality: int) -> dict[str, int]:
+    # PNG level 6 costs three times level 1 for a tenth of the bytes; WebP method 4 likewise.
+    return {
+        "image/jpeg": {"quality": quality},
+        "image/png": {"compress_level": 1},
+        "image/webp": {"quality": quality, "method": 1},
+    }[media_type]
+
+
+def _open(data: bytes, limits: Limits) -> PIL.Image.Image:
+    if len(data) > limits.max_bytes:
+        raise BadImage(
+            f"the picture has {len(data)} bytes; at most {limits.max_bytes} are taken: "
+            "shrink it or save it with a lower quality",
+            code="image-too-large",
+        )
+    if not data:
+        raise BadImage("the picture is empty; send the bytes of a JPEG, PNG or WebP file")
+    try:
+        with warnings.catch_warnings():
+            # Our own limit on pixels follows and is stricter than PIL's warning.
+            warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
+            picture = PIL.Image.open(io.BytesIO(data), formats=tuple(MEDIA_TYPES))
+    except PIL.Image.DecompressionBombError as error:
+        raise BadImage(_too_many_pixels(limits), code="image-too-large") from error
+    except (OSError, ValueError, SyntaxError, struct.error, MemoryError, OverflowError) as error:
+        raise BadImage(
+            "the bytes are not a readable JPEG, PNG or WebP picture; save it again as one of these"
+        ) from error
+    _check_size(picture, limits)
+    return picture
+
+
+def _check_size(picture: PIL.Image.Image, limits: Limits) -> None:
+    width, height = picture.size
+    if width * height > limits.max_pixels or max(width, height) > limits.max_side:
+        raise BadImage(
+            f"the picture is {width}x{height} px; {_too_many_pixels(limits)}",
+            code="image-too-large",
+        )
+    short, long = sorted((width, height))
+    if short < limits.min_side:
+        raise BadImage(
+            f"the picture is {width}x{height} px; each side must be at least {limits.min_side} px: "
+            "enlarge it first",
+            code="image-too-small",
+        )
+    if long > short * limits.max_aspect:
+        raise BadImage(
+            f"the picture is {width}x{height} px; the longer side may be at most "
+            f"{limits.max_aspect:g} times the shorter: crop it first",
+            code="image-too-narrow",
+        )
+
+
+def _too_many_pixels(limits: Limits) -> str:
+    return (
+        f"at most {limits.max_pixels} pixels and {limits.max_side} px a side are taken: "
+        "shrink it first"
+    )
+
+
+def _load(picture: PIL.Image.Image) -> None:
+    try:
+        picture.load()
+    except Exception as error:  # Pillow's decoders raise many kinds on damaged data
+        raise BadImage(
+            "the picture is damaged or cut short; send the whole file or save it again"
+        ) from error
+
+
+def _notes(picture: PIL.Image.Image) -> tuple[str, ...]:
+    frames = getattr(picture, "n_frames", 1)
+    return (f"the picture is animated; only the first of {frames} frames is used",) * (frames > 1)
+
+
+def _upright(picture: PIL.Image.Image) -> PIL.Image.Image:
+    try:
+        return PIL.ImageOps.exif_transpose(picture)
+    except Exception:  # garbage EXIF must not cost the picture
+        return picture
+
+
+def _to_image(picture: PIL.Image.Image, notes: tuple[str, ...]) -> Image:
+    if picture.mode in ("I;16", "I;16B", "I;16L", "I"):
+        return Image(_sixteen_bit(picture), notes=notes)
+    if picture.has_transparency_data:
+        return _with_alpha(picture, notes)
+    return Image(_planes(np.asarray(_to_srgb(picture))), notes=notes)
+
+
+def _sixteen_bit(picture: PIL.Image.Image) -> torch.Tensor:
+    # convert("RGB") would clip every value above 255 to white
+    grey = np.asarray(picture).astype(np.float32) / 65535.0
+    return torch.from_numpy(grey).clamp(0, 1).expand(3, -1, -1).contiguous()
+
+
+def _with_alpha(picture: PIL.Image.Image, notes: tuple[str, ...]) -> Image:
+    rgba = picture.convert("RGBA")
+    alpha = torch.from_numpy(np.array(rgba.getchannel("A"))).float().div(255)
+    opaque = rgba.convert("RGB")
+    opaque.info = picture.info
+    colour = _planes(np.asarray(_to_srgb(opaque)))
+    return Image(colour * alpha + (1 - alpha), alpha=alpha, notes=notes)
+
+
+def _to_srgb(picture: PIL.Image.Image) -> PIL.Image.Image:
+    profile = picture.info.get("icc_profile")
+    if profile and picture.mode in ("RGB", "L", "CMYK") and b"sRGB" not in profile:
+        try:
+            converted = PIL.ImageCms.profileToProfile(
+                picture,
+                PIL.ImageCms.ImageCmsProfile(io.BytesIO(profile)),
+                PIL.ImageCms.createProfile("sRGB"),
+                outputMode="RGB",
+            )
+        except (PIL.ImageCms.PyCMSError, OSError, ValueError):
+            converted = None  # a broken or unfitting profile is ignored, as browsers do
+        if converted is not None:
+            return converted
+    return picture.convert("RGB")
+
+
+def _planes(array: np.ndarray[Any, Any]) -> torch.Tensor:
+    return torch.from_numpy(np.array(array)).permute(2, 0, 1).float().div_(255)
+
+
+def _resample(planes: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    out = F.interpolate(
+        planes[None], size=(height, width), mode="bicubic", antialias=True, align_corners=False
+    )
+    return out[0].clamp(0, 1)

@@ -1,0 +1,1 @@
+"""Making pictures by optimisation: objectives, regularisers and the one loop."""

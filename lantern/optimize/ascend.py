@@ -1,0 +1,104 @@
+"""The one loop behind everything that iterates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lantern.errors import NotFinite
+from lantern.image import Image
+from lantern.progress import Progress, Step
+
+
+@dataclass(frozen=True)
+class Settled:
+    """Stop early once the loss of the last `window` steps improved by less than `gain` (share)."""
+
+    window: int
+    gain: float
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What the loop did: the loss after each step, and whether it ended before its last step."""
+
+    losses: tuple[float, ...]
+    settled: bool
+
+
+def ascend(
+    loss: Callable[[int], Tensor],
+    optimizer: torch.optim.Optimizer,
+    *,
+    steps: int,
+    progress: Progress,
+    preview: Callable[[], Image],
+    rate: Callable[[int], float] | None = None,
+    after: Callable[[int], None] | None = None,
+    clip_norm: float | None = None,
+    settled: Settled | None = None,
+    done: int = 0,
+    total: int | None = None,
+) -> Trace:
+    """Ascend an objective by descending its negative, `loss`, for `steps` steps.
+
+    `loss(step)` builds the scalar to descend; `rate(step)` sets the learning rate before a step;
+    `after(step)` projects the parameters back into what is legal. When the run is one part of a
+    longer one, `done` steps have been taken before it and `total` is the length of the whole.
+
+    Raises:
+        NotFinite: the loss is no longer a number.
+        Cancelled: the progress callback asked to stop.
+    """
+    losses: list[float] = []
+    for step in range(steps):
+        if rate is not None:
+            for group in optimizer.param_groups:
+                group["lr"] = rate(step)
+        losses.append(_step(loss, optimizer, step, clip_norm))
+        if after is not None:
+            with torch.no_grad():
+                after(step)
+        progress(Step(done + step + 1, total or done + steps, losses[-1], preview))
+        if settled is not None and _has_settled(losses, settled):
+            return Trace(tuple(losses), settled=True)
+    return Trace(tuple(losses), settled=False)
+
+
+def _step(
+    loss: Callable[[int], Tensor],
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    clip_norm: float | None,
+) -> float:
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+
+    def closure() -> float:
+        optimizer.zero_grad(set_to_none=True)
+        value = loss(step)
+        value.backward()  # type: ignore[no-untyped-call]
+        if clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(parameters, clip_norm)
+        return value.item()
+
+    with torch.enable_grad():
+        value = float(optimizer.step(closure))
+    if not math.isfinite(value):
+        raise NotFinite(
+            f"the loss is {value} at step {step + 1}; lower the learning rate or the weights",
+            pointer="/params",
+        )
+    return value
+
+
+def _has_settled(losses: Sequence[float], settled: Settled) -> bool:
+    window = settled.window
+    if len(losses) < 2 * window:
+        return False
+    before = sum(losses[-2 * window : -window]) / window
+    now = sum(losses[-window:]) / window
+    return before - now < settled.gain * abs(before)

@@ -1,0 +1,36 @@
+"""How a long computation tells where it is, and how it is told to stop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lantern.image import Image
+
+
+class Cancelled(Exception):
+    """Raised by a progress callback to stop the computation at once."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One finished step: `done` of `total`, the loss there, and a way to see the picture so far."""
+
+    done: int
+    total: int
+    loss: float
+    preview: Callable[[], Image]
+
+    @property
+    def fraction(self) -> float:
+        """Share of the work done, 0..1."""
+        return self.done / self.total
+
+
+Progress = Callable[[Step], None]
+
+
+def silent(step: Step) -> None:
+    """Ignore progress: the callback for callers that do not watch."""

@@ -1,0 +1,179 @@
+"""The registry: every technique declares itself once, here it is found."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import torch
+
+from lantern.artifact import Outcome, Rendering
+from lantern.errors import one_of
+from lantern.image import Image
+from lantern.params import Params
+from lantern.progress import Progress
+from lantern.styles.library import StyleLibrary
+from lantern.vision_model import VisionModel
+
+Family = Literal["inference", "attribution", "stylization", "synthesis"]
+Runs = Literal["interactive", "job"]
+
+# Names that mean the same for every technique and so may not be parameters of one.
+RESERVED = {"model", "seed", "params", "inputs", "webhook", *Rendering.model_fields}
+
+_INJECTED: dict[Any, str] = {
+    VisionModel: "model",
+    StyleLibrary: "styles",
+    Progress: "progress",
+    torch.Generator: "generator",
+}
+
+
+@dataclass(frozen=True)
+class Technique:
+    """One technique as the registry knows it; `inputs` maps each image slot to what goes in."""
+
+    name: str
+    family: Family
+    runs: Runs
+    source: str
+    summary: str
+    details: str
+    function: Callable[..., Outcome]
+    params_type: type[Params]
+    inputs: Mapping[str, str]
+    injected: Mapping[str, str]
+    outputs: Mapping[str, str]
+
+    @property
+    def title(self) -> str:
+        """The name as a heading."""
+        return self.name.replace("-", " ").capitalize()
+
+    @property
+    def takes_model(self) -> bool:
+        """Whether the caller chooses a network."""
+        return "model" in self.injected.values()
+
+    @property
+    def takes_seed(self) -> bool:
+        """Whether chance plays a part."""
+        return "generator" in self.injected.values()
+
+    @property
+    def takes_progress(self) -> bool:
+        """Whether it iterates and can be watched and stopped."""
+        return "progress" in self.injected.values()
+
+
+_techniques: dict[str, Technique] = {}
+
+
+def technique(
+    name: str, *, family: Family, runs: Runs, source: str, outputs: Mapping[str, str]
+) -> Callable[[Callable[..., Outcome]], Callable[..., Outcome]]:
+    """Register a function as a technique; its annotations say what it takes.
+
+    `Image` arguments are input slots (annotated with what goes in), the `Params` argument is the
+    technique's own, and `VisionModel`, `StyleLibrary`, `Progress` and `torch.Generator` are
+    injected. `outputs` names each artifact and what it is, the principal one first.
+
+    Raises:
+        TypeError: a docstring, source, description or bound is missing, or the name is taken.
+    """
+
+    def register(function: Callable[..., Outcome]) -> Callable[..., Outcome]:
+        made = _inspect(function, name, family, runs, source, outputs)
+        if made.name in _techniques:
+            raise TypeError(f"two techniques are called {name}")
+        _techniques[name] = made
+        return function
+
+    return register
+
+
+def find(name: str) -> Technique:
+    """Find a technique.
+
+    Raises:
+        UnknownName: there is none of that name.
+    """
+    if name not in _techniques:
+        raise one_of("technique", name, _techniques)
+    return _techniques[name]
+
+
+def every() -> Iterator[Technique]:
+    """Go through all techniques, by name."""
+    return iter(sorted(_techniques.values(), key=lambda technique: technique.name))
+
+
+def _inspect(
+    function: Callable[..., Outcome],
+    name: str,
+    family: Family,
+    runs: Runs,
+    source: str,
+    outputs: Mapping[str, str],
+) -> Technique:
+    if name.replace("-", "_") != function.__name__:
+        raise TypeError(f"the technique {name} must be a function called {name.replace('-', '_')}")
+    summary, _, details = inspect.cleandoc(function.__doc__ or "").partition("\n")
+    if not summary or not source or not outputs:
+        raise TypeError(f"{name} needs a docstring, a source and named outputs")
+    inputs: dict[str, str] = {}
+    injected: dict[str, str] = {}
+    params_type: type[Params] = Params
+    for argument, hint in get_type_hints(function, include_extras=True).items():
+        if argument == "return":
+            continue
+        if get_origin(hint) is Annotated and get_args(hint)[0] is Image:
+            inputs[argument] = str(get_args(hint)[1])
+        elif isinstance(hint, type) and issubclass(hint, Params):
+            params_type = hint
+        elif hint in _INJECTED:
+            injected[argument] = _INJECTED[hint]
+        else:
+            raise TypeError(f"{name}: nothing is known to inject for the argument {argument}")
+    for field_name, schema in params_type.model_json_schema().get("properties", {}).items():
+        _check_field(name, field_name, schema)
+    return Technique(
+        name, family, runs, source, summary, details.strip(), function, params_type,
+        inputs, injected, dict(outputs),
+    )  # fmt: skip
+
+
+def _check_field(technique_name: str, name: str, schema: Mapping[str, Any]) -> None:
+    where = f"{technique_name}, parameter {name}"
+    if name in RESERVED:
+        raise TypeError(f"{where}: the name is reserved")
+    if not schema.get("description"):
+        raise TypeError(f"{where}: has no description")
+    if "default" not in schema:
+        raise TypeError(f"{where}: has no default")
+    for shape in _shapes(schema):
+        _check_bounds(where, shape)
+
+
+def _shapes(schema: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    yield schema
+    nested = [*schema.get("anyOf", ()), *schema.get("prefixItems", ())]
+    if isinstance(schema.get("items"), Mapping):
+        nested.append(schema["items"])
+    for shape in nested:
+        yield from _shapes(shape)
+
+
+def _check_bounds(where: str, shape: Mapping[str, Any]) -> None:
+    kind = shape.get("type")
+    if kind in ("integer", "number") and not (
+        {"minimum", "exclusiveMinimum"} & shape.keys()
+        and {"maximum", "exclusiveMaximum"} & shape.keys()
+    ):
+        raise TypeError(f"{where}: a number needs a lower and an upper bound")
+    if kind == "string" and not {"maxLength", "enum", "const"} & shape.keys():
+        raise TypeError(f"{where}: a text needs a greatest length")
+    if kind == "array" and "maxItems" not in shape:
+        raise TypeError(f"{where}: a list needs a greatest length")

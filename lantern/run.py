@@ -1,0 +1,175 @@
+"""The one door to every technique."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import pydantic
+import torch
+
+import lantern
+from lantern import registry
+from lantern.artifact import Artifact, Result
+from lantern.errors import InvalidParameter, InvalidParameters, MissingInput, NotFinite
+from lantern.image import Image
+from lantern.params import Params
+from lantern.progress import Progress, silent
+from lantern.registry import Technique
+from lantern.styles.library import StyleLibrary
+from lantern.vision_model import VisionModel
+
+
+def run(
+    name: str,
+    images: Mapping[str, Image],
+    params: Params | Mapping[str, Any] | None = None,
+    *,
+    model: VisionModel | None = None,
+    styles: StyleLibrary | None = None,
+    progress: Progress = silent,
+    seed: int = 0,
+) -> Result:
+    """Look up a technique, validate, seed, call, check and time it.
+
+    `images` has one picture for each input slot. The same arguments give the same artifacts on
+    the same machine; the global random state is neither used nor changed.
+
+    Raises:
+        LanternError: an input or parameter is wrong, or the result is not finite.
+        Cancelled: the progress callback asked to stop.
+    """
+    technique = registry.find(name)
+    checked = params if isinstance(params, Params) else validate(technique.params_type, params or {})
+    check_inputs(technique, images)
+    given = {
+        "model": model,
+        "styles": styles,
+        "progress": progress,
+        "generator": torch.Generator().manual_seed(seed),
+    }
+    arguments = {argument: given[what] for argument, what in technique.injected.items()}
+    for argument, value in arguments.items():
+        if value is None:
+            raise MissingInput(f"{name} needs a {argument}", pointer=f"/params/{argument}")
+    started = time.perf_counter()
+    outcome = technique.function(**images, **arguments, params=checked)
+    seconds = time.perf_counter() - started
+    _check_finite(outcome.artifacts)
+    return Result(
+        technique=name,
+        params=checked,
+        seed=seed,
+        artifacts=outcome.artifacts,
+        facts={**outcome.facts, **_provenance(technique, model, images), "seconds": round(seconds, 4)},
+    )
+
+
+def validate(kind: type[Params], raw: Mapping[str, Any], *, text: bool = False) -> Any:
+    """Turn raw values into a `Params` record.
+
+    With `text` the values are strings, as in a query or on a command line: numbers are read from
+    them and lists are split at commas. Without it types must match, as in JSON.
+
+    Raises:
+        InvalidParameters: one error for every value that is wrong.
+    """
+    try:
+        if text:
+            return kind.model_validate({k: _split(kind, k, v) for k, v in raw.items()})
+        return kind.model_validate_json(json.dumps(dict(raw)), strict=True)
+    except pydantic.ValidationError as error:
+        raise InvalidParameters(
+            [_problem(kind, entry) for entry in error.errors(include_input=False, include_url=False)]
+        ) from None
+    except ValueError as error:  # NaN and infinity have no JSON form to be validated
+        raise InvalidParameter("a parameter is not a finite number", pointer="/params") from error
+
+
+def check_inputs(technique: Technique, given: Mapping[str, object]) -> None:
+    """Check that exactly the technique's input slots are filled.
+
+    Raises:
+        MissingInput: one is empty, or one was given that does not exist.
+    """
+    slots = ", ".join(technique.inputs)
+    for slot in technique.inputs:
+        if slot not in given:
+            raise MissingInput(
+                f"the input {slot} is missing; {technique.name} takes: {slots}",
+                pointer=f"/inputs/{slot}",
+            )
+    for slot in given:
+        if slot not in technique.inputs:
+            raise MissingInput(
+                f"{technique.name} has no such input; it takes: {slots}",
+                pointer="/inputs", code="unknown-input",
+            )  # fmt: skip
+
+
+def _split(kind: type[Params], name: str, value: Any) -> Any:
+    field = kind.model_fields.get(name)
+    is_list = field is not None and any(word in str(field.annotation) for word in ("list", "tuple"))
+    return [part for part in value.split(",") if part] if is_list else value
+
+
+def _problem(kind: type[Params], entry: Any) -> InvalidParameter:
+    path = [str(part) for part in entry["loc"]]
+    name = path[0] if path else ""
+    if name not in kind.model_fields:
+        legal = ", ".join(kind.model_fields) or "none"
+        return InvalidParameter(
+            f"there is no such parameter; the parameters are: {legal}",
+            pointer="/params",
+            code="unknown-parameter",
+        )
+    reason = entry["msg"].removeprefix("Input ").removeprefix("Value error, ")
+    return InvalidParameter(
+        f"{name} {reason}; {legal_values(kind, name)}", pointer="/params/" + "/".join(path)
+    )
+
+
+def legal_values(kind: type[Params], name: str) -> str:
+    """Say in words what a parameter may be and what it is by default."""
+    schema = kind.model_json_schema()["properties"][name]
+    shape = next((s for s in schema.get("anyOf", ()) if s.get("type") != "null"), schema)
+    low = shape.get("minimum", shape.get("exclusiveMinimum"))
+    high = shape.get("maximum", shape.get("exclusiveMaximum"))
+    parts = []
+    if "enum" in shape:
+        parts.append("it may be " + ", ".join(map(str, shape["enum"])))
+    if low is not None and high is not None:
+        above = "above " if "exclusiveMinimum" in shape else ""
+        parts.append(f"it may be {above}{low:g} to {high:g}")
+    if "maxItems" in shape:
+        parts.append(f"it may have at most {shape['maxItems']} entries")
+    default = schema.get("default")
+    parts.append(f"the default is {'chosen for you' if default in (None, []) else default}")
+    return ", ".join(parts)
+
+
+def _check_finite(artifacts: tuple[Artifact, ...]) -> None:
+    for artifact in artifacts:
+        if not artifact.is_finite():
+            raise NotFinite(
+                f"{artifact.name} is not finite; use less extreme parameters", pointer="/params"
+            )
+
+
+def _provenance(
+    technique: Technique, model: VisionModel | None, images: Mapping[str, Image]
+) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "versions": {
+            "lantern": lantern.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        }
+    }
+    if technique.takes_model and model is not None:
+        facts["model"] = {"name": model.name, "weights_sha256": model.weights_sha256}
+    notes = [note for image in images.values() for note in image.notes]
+    return facts | ({"warnings": notes} if notes else {})

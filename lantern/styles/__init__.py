@@ -1,0 +1,1 @@
+"""Fast style transfer: image transformation networks, the library of trained ones, training."""

@@ -1,0 +1,8 @@
+"""Every technique: one file each, one line here."""
+
+from lantern.techniques import classify as classify
+from lantern.techniques import deep_dream as deep_dream
+from lantern.techniques import fast_style as fast_style
+from lantern.techniques import grad_cam as grad_cam
+from lantern.techniques import saliency as saliency
+from lantern.techniques import style_transfer as style_transfer

@@ -1,0 +1,33 @@
+"""Which class a technique explains."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from lantern.vision_model import VisionModel
+
+
+def choose_class(model: VisionModel, logits: Tensor, target: int | None) -> int:
+    """Return `target`, or the network's first choice where it is None; `logits` is `[1,C]`.
+
+    Raises:
+        InvalidParameter: the network has no such class.
+    """
+    if target is None:
+        return int(logits[0].argmax())
+    return model.check_class(target, logits.shape[1])
+
+
+def class_facts(model: VisionModel, logits: Tensor, target: int) -> dict[str, Any]:
+    """Say which class was explained and how sure the network is of it."""
+    scores = logits.detach()[0]
+    return {
+        "class": {
+            "index": target,
+            "label": model.label(target),
+            "probability": round(float(scores.softmax(0)[target]), 6),
+            "logit": round(float(scores[target]), 6),
+        }
+    }

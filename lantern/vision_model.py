@@ -1,0 +1,214 @@
+"""One network with its normalisation, its layer names and safe ways to look inside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lantern.errors import InvalidParameter, one_of
+from lantern.image import Image
+
+
+class _Deepest(Exception):
+    """Leaves the forward pass once every wanted layer has been seen."""
+
+
+@dataclass(frozen=True)
+class Framing:
+    """How a picture was laid into the network's field of view.
+
+    `box` is `(top, left, height, width)` in pixels of the picture: the part the network saw.
+    """
+
+    pixels: Tensor
+    box: tuple[int, int, int, int]
+    picture: tuple[int, int]
+
+    def to_picture(self, field: Tensor) -> Tensor:
+        """Lay a map `[H,W]` over the network's view back over the picture; zero where unseen."""
+        top, left, height, width = self.box
+        out = field.new_zeros(self.picture)
+        seen = nn.functional.interpolate(
+            field[None, None], size=(height, width), mode="bilinear", align_corners=False
+        )
+        out[top : top + height, left : left + width] = seen[0, 0]
+        return out
+
+
+class VisionModel:
+    """A classifier that owns its preprocessing: pixels `[N,3,H,W]` in 0..1 in, logits `[N,C]` out.
+
+    The network is in evaluation mode and its parameters never receive gradients. Everything that
+    hooks into it is a context manager that leaves no trace, also after an exception.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        network: nn.Module,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        input_size: int,
+        resize_size: int,
+        labels: Sequence[str],
+        weights_sha256: str = "",
+        style_layers: Sequence[str] = (),
+        content_layers: Sequence[str] = (),
+        dream_layer: str = "",
+        cam_layer: str = "",
+    ) -> None:
+        self.name = name
+        self.network = network.eval().requires_grad_(False)
+        self.input_size = input_size
+        self.resize_size = resize_size
+        self.labels = tuple(labels)
+        self.weights_sha256 = weights_sha256
+        self.style_layers = tuple(style_layers)
+        self.content_layers = tuple(content_layers)
+        self.dream_layer = dream_layer
+        self.cam_layer = cam_layer
+        self._mean = torch.tensor(mean).view(1, -1, 1, 1)
+        self._std = torch.tensor(std).view(1, -1, 1, 1)
+        self._modules: dict[str, nn.Module] = {n: m for n, m in network.named_modules() if n}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network's parameters are."""
+        return next(self.network.parameters()).device
+
+    def to(self, device: torch.device | str) -> VisionModel:
+        """Move network and normalisation to `device`, in place."""
+        self.network.to(device)
+        self._mean, self._std = self._mean.to(device), self._std.to(device)
+        return self
+
+    def frame(self, image: Image, fit: str = "squash") -> Framing:
+        """Lay a picture into the network's square field of view, pixels `[1,3,S,S]`.
+
+        `squash` shows the whole picture at the cost of its aspect ratio; `crop` is the usual test
+        protocol: short side to `resize_size`, then the central square.
+        """
+        size = self.input_size
+        if fit == "squash":
+            pixels = image.resize(size, size).pixels
+            box = (0, 0, image.height, image.width)
+        else:
+            scaled = image.cover(self.resize_size)
+            top, left = (scaled.height - size) // 2, (scaled.width - size) // 2
+            pixels = scaled.crop(top, left, size, size).pixels
+            box = _scale_box((top, left, size, size), image, scaled)
+        return Framing(pixels[None].to(self.device), box, (image.height, image.width))
+
+    def logits(self, pixels: Tensor) -> Tensor:
+        """Class scores before softmax, `[N,C]`, for pixels `[N,3,H,W]` in 0..1."""
+        out: Tensor = self.network((pixels - self._mean) / self._std)
+        return out
+
+    def layer(self, name: str, *, pointer: str = "/params/layer") -> nn.Module:
+        """Find a layer by its dotted name.
+
+        Raises:
+            UnknownName: the network has no such layer.
+        """
+        if name not in self._modules:
+            raise one_of("layer", name, self._modules, pointer=pointer)
+        return self._modules[name]
+
+    def label(self, index: int) -> str:
+        """Name a class, or its number where the network has no labels."""
+        return self.labels[index] if index < len(self.labels) else str(index)
+
+    def check_class(self, index: int, classes: int, *, pointer: str = "/params/target") -> int:
+        """Return `index` if the network has that class.
+
+        Raises:
+            InvalidParameter: the network has no such class.
+        """
+        if not 0 <= index < classes:
+            raise InvalidParameter(
+                f"target is {index}; {self.name} has the classes 0 to {classes - 1}",
+                pointer=pointer,
+            )
+        return index
+
+    @contextmanager
+    def capture(
+        self, names: Sequence[str], *, stop: bool = True
+    ) -> Iterator[Callable[[Tensor], dict[str, Tensor]]]:
+        """Yield a function: pixels `[N,3,H,W]` -> the first output of each named layer.
+
+        With `stop` the forward pass ends at the deepest layer asked for.
+
+        Raises:
+            UnknownName: the network has no such layer.
+        """
+        seen: dict[str, Tensor] = {}
+        wanted = set(names)
+
+        def keep(name: str) -> Callable[[nn.Module, object, Tensor], None]:
+            def hook(module: nn.Module, inputs: object, output: Tensor) -> None:
+                seen.setdefault(name, output)
+                if stop and len(seen) == len(wanted):
+                    raise _Deepest
+
+            return hook
+
+        def run(pixels: Tensor) -> dict[str, Tensor]:
+            seen.clear()
+            try:
+                self.logits(pixels)
+            except _Deepest:
+                pass
+            return dict(seen)
+
+        with ExitStack() as hooks:
+            for name in wanted:
+                layer = self.layer(name, pointer="/params/layers")
+                hooks.callback(layer.register_forward_hook(keep(name)).remove)
+            yield run
+
+    @contextmanager
+    def tail(self, name: str) -> Iterator[Callable[[Tensor], tuple[Tensor, Tensor]]]:
+        """Yield a function: pixels -> (activation of `name`, logits), joined by the graph.
+
+        Gradients begin at the layer: what lies before it runs without a graph, so the backward
+        pass from a logit to the activation touches only the tail of the network.
+
+        Raises:
+            UnknownName: the network has no such layer.
+        """
+        cut: list[Tensor] = []
+
+        def hook(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
+            if cut:
+                return output  # a layer used twice is cut where it is used first
+            cut.append(output.detach().requires_grad_())
+            # in-place layers further on must not write over the leaf we return
+            return cut[0].clone()
+
+        def run(pixels: Tensor) -> tuple[Tensor, Tensor]:
+            cut.clear()
+            with torch.enable_grad():
+                logits = self.logits(pixels.detach())
+            return cut[0], logits
+
+        handle = self.layer(name).register_forward_hook(hook)
+        try:
+            yield run
+        finally:
+            handle.remove()
+
+
+def _scale_box(
+    box: tuple[int, int, int, int], image: Image, scaled: Image
+) -> tuple[int, int, int, int]:
+    tall, wide = image.height / scaled.height, image.width / scaled.width
+    top, left = round(box[0] * tall), round(box[1] * wide)
+    height = min(image.height - top, round(box[2] * tall))
+    width = min(image.width - left, round(box[3] * wide))
+    return top, left, height, width

@@ -1,0 +1,167 @@
+"""Where a technique runs: TorchServe or this process, behind one contract."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any, Protocol
+
+import urllib3
+
+from lantern.call import Answer, Call, Studio
+from lantern.errors import LanternError
+from lantern.registry import Technique
+
+RETRY_AFTER_S = 0.1
+ENGINE_DIED = (500, 507)
+
+
+class Refused(LanternError):
+    """TorchServe's handler found the call wrong; `problems` lists what is, as plain data."""
+
+    def __init__(self, code: str, detail: str, problems: list[dict[str, str]]) -> None:
+        super().__init__(detail, code=code)
+        self.problems = problems
+
+
+class Unavailable(Exception):
+    """The engine cannot take the call now: it is full, late or down."""
+
+
+class Backend(Protocol):
+    """Performs calls."""
+
+    def perform(self, technique: Technique, call: Call) -> Answer:
+        """Run a call.
+
+        Raises:
+            LanternError: the call is wrong.
+            Unavailable: it cannot be served now.
+        """
+
+
+class LocalBackend:
+    """Runs calls in this process."""
+
+    def __init__(self, studio: Studio) -> None:
+        self._studio = studio
+
+    def perform(self, technique: Technique, call: Call) -> Answer:
+        """Run a call here and now."""
+        return self._studio.perform(call)
+
+
+def archive_of(technique: Technique) -> str:
+    """Name the TorchServe archive that serves a technique."""
+    return "stylize" if technique.family == "stylization" else "explain"
+
+
+class TorchServeBackend:
+    """Sends calls to TorchServe over kept-alive connections, and hides its habits.
+
+    A worker that dies answers 500 or 507 or drops the connection: as every interactive technique
+    is a pure function, the call is sent once more. A full queue and a missing worker are both 503.
+    """
+
+    def __init__(
+        self, url: str, management_url: str, key_file: str, *, timeout_s: float, pool: int = 32
+    ) -> None:
+        self._url, self._management_url, self._key_file = url, management_url, key_file
+        self._timeout = urllib3.Timeout(connect=1.0, read=timeout_s)
+        self._http = urllib3.PoolManager(maxsize=pool, retries=False)
+        self._states: tuple[float, dict[str, int]] = (0.0, {})
+
+    def perform(self, technique: Technique, call: Call) -> Answer:
+        """Send a call to the archive of its technique."""
+        head, body = call.pack()
+        return self.send(archive_of(technique), head, body)
+
+    def send(self, archive: str, head: str, body: bytes) -> Answer:
+        """Send a packed call, once more if the engine died under it.
+
+        Raises:
+            Refused: the call is wrong.
+            Unavailable: it cannot be served now.
+        """
+        for attempt in (1, 2):
+            try:
+                response = self._post(archive, head, body)
+            except urllib3.exceptions.ReadTimeoutError as error:
+                raise Unavailable("the engine took too long") from error
+            except urllib3.exceptions.HTTPError:
+                response = None
+            if response is not None and response.status not in ENGINE_DIED:
+                return _answer(response)
+            if response is not None and _is_ours(response):
+                raise EngineFailed
+            if attempt == 1:
+                time.sleep(RETRY_AFTER_S)
+        raise Unavailable("the engine is being restarted")
+
+    def ready_workers(self) -> dict[str, int]:
+        """Count the READY workers of each archive, asked at most once a second.
+
+        Raises:
+            Unavailable: TorchServe does not answer.
+        """
+        asked, states = self._states
+        if time.monotonic() - asked > 1.0:
+            states = {name: self._count(name) for name in ("stylize", "explain")}
+            self._states = (time.monotonic(), states)
+        return states
+
+    def _post(self, archive: str, head: str, body: bytes) -> urllib3.BaseHTTPResponse:
+        headers = {
+            "x-lantern-call": head,
+            "content-type": "application/octet-stream",
+            **self._authorization("inference"),
+        }
+        return self._http.request(
+            "POST", f"{self._url}/predictions/{archive}", body=body, headers=headers,
+            timeout=self._timeout,
+        )  # fmt: skip
+
+    def _count(self, archive: str) -> int:
+        try:
+            response = self._http.request(
+                "GET", f"{self._management_url}/models/{archive}",
+                headers=self._authorization("management"), timeout=2.0,
+            )  # fmt: skip
+        except urllib3.exceptions.HTTPError as error:
+            raise Unavailable("TorchServe does not answer") from error
+        if response.status != 200:
+            return 0
+        workers = json.loads(response.data)[0].get("workers", [])
+        return sum(worker["status"] == "READY" for worker in workers)
+
+    def _authorization(self, scope: str) -> dict[str, str]:
+        if not self._key_file:
+            return {}
+        try:
+            keys = json.loads(Path(self._key_file).read_text())
+        except (OSError, ValueError) as error:
+            raise Unavailable("TorchServe has not started") from error
+        return {"authorization": f"Bearer {keys[scope]['key']}"}
+
+
+class EngineFailed(Exception):
+    """The technique failed for a reason that is not the caller's."""
+
+
+def _is_ours(response: urllib3.BaseHTTPResponse) -> bool:
+    """Tell the handler's own 500 from TorchServe's."""
+    try:
+        return bool(json.loads(response.data)["code"] == "internal")
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
+def _answer(response: urllib3.BaseHTTPResponse) -> Answer:
+    if response.status == 200:
+        timings = json.loads(response.headers.get("x-lantern-timings", "{}"))
+        return Answer(response.data, response.headers.get("content-type", ""), timings)
+    if response.status == 422:
+        problem: dict[str, Any] = json.loads(response.data)
+        raise Refused(problem["code"], problem["detail"], problem["errors"])
+    raise Unavailable(f"the engine answered {response.status}")

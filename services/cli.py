@@ -1,0 +1,274 @@
+"""The command line: every technique on files, the stack, models, styles, training."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from services.settings import Settings, SettingsError, read
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return the exit status."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        settings = read()
+        if words[:1] == ["up"]:
+            return _up(settings)
+        return _parse_and_run(words, settings)
+    except SettingsError as error:
+        return _fail(str(error))
+
+
+def _up(settings: Settings) -> int:
+    """Keep the stack running; nothing heavy is imported here, so that it starts at once."""
+    from services.stack import Stack, StackError, run_until_signalled
+
+    try:
+        run_until_signalled(Stack(settings))
+    except StackError as error:
+        return _fail(str(error))
+    return 0
+
+
+def _parse_and_run(words: list[str], settings: Settings) -> int:
+    from lantern.errors import LanternError
+
+    parser = _parser()
+    chosen = parser.parse_args(words)
+    try:
+        status: int = chosen.command(chosen, settings)
+    except LanternError as error:
+        return _fail(error.detail)
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    import lantern.techniques  # noqa: F401  fills the registry
+    from lantern import registry
+
+    parser = argparse.ArgumentParser(
+        prog="lantern", description="See what a vision network sees, and paint with it."
+    )
+    commands = parser.add_subparsers(required=True, metavar="command")
+    commands.add_parser("up", help="run gateway, TorchServe, worker and Redis until Ctrl-C")
+    for technique in registry.every():
+        _add_technique(commands, technique)
+    demo = commands.add_parser("demo", help="start the stack, use it on a photograph, stop it")
+    demo.add_argument("--out", type=Path, default=Path("out"), help="folder for the pictures")
+    demo.set_defaults(command=_demo)
+    models = commands.add_parser("models", help="list the networks, or fetch the weights of some")
+    models.add_argument("--fetch", nargs="+", metavar="NAME", default=[], help="download their weights")
+    models.set_defaults(command=_models)
+    commands.add_parser("styles", help="list the trained styles").set_defaults(command=_styles)
+    commands.add_parser("key", help="make an API key").set_defaults(command=_key)
+    docs = commands.add_parser("docs", help="write the page of each technique")
+    docs.add_argument("folder", type=Path, nargs="?", default=Path("docs/techniques"))
+    docs.set_defaults(command=_docs)
+    _add_training(commands)
+    return parser
+
+
+def _add_technique(commands: Any, technique: Any) -> None:
+    from lantern.artifact import Rendering
+    from lantern.zoo import DEFAULT_MODEL
+
+    sub = commands.add_parser(technique.name, help=technique.summary, description=technique.summary)
+    slots = list(technique.inputs)
+    for slot in slots:
+        sub.add_argument(slot, type=Path, help=technique.inputs[slot])
+    sub.add_argument("-o", "--output", type=Path, help="file to write: .jpg, .png, .webp, .json or .npz")
+    if technique.takes_model:
+        sub.add_argument("--model", default=DEFAULT_MODEL, help="network, see `lantern models`")
+    if technique.takes_seed:
+        sub.add_argument("--seed", type=int, default=0, help="the same seed gives the same result")
+    for kind in (technique.params_type, Rendering):
+        _add_params(sub, kind, taken=slots)
+    sub.set_defaults(command=_technique, technique=technique)
+
+
+def _add_params(sub: argparse.ArgumentParser, kind: Any, *, taken: Sequence[str] = ()) -> None:
+    from lantern.run import legal_values
+
+    for name, field in kind.model_fields.items():
+        if name not in taken:
+            text = f"{field.description}; {legal_values(kind, name)}".replace("%", "%%")
+            sub.add_argument(f"--{name.replace('_', '-')}", dest=f"param_{name}", metavar="V", help=text)
+
+
+def _params(chosen: argparse.Namespace, kind: Any) -> Any:
+    from lantern.run import validate
+
+    given = {name: getattr(chosen, f"param_{name}", None) for name in kind.model_fields}
+    return validate(kind, {n: v for n, v in given.items() if v is not None}, text=True)
+
+
+def _technique(chosen: argparse.Namespace, settings: Settings) -> int:
+    from lantern.artifact import JSON, Rendering
+    from lantern.call import Call, choose, decode, encode
+
+    technique = chosen.technique
+    inputs = {slot: _read(getattr(chosen, slot)) for slot in technique.inputs}
+    call = Call(
+        technique.name,
+        inputs,
+        params=_params(chosen, technique.params_type).model_dump(mode="json"),
+        model=getattr(chosen, "model", ""),
+        seed=getattr(chosen, "seed", 0),
+    )
+    result = _studio(settings).run(call, decode(inputs), _print_progress if technique.takes_progress else _quiet)
+    output = chosen.output
+    accept = [_media_type(output)] if output else [JSON if result.principal.kind == "table" else "*/*"]
+    media_type = choose(result.principal, accept)
+    body = encode(result, media_type, _params(chosen, Rendering))
+    if output is None and media_type == JSON:
+        print(json.dumps(json.loads(body), indent=2))
+        return 0
+    output = output or Path(f"{technique.name}{_suffix(media_type)}")
+    output.write_bytes(body)
+    print(f"{output}  {_summary(result.facts)}")
+    return 0
+
+
+def _studio(settings: Settings) -> Any:
+    import torch
+
+    from lantern.call import Studio
+    from lantern.styles.library import StyleLibrary
+    from lantern.zoo import Zoo
+
+    torch.set_flush_denormal(True)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    styles = StyleLibrary(settings.styles_path, device=device)
+    return Studio(Zoo(downloads=True, device=device), styles)
+
+
+def _summary(facts: Mapping[str, Any]) -> str:
+    shown = {name: facts[name] for name in ("class", "engine", "loss", "warnings", "seconds") if name in facts}
+    return json.dumps(shown)
+
+
+def _quiet(step: Any) -> None:
+    pass
+
+
+def _print_progress(step: Any) -> None:
+    end = "\n" if step.done == step.total else ""
+    print(f"\r{bar(step.fraction)} {step.done}/{step.total} loss {step.loss:.4f} ", end=end, file=sys.stderr, flush=True)
+
+
+def bar(fraction: float, width: int = 32) -> str:
+    """Draw a progress bar."""
+    full = round(fraction * width)
+    return "[" + "#" * full + "." * (width - full) + "]"
+
+
+def _read(path: Path) -> bytes:
+    from lantern.errors import BadImage
+
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BadImage(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _media_type(path: Path) -> str:
+    from lantern.artifact import JSON, NPZ, NotAcceptable
+    from lantern.image import SUFFIXES
+
+    known = {**SUFFIXES, ".json": JSON, ".npz": NPZ}
+    if path.suffix.lower() not in known:
+        raise NotAcceptable(f"{path.name} must end in one of {', '.join(known)}")
+    return known[path.suffix.lower()]
+
+
+def _suffix(media_type: str) -> str:
+    from lantern.image import SUFFIXES
+
+    return next((suffix for suffix, kind in SUFFIXES.items() if kind == media_type), ".json")
+
+
+def _demo(chosen: argparse.Namespace, settings: Settings) -> int:
+    from services.demo import run_demo
+
+    return run_demo(settings, chosen.out)
+
+
+def _models(chosen: argparse.Namespace, settings: Settings) -> int:
+    from lantern.zoo import RECORDS, fetch, record
+
+    for name in chosen.fetch:
+        print(f"{name}: {fetch(record(name))}")
+    if not chosen.fetch:
+        for name, rec in RECORDS.items():
+            print(f"{name:20} {rec.weights_state(downloads=True):13} {rec.licence}")
+    return 0
+
+
+def _styles(chosen: argparse.Namespace, settings: Settings) -> int:
+    from lantern.styles.library import StyleLibrary
+
+    for style in StyleLibrary(settings.styles_path).styles().values():
+        print(f"{style.name:20} {style.title}")
+    return 0
+
+
+def _key(chosen: argparse.Namespace, settings: Settings) -> int:
+    from services.gateway.guard import digest, new_key
+
+    key = new_key()
+    print(f"key, for the caller:            {key}")
+    print(f"digest, for LANTERN_API_KEYS:   {digest(key)}")
+    return 0
+
+
+def _docs(chosen: argparse.Namespace, settings: Settings) -> int:
+    from services.docs import write_pages
+
+    for path in write_pages(chosen.folder):
+        print(path)
+    return 0
+
+
+def _add_training(commands: Any) -> None:
+    from lantern.styles.train import TrainStyleParams
+
+    sub = commands.add_parser("train-style", help="train a fast style network for a painting")
+    sub.add_argument("painting", type=Path, help="picture whose hand is learnt")
+    sub.add_argument("--name", required=True, help="name of the style, as callers will write it")
+    sub.add_argument("--title", default="", help="painter, title and year")
+    sub.add_argument("--photos", type=Path, required=True, help="folder of photographs to train on")
+    sub.add_argument("--loss-model", default="squeezenet1-0", help="network that judges")
+    sub.add_argument("--seed", type=int, default=0, help="the same seed gives the same network")
+    sub.add_argument("--preview", type=Path, help="picture to rewrite every 50 steps")
+    _add_params(sub, TrainStyleParams)
+    sub.set_defaults(command=_train_style)
+
+
+def _train_style(chosen: argparse.Namespace, settings: Settings) -> int:
+    from lantern.styles.train import TrainStyleParams
+    from services.training import train_into_library
+
+    params = _params(chosen, TrainStyleParams)
+    style = train_into_library(
+        settings, params, painting=chosen.painting, photos=chosen.photos, name=chosen.name,
+        title=chosen.title or chosen.name, loss_model=chosen.loss_model, seed=chosen.seed,
+        preview=chosen.preview, progress=_print_progress,
+    )  # fmt: skip
+    print(f"{style.name} is in {settings.styles_path}: {json.dumps(style.facts)}")
+    return 0
+
+
+def _fail(message: str) -> int:
+    print(f"lantern: {message}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,90 @@
+"""The documentation page of each technique, written from the registry."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lantern.techniques  # noqa: F401  fills the registry
+from lantern import registry
+from lantern.describe import describe
+from lantern.registry import Technique
+
+
+def write_pages(folder: Path) -> list[Path]:
+    """Write a page for each technique and an index; return what was written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    techniques = list(registry.every())
+    pages = {f"{technique.name}.md": page(technique) for technique in techniques}
+    pages["README.md"] = index(techniques)
+    for name, text in pages.items():
+        (folder / name).write_text(text)
+    return [folder / name for name in pages]
+
+
+def index(techniques: list[Technique]) -> str:
+    """Return the list of all techniques."""
+    rows = [
+        f"| [{t.name}]({t.name}.md) | {t.family} | {t.runs} | {t.summary} |" for t in techniques
+    ]
+    head = ["# Techniques", "", "| name | family | runs as | what it does |", "|---|---|---|---|"]
+    return "\n".join([*head, *rows]) + "\n"
+
+
+def page(technique: Technique) -> str:
+    """Return the page of one technique."""
+    facts = describe(technique)
+    parts = [
+        f"# {facts['title']}",
+        facts["summary"],
+        facts["details"],
+        f"Source: {facts['source']}",
+        "## Inputs\n\n" + _list(facts["inputs"]),
+        "## Results\n\n" + _list(facts["outputs"]),
+        "## Parameters\n\n" + _parameters(facts),
+        "## Calling it\n\n" + _calls(technique),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _list(entries: list[dict[str, str]]) -> str:
+    return "\n".join(f"- `{entry['name']}`: {entry['description']}" for entry in entries)
+
+
+def _parameters(facts: dict[str, Any]) -> str:
+    rows = ["| name | default | may be | what it means |", "|---|---|---|---|"]
+    for name, schema in facts["params"].get("properties", {}).items():
+        rows.append(f"| `{name}` | {_default(schema)} | {_range(schema)} | {schema['description']} |")
+    if facts["model"]:
+        rows.append(f"| `model` | {facts['model']['default']} | a name of `GET /v1/models` | the network |")
+    if facts["seeded"]:
+        rows.append("| `seed` | 0 | 0 to 2147483647 | the same seed gives the same result |")
+    return "\n".join(rows)
+
+
+def _default(schema: dict[str, Any]) -> str:
+    default = schema.get("default")
+    return "chosen" if default in (None, [], ()) else str(default)
+
+
+def _range(schema: dict[str, Any]) -> str:
+    shape = next((s for s in schema.get("anyOf", ()) if s.get("type") != "null"), schema)
+    if "enum" in shape:
+        return ", ".join(map(str, shape["enum"]))
+    low = shape.get("minimum", shape.get("exclusiveMinimum"))
+    high = shape.get("maximum", shape.get("exclusiveMaximum"))
+    unit = f" {schema['unit']}" if "unit" in schema else ""
+    if low is not None:
+        return f"{'above ' if 'exclusiveMinimum' in shape else ''}{low:g} to {high:g}{unit}"
+    return {"boolean": "true, false", "array": "a list", "string": "a text"}.get(shape.get("type", ""), "")
+
+
+def _calls(technique: Technique) -> str:
+    files = " ".join(f"{slot}.jpg" for slot in technique.inputs)
+    parts = " ".join(f"-F {slot}=@{slot}.jpg" for slot in technique.inputs)
+    after = "follow `GET /v1/jobs/{id}/events`" if technique.runs == "job" else "the answer is the result"
+    return (
+        f"```\nlantern {technique.name} {files} -o out.png\n"
+        f"curl {parts} http://127.0.0.1:8000/v1/techniques/{technique.name}\n```\n\n"
+        f"Over HTTP {after}."
+    )

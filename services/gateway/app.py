@@ -1,0 +1,49 @@
+"""The Flask application."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import flask
+
+import lantern.techniques  # noqa: F401  fills the registry
+from services.gateway import (
+    catalogue,
+    context,
+    files,
+    guard,
+    health,
+    jobs,
+    openapi,
+    problems,
+    techniques,
+)
+from services.settings import Settings
+
+STATIC = Path(__file__).parent / "static"
+ROUTES = (techniques, jobs, files, catalogue, health, openapi)
+
+
+def create_app(settings: Settings) -> flask.Flask:
+    """Make the application; nothing connects before the first request."""
+    app = flask.Flask(__name__, static_folder=str(STATIC), static_url_path="/static")
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_upload_bytes
+    app.config["MAX_FORM_MEMORY_SIZE"] = 1024 * 1024
+    app.config["MAX_FORM_PARTS"] = 64
+    app.extensions["lantern"] = context.make(settings)
+    problems.install(app)
+    guard.install(app, settings)
+    for module in ROUTES:
+        app.register_blueprint(module.routes)
+
+    @app.get("/")
+    def studio() -> flask.Response:
+        """Show the web studio."""
+        return flask.send_file(STATIC / "index.html")
+
+    @app.get("/docs")
+    def docs() -> flask.Response:
+        """Show the documentation of the interface."""
+        return flask.send_file(STATIC / "docs.html")
+
+    return app

@@ -1,0 +1,75 @@
+"""Uploads over HTTP: send a picture once, use it in many calls."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import flask
+
+from lantern.image import Image
+from services.files import File
+from services.gateway.context import current
+from services.gateway.problems import Problem
+
+routes = flask.Blueprint("files", __name__)
+
+
+@routes.post("/v1/files")
+def upload() -> flask.Response:
+    """Store a picture; the same bytes get the same id."""
+    if flask.request.mimetype == "multipart/form-data":
+        parts = list(flask.request.files.values())
+        if len(parts) != 1:
+            raise Problem(422, "repeated-input", "send exactly one file")
+        data = parts[0].read()
+    else:
+        data = flask.request.get_data(cache=False)
+    if not data:
+        raise Problem(400, "empty-body", "the body is empty; send a picture's bytes")
+    header = Image.check(data)
+    file = current().files.put(
+        data, header.media_type, width=header.width, height=header.height
+    )
+    response = flask.jsonify(_document(file))
+    response.status_code = 201
+    response.headers["Location"] = f"/v1/files/{file.id}"
+    return response
+
+
+@routes.get("/v1/files/<name>")
+def download(name: str) -> flask.Response:
+    """Return a picture."""
+    file = current().files.facts(name)
+    data = current().files.read(name) if file else None
+    if file is None or data is None:
+        raise _missing()
+    media_type = file.media_type if "/" in file.media_type else "application/octet-stream"
+    response = flask.Response(data, content_type=media_type)
+    response.set_etag(name.removeprefix("file_")[:32])
+    response.make_conditional(flask.request)
+    return response
+
+
+@routes.delete("/v1/files/<name>")
+def delete(name: str) -> flask.Response:
+    """Forget a picture."""
+    if not current().files.delete(name):
+        raise _missing()
+    return flask.Response(status=204)
+
+
+def _missing() -> Problem:
+    return Problem(404, "not-found", "there is no such file, or it has expired; upload it again")
+
+
+def _document(file: File) -> dict[str, Any]:
+    return {
+        "id": file.id,
+        "sha256": file.id.removeprefix("file_"),
+        "media_type": file.media_type,
+        "width": file.width,
+        "height": file.height,
+        "bytes": file.size,
+        "expires_at": datetime.fromtimestamp(file.expires_at, UTC).isoformat(),
+    }

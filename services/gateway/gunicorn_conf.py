@@ -1,0 +1,23 @@
+"""gunicorn's settings for the gateway.
+
+Threads, because an open event stream holds one: two processes of 96 keep 90 streams and still
+answer at once. The application is loaded before the fork, so that the processes share its memory.
+"""
+
+from services.settings import read
+
+_settings = read()
+
+bind = f"{_settings.host}:{_settings.port}"
+worker_class = "gthread"
+workers = _settings.gateway_processes
+threads = _settings.gateway_threads
+preload_app = True
+timeout = 60
+graceful_timeout = 2
+keepalive = 30
+max_requests = 0
+accesslog = None
+loglevel = "warning"
+limit_request_line = 8190
+control_socket_disable = True

@@ -1,0 +1,234 @@
+"""The OpenAPI 3.1 document, computed from the routes and the registry."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import flask
+
+import lantern
+from lantern import registry
+from lantern.artifact import JSON, NPZ, Rendering
+from lantern.describe import schema
+from lantern.image import FORMATS
+from lantern.registry import Technique
+from lantern.zoo import DEFAULT_MODEL, RECORDS
+from services.gateway.reading import MOST_SEED
+
+routes = flask.Blueprint("openapi", __name__)
+PROBLEM = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+PICTURE = {"type": "string", "format": "binary"}
+
+
+@routes.get("/openapi.json")
+def openapi_document() -> flask.Response:
+    """Describe this interface as OpenAPI 3.1."""
+    return flask.jsonify(build(flask.current_app))
+
+
+def build(app: flask.Flask) -> dict[str, Any]:
+    """Compute the document: one operation for each route, and one for each technique."""
+    paths: dict[str, dict[str, Any]] = {}
+    for rule in sorted(app.url_map.iter_rules(), key=lambda rule: rule.rule):
+        if rule.endpoint == "static" or rule.rule in ("/", "/docs"):
+            continue
+        path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule)
+        for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}):
+            if (path, method) != ("/v1/techniques/{name}", "POST"):
+                view = app.view_functions[rule.endpoint]
+                paths.setdefault(path, {})[method.lower()] = _operation(rule.endpoint, method, path, view)
+    for technique in registry.every():
+        paths[f"/v1/techniques/{technique.name}"] = {"post": _technique(technique)}
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Lantern",
+            "version": lantern.__version__,
+            "summary": "See what a vision network sees, and paint with it.",
+        },
+        "paths": paths,
+        "components": {
+            "schemas": {"Problem": _PROBLEM_SCHEMA, "Job": _JOB_SCHEMA, "Result": _RESULT_SCHEMA},
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        },
+        "security": [{}, {"key": []}],
+    }
+
+
+def _operation(endpoint: str, method: str, path: str, view: Any) -> dict[str, Any]:
+    summary = (inspect.getdoc(view) or "").split("\n")[0]
+    names = re.findall(r"\{(\w+)\}", path)
+    operation: dict[str, Any] = {
+        "operationId": endpoint.replace(".", "_") + "_" + method.lower(),
+        "summary": summary,
+        "tags": [endpoint.split(".")[0]],
+        "parameters": [_in_path(name) for name in names] + _QUERIES.get((path, method), []),
+        "responses": _responses(path, method),
+    }
+    if (path, method) == ("/v1/files", "POST"):
+        operation["requestBody"] = {"required": True, "content": {kind: {"schema": PICTURE} for kind in FORMATS}}
+    return operation
+
+
+def _in_path(name: str) -> dict[str, Any]:
+    kind = {"type": "integer", "minimum": 0} if name == "step" else {"type": "string"}
+    return {"name": name, "in": "path", "required": True, "schema": kind}
+
+
+def _query(name: str, kind: Mapping[str, Any], description: str) -> dict[str, Any]:
+    return {"name": name, "in": "query", "schema": dict(kind), "description": description}
+
+
+_QUERIES = {
+    ("/v1/jobs", "GET"): [
+        _query("limit", {"type": "integer", "minimum": 1, "maximum": 200, "default": 50}, "jobs a page"),
+        _query("cursor", {"type": "string"}, "`next` of the page before"),
+        _query("status", {"enum": ["queued", "running", "succeeded", "failed", "canceled", "expired"]}, "only these"),
+        _query("technique", {"type": "string"}, "only these"),
+    ],
+    ("/v1/jobs/{job_id}", "GET"): [
+        _query("wait", {"type": "integer", "minimum": 0, "maximum": 30, "default": 0}, "seconds to wait for its end")
+    ],
+}
+
+
+def _responses(path: str, method: str) -> dict[str, Any]:
+    success = {"POST": "201" if path == "/v1/files" else "202", "DELETE": "204"}.get(method, "200")
+    content: dict[str, Any] = {JSON: {"schema": {"type": ["object", "array"]}}}
+    if path in ("/v1/jobs/{job_id}", "/v1/jobs/{job_id}/cancel") and method != "DELETE":
+        content = {JSON: {"schema": {"$ref": "#/components/schemas/Job"}}}
+    elif path.endswith("/events"):
+        content = {"text/event-stream": {"schema": {"type": "string"}}}
+    elif path.endswith(("/result", "/thumbnail")) or re.search(r"/(artifacts|previews|files|samples)/\{", path):
+        content = {kind: {"schema": PICTURE} for kind in FORMATS}
+    elif path == "/metrics":
+        content = {"text/plain": {"schema": {"type": "string"}}}
+    ok: dict[str, Any] = {"description": "success"}
+    if success != "204":
+        ok["content"] = content
+    responses = {success: ok, "default": {"description": "a problem", "content": PROBLEM}}
+    if path.endswith("/cancel"):
+        responses["200"] = ok | {"description": "it had ended before"}
+    if path.endswith("/ready"):
+        responses["503"] = ok | {"description": "a part is missing"}
+    return responses
+
+
+def _technique(technique: Technique) -> dict[str, Any]:
+    params = _parameters(technique)
+    form = {slot: {**PICTURE, "description": what} for slot, what in technique.inputs.items()}
+    content: dict[str, Any] = {
+        "multipart/form-data": {
+            "schema": {"type": "object", "properties": form | params, "required": list(form)}
+        },
+        JSON: {"schema": _json_body(technique)},
+    }
+    if len(technique.inputs) == 1:
+        content |= {kind: {"schema": PICTURE} for kind in FORMATS}
+    return {
+        "operationId": technique.name,
+        "summary": technique.summary,
+        "description": f"{technique.details}\n\nSource: {technique.source}".strip(),
+        "tags": [technique.family],
+        "parameters": [
+            {"name": name, "in": "query", "schema": kind, "description": kind.get("description", ""),
+             **({"style": "form", "explode": False} if kind.get("type") == "array" else {})}
+            for name, kind in params.items()
+        ],
+        "requestBody": {"required": True, "content": content},
+        "responses": _technique_responses(technique),
+    }  # fmt: skip
+
+
+def _parameters(technique: Technique) -> dict[str, Any]:
+    params: dict[str, Any] = dict(schema(technique.params_type).get("properties", {}))
+    if technique.takes_model:
+        params["model"] = {"enum": list(RECORDS), "default": DEFAULT_MODEL, "description": "the network"}
+    if technique.takes_seed:
+        params["seed"] = {
+            "type": "integer", "minimum": 0, "maximum": MOST_SEED, "default": 0,
+            "description": "the same seed gives the same result",
+        }  # fmt: skip
+    rendering: dict[str, Any] = schema(Rendering)["properties"]
+    return params | rendering
+
+
+def _json_body(technique: Technique) -> dict[str, Any]:
+    slot = {"type": "string", "description": "a file id or a data:image/...;base64 URL"}
+    return {
+        "type": "object",
+        "properties": {
+            "inputs": {
+                "type": "object",
+                "properties": dict.fromkeys(technique.inputs, slot),
+                "required": list(technique.inputs),
+            },
+            "params": {"type": "object", "properties": _parameters(technique)},
+        },
+        "required": ["inputs"],
+    }
+
+
+def _technique_responses(technique: Technique) -> dict[str, Any]:
+    result = {"schema": {"$ref": "#/components/schemas/Result"}}
+    responses: dict[str, Any] = {
+        "202": {
+            "description": "a job was made of it",
+            "headers": {"Location": {"schema": {"type": "string"}}},
+            "content": {JSON: {"schema": {"$ref": "#/components/schemas/Job"}}},
+        },
+        "default": {"description": "a problem", "content": PROBLEM},
+    }
+    pictures = {kind: {"schema": PICTURE} for kind in (*FORMATS, NPZ)}
+    responses["200"] = {"description": "the result", "content": pictures | {JSON: result}}
+    return responses
+
+
+_TEXT = {"type": "string"}
+_PROBLEM_SCHEMA = {
+    "type": "object",
+    "description": "RFC 9457",
+    "required": ["type", "title", "status", "detail", "request_id"],
+    "properties": {
+        "type": _TEXT,
+        "title": _TEXT,
+        "status": {"type": "integer"},
+        "detail": _TEXT,
+        "request_id": _TEXT,
+        "errors": {
+            "type": "array",
+            "items": {"type": "object", "properties": {"pointer": _TEXT, "detail": _TEXT}},
+        },
+    },
+}
+_JOB_SCHEMA = {
+    "type": "object",
+    "required": ["id", "technique", "status", "created_at", "attempts", "params", "links"],
+    "properties": {
+        "id": _TEXT,
+        "technique": _TEXT,
+        "status": {"enum": ["queued", "running", "succeeded", "failed", "canceled", "expired"]},
+        "created_at": {"type": "string", "format": "date-time"},
+        "attempts": {"type": "integer"},
+        "progress": {"type": ["object", "null"]},
+        "params": {"type": "object"},
+        "preview": {"type": ["object", "null"]},
+        "result": {"type": ["object", "null"]},
+        "error": {"type": ["object", "null"]},
+        "links": {"type": "object"},
+    },
+}
+_RESULT_SCHEMA = {
+    "type": "object",
+    "required": ["technique", "params", "seed", "facts", "artifacts"],
+    "properties": {
+        "technique": _TEXT,
+        "params": {"type": "object"},
+        "seed": {"type": "integer"},
+        "facts": {"type": "object"},
+        "artifacts": {"type": "array", "items": {"type": "object"}},
+    },
+}

@@ -1,0 +1,212 @@
+"""Reading a call from a request: raw picture, multipart form or JSON."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import flask
+from werkzeug.datastructures import MIMEAccept
+
+from lantern.artifact import JSON, NPZ, Rendering
+from lantern.call import ANYTHING, Call
+from lantern.errors import InvalidParameter, MissingInput
+from lantern.image import FORMATS
+from lantern.registry import Technique
+from lantern.run import validate
+from lantern.zoo import DEFAULT_MODEL, record
+from services.files import Files
+from services.gateway.problems import Problem
+
+MOST_SEED = 2**31 - 1
+MOST_DEPTH = 16
+DATA_URL = re.compile(r"data:image/(?:jpeg|png|webp);base64,", re.ASCII)
+RAW_TYPES = (*FORMATS, "application/octet-stream", "")
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a request said, before it is checked against the technique; `text` for bare strings."""
+
+    inputs: Mapping[str, bytes]
+    params: Mapping[str, Any]
+    text: bool
+
+
+def read_call(technique: Technique, files: Files) -> Call:
+    """Read and check a call; only the pictures' pixels remain to be checked.
+
+    Raises:
+        Problem: the request is malformed.
+        LanternError: an input or parameter is wrong.
+    """
+    given = _read_body(technique, files)
+    params = dict(given.params)
+    model = params.pop("model", DEFAULT_MODEL if technique.takes_model else None)
+    seed = _seed(params.pop("seed", 0), text=given.text)
+    rendering = {name: params.pop(name) for name in Rendering.model_fields if name in params}
+    if model is not None:
+        _check_model(technique, model)
+    checked = validate(technique.params_type, params, text=given.text)
+    rendered = validate(Rendering, rendering, text=given.text)
+    return Call(
+        technique=technique.name,
+        inputs=given.inputs,
+        params=checked.model_dump(mode="json"),
+        rendering=rendered.model_dump(mode="json"),
+        model=model or DEFAULT_MODEL,
+        seed=seed,
+        accept=accepted(flask.request.accept_mimetypes),
+    )
+
+
+def accepted(header: MIMEAccept) -> tuple[str, ...]:
+    """Return the acceptable forms we have, by preference; anything where none is named.
+
+    Raises:
+        Problem: none of the acceptable forms exists here.
+    """
+    if not header:
+        return (ANYTHING,)
+    known = {*FORMATS, JSON, NPZ, ANYTHING, "image/*", "application/*"}
+    wanted = tuple(kind for kind, quality in header if kind in known and quality > 0)
+    if not wanted:
+        forms = ", ".join((*FORMATS, JSON, NPZ))
+        raise Problem(406, "not-acceptable", f"none of the forms you accept exists; there are {forms}")
+    return wanted
+
+
+def _read_body(technique: Technique, files: Files) -> Given:
+    kind = flask.request.mimetype
+    if flask.request.headers.get("Content-Encoding", "identity") != "identity":
+        raise Problem(415, "unsupported-media-type", "send the body without a Content-Encoding")
+    if kind == "multipart/form-data":
+        return _read_form()
+    if kind == JSON:
+        return _read_json(files)
+    if kind in RAW_TYPES or kind == "application/x-www-form-urlencoded":
+        return _read_raw(technique)
+    raise Problem(
+        415, "unsupported-media-type",
+        f"send a picture ({', '.join(FORMATS)}), multipart/form-data or application/json",
+    )  # fmt: skip
+
+
+def _read_raw(technique: Technique) -> Given:
+    body = flask.request.get_data(cache=False)
+    if not body:
+        raise Problem(400, "empty-body", "the body is empty; send a picture's bytes")
+    if len(technique.inputs) > 1:
+        slots = ", ".join(technique.inputs)
+        raise MissingInput(f"{technique.name} takes several pictures ({slots}); send multipart/form-data")
+    return Given({next(iter(technique.inputs)): body}, _single(flask.request.args), text=True)
+
+
+def _read_form() -> Given:
+    request = flask.request
+    if "boundary" not in request.mimetype_params:
+        raise Problem(400, "malformed", "the multipart body has no boundary")
+    inputs: dict[str, bytes] = {}
+    for slot, part in request.files.items(multi=True):
+        if slot in inputs:
+            raise Problem(422, "repeated-input", "an input slot was filled twice; send one file for each")
+        inputs[slot] = part.read()
+    fields = _single(request.form)
+    if "params" in fields:
+        params = _object(fields.pop("params"), "the params part")
+        if fields:
+            raise Problem(422, "mixed-parameters", "send parameters as fields or as one params part, not both")
+        return Given(inputs, params, text=False)
+    if not inputs and not fields:
+        raise Problem(400, "empty-body", "the form is empty; send a file for each input")
+    return Given(inputs, _single(request.args) | fields, text=True)
+
+
+def _read_json(files: Files) -> Given:
+    document = _object(flask.request.get_data(cache=False), "the body")
+    extra = set(document) - {"inputs", "params", "seed", "model"}
+    if extra:
+        raise Problem(422, "unknown-field", "the fields are inputs, params, seed and model; leave out the others")
+    inputs, params = document.get("inputs", {}), document.get("params", {})
+    if not isinstance(inputs, dict) or not isinstance(params, dict):
+        raise Problem(422, "malformed", "inputs and params must be objects")
+    params = params | {name: document[name] for name in ("seed", "model") if name in document}
+    pictures = {slot: _picture(slot, value, files) for slot, value in inputs.items()}
+    return Given(pictures, params, text=False)
+
+
+def _picture(slot: str, value: Any, files: Files) -> bytes:
+    where = f"/inputs/{slot}"
+    if isinstance(value, str) and (match := DATA_URL.match(value)):
+        try:
+            return base64.b64decode(value[match.end() :], validate=True)
+        except (binascii.Error, ValueError):
+            raise InvalidParameter("the data URL is not valid base64", pointer=where) from None
+    if isinstance(value, str) and re.fullmatch(r"file_[0-9a-f]{64}", value):
+        data = files.read(value)
+        if data is None:
+            raise InvalidParameter(
+                "there is no such file, or it has expired; upload it again", pointer=where
+            )
+        return data
+    raise InvalidParameter("an input is a file id or a data:image/...;base64 URL", pointer=where)
+
+
+def _object(text: str | bytes, what: str) -> dict[str, Any]:
+    try:
+        document = json.loads(text, object_pairs_hook=_distinct, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise Problem(400, "malformed", f"{what} is not valid JSON, or names a key twice") from error
+    if not isinstance(document, dict):
+        raise Problem(422, "malformed", f"{what} must be a JSON object")
+    if _depth(document) > MOST_DEPTH:
+        raise Problem(422, "malformed", f"{what} is nested too deeply")
+    return document
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        raise ValueError("a key is there twice")
+    return made
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(name)
+
+
+def _depth(value: Any) -> int:
+    nested = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + max(map(_depth, nested), default=0)
+
+
+def _single(values: Any) -> dict[str, str]:
+    """Take each name's value; a name given twice is ambiguous."""
+    for name, given in values.lists():
+        if len(given) > 1:
+            raise Problem(
+                422, "repeated-parameter", "a parameter was given twice; lists are comma-separated",
+                errors=[{"pointer": f"/params/{name[:64]}", "detail": "given twice"}],
+            )  # fmt: skip
+    return dict(values.items())
+
+
+def _seed(value: Any, *, text: bool) -> int:
+    if text and isinstance(value, str) and re.fullmatch(r"[0-9]{1,10}", value, re.ASCII):
+        value = int(value)
+    if type(value) is not int or not 0 <= value <= MOST_SEED:
+        raise InvalidParameter(f"seed must be a whole number from 0 to {MOST_SEED}", pointer="/params/seed")
+    return value
+
+
+def _check_model(technique: Technique, model: Any) -> None:
+    if not technique.takes_model:
+        raise InvalidParameter(f"{technique.name} does not take a model", pointer="/params/model")
+    if not isinstance(model, str):
+        raise InvalidParameter("model must be a network's name", pointer="/params/model")
+    record(model)

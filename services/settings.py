@@ -1,0 +1,113 @@
+"""Every setting of the processes, read from the environment once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class SettingsError(Exception):
+    """A setting is missing or not understood; the message says which and what it may be."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of all processes; each field is set by `LANTERN_` and its name in capitals."""
+
+    host: str = "127.0.0.1"
+    """Address the gateway listens on; other than loopback needs `api_keys`."""
+    port: int = 8000
+    """Port of the gateway."""
+    redis_url: str = ""
+    """Redis to use; `REDIS_URL` is read too. `lantern up` starts its own where this is empty."""
+    torchserve_url: str = "http://127.0.0.1:8080"
+    """TorchServe's inference address."""
+    torchserve_management_url: str = "http://127.0.0.1:8081"
+    """TorchServe's management address."""
+    torchserve_key_file: str = ""
+    """TorchServe's `key_file.json`; empty where its token check is off."""
+    run_dir: str = ""
+    """Folder for the files of a running stack; `.run/<port>` where this is empty."""
+    model_store: str = str(ROOT / "model_store")
+    """Folder of the styles and the TorchServe archives."""
+    api_keys: str = ""
+    """Comma-separated SHA-256 digests of the keys that may call; see `lantern key`."""
+    downloads: bool = False
+    """Whether the worker may download weights of networks."""
+    gateway_processes: int = 2
+    """gunicorn processes."""
+    gateway_threads: int = 96
+    """Threads of each gunicorn process; an open event stream takes one."""
+    workers: int = 1
+    """Celery workers, one job at a time each."""
+    torch_threads: int = 0
+    """torch threads of a worker; the cores shared among the workers where this is 0."""
+    max_upload_bytes: int = 12 * 1024 * 1024
+    """Largest request body."""
+    interactive_timeout_s: float = 20.0
+    """How long the gateway waits for TorchServe."""
+    lease_s: float = 15.0
+    """How long a job stays with a worker that gives no sign of life."""
+    beat_s: float = 1.0
+    """How often a worker gives one."""
+    max_attempts: int = 3
+    """How often a job is started before it is given up."""
+    result_ttl_s: int = 24 * 3600
+    """How long results, uploads and job records are kept."""
+    preview_every_s: float = 2.0
+    """Shortest time between two previews of a job."""
+    max_queued: int = 100
+    """Most jobs that wait at a time."""
+
+    @property
+    def run_path(self) -> Path:
+        """Folder for the files of a running stack."""
+        return Path(self.run_dir or ROOT / ".run" / str(self.port)).absolute()
+
+    @property
+    def styles_path(self) -> Path:
+        """Folder of the style networks."""
+        return Path(self.model_store) / "styles"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach the gateway."""
+        return self.host in ("127.0.0.1", "::1", "localhost")
+
+
+def read(environment: Mapping[str, str] = os.environ) -> Settings:
+    """Read the settings.
+
+    Raises:
+        SettingsError: a value is not of its setting's type, or an address is open to all unguarded.
+    """
+    values: dict[str, Any] = {}
+    for field in fields(Settings):
+        name = "LANTERN_" + field.name.upper()
+        text = environment.get(name, "")
+        if text:
+            values[field.name] = _parse(name, text, type(field.default))
+    if "redis_url" not in values and environment.get("REDIS_URL"):
+        values["redis_url"] = environment["REDIS_URL"]
+    settings = Settings(**values)
+    if not settings.is_loopback and not settings.api_keys:
+        raise SettingsError(
+            f"LANTERN_HOST is {settings.host}, which others can reach; set LANTERN_API_KEYS "
+            "(`lantern key` makes one) or use 127.0.0.1"
+        )
+    return settings
+
+
+def _parse(name: str, text: str, kind: type) -> Any:
+    try:
+        if kind is bool:
+            return {"1": True, "true": True, "0": False, "false": False}[text.lower()]
+        return kind(text)
+    except (KeyError, ValueError):
+        wanted = "0 or 1" if kind is bool else f"a value of type {kind.__name__}"
+        raise SettingsError(f"{name} is {text!r}; it must be {wanted}") from None

