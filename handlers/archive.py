@@ -46,7 +46,8 @@ def _build(name: str, config: Path, store: Path) -> Path:
 def _package(name: str, config: Path, folder: Path) -> None:
     subprocess.run(
         [
-            sys.executable, "-m", "model_archiver.model_packaging",
+            sys.executable, "-c",
+            "from model_archiver.model_packaging import generate_model_archive as go; go()",
             "--model-name", name,
             "--version", "1.0",
             "--handler", str(HERE / "technique_handler.py"),

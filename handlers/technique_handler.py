@@ -59,7 +59,9 @@ class TechniqueHandler:
             return self._refuse(422, problem(error), index, context)
         except Exception:
             logging.exception("a technique failed")
-            return self._refuse(500, {"code": "internal", "detail": "the technique failed"}, index, context)
+            return self._refuse(
+                500, {"code": "internal", "detail": "the technique failed"}, index, context
+            )
         context.set_response_content_type(index, answer.media_type)
         context.set_response_header(index, "x-lantern-timings", json.dumps(dict(answer.timings)))
         return answer.body

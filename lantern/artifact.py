@@ -34,7 +34,9 @@ class Rendering(Params):
     quality: int = Field(90, ge=1, le=100, description="JPEG and WebP quality")
     colormap: Colormap = Field("auto", description="colours of a heat map; auto fits its sign")
     overlay: bool = Field(True, description="lay a heat map over the picture it explains")
-    opacity: float = Field(0.55, ge=0, le=1, description="how strongly a heat map covers the picture")
+    opacity: float = Field(
+        0.55, ge=0, le=1, description="how strongly a heat map covers the picture"
+    )
 
 
 PLAIN = Rendering()

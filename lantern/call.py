@@ -82,7 +82,11 @@ class Studio:
         media_type = choose(result.principal, call.accept)
         body = encode(result, media_type, validate(Rendering, call.rendering))
         ended = time.perf_counter()
-        marks = {"decode": started - decoded, "model": computed - started, "encode": ended - computed}
+        marks = {
+            "decode": started - decoded,
+            "model": computed - started,
+            "encode": ended - computed,
+        }
         return Answer(body, media_type, {name: round(s * 1e3, 2) for name, s in marks.items()})
 
     def run(self, call: Call, images: Mapping[str, Image], progress: Progress = silent) -> Result:

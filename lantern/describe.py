@@ -20,14 +20,16 @@ def describe(technique: Technique) -> dict[str, Any]:
         "details": technique.details,
         "family": technique.family,
         "runs": technique.runs,
-        "inputs": [
-            {"name": slot, "description": what} for slot, what in technique.inputs.items()
-        ],
+        "inputs": [{"name": slot, "description": what} for slot, what in technique.inputs.items()],
         "params": schema(technique.params_type),
-        "model": {"default": DEFAULT_MODEL, "choices": list(RECORDS)} if technique.takes_model else None,
+        "model": {"default": DEFAULT_MODEL, "choices": list(RECORDS)}
+        if technique.takes_model
+        else None,
         "seeded": technique.takes_seed,
         "rendering": schema(Rendering),
-        "outputs": [{"name": name, "description": what} for name, what in technique.outputs.items()],
+        "outputs": [
+            {"name": name, "description": what} for name, what in technique.outputs.items()
+        ],
         "source": technique.source,
     }
 

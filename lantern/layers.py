@@ -55,9 +55,7 @@ class _Trace(TorchFunctionMode):
         self.fields: dict[int, _Field] = {}
         self._alive: list[Tensor] = []  # an id stays taken while its tensor lives
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         before = [self.fields[id(t)] for t in _tensors(args) if id(t) in self.fields]
@@ -124,7 +122,11 @@ def _window(func: Any, args: Any, kwargs: Any) -> tuple[int, int, int]:
     if func in (torch.conv2d, F.conv2d):
         names = ("input", "weight", "bias", "stride", "padding", "dilation")
         given = dict(zip(names, args, strict=False)) | kwargs
-        return given["weight"].shape[-1], _side(given.get("stride", 1)), _side(given.get("dilation", 1))
+        return (
+            given["weight"].shape[-1],
+            _side(given.get("stride", 1)),
+            _side(given.get("dilation", 1)),
+        )
     given = dict(zip(("input", "kernel_size", "stride"), args, strict=False)) | kwargs
     kernel = _side(given["kernel_size"])
     return kernel, _side(given.get("stride") or kernel), 1

@@ -43,7 +43,9 @@ def run(
         Cancelled: the progress callback asked to stop.
     """
     technique = registry.find(name)
-    checked = params if isinstance(params, Params) else validate(technique.params_type, params or {})
+    checked = (
+        params if isinstance(params, Params) else validate(technique.params_type, params or {})
+    )
     check_inputs(technique, images)
     given = {
         "model": model,
@@ -64,7 +66,11 @@ def run(
         params=checked,
         seed=seed,
         artifacts=outcome.artifacts,
-        facts={**outcome.facts, **_provenance(technique, model, images), "seconds": round(seconds, 4)},
+        facts={
+            **outcome.facts,
+            **_provenance(technique, model, images),
+            "seconds": round(seconds, 4),
+        },
     )
 
 
@@ -83,7 +89,10 @@ def validate(kind: type[Params], raw: Mapping[str, Any], *, text: bool = False) 
         return kind.model_validate_json(json.dumps(dict(raw)), strict=True)
     except pydantic.ValidationError as error:
         raise InvalidParameters(
-            [_problem(kind, entry) for entry in error.errors(include_input=False, include_url=False)]
+            [
+                _problem(kind, entry)
+                for entry in error.errors(include_input=False, include_url=False)
+            ]
         ) from None
     except ValueError as error:  # NaN and infinity have no JSON form to be validated
         raise InvalidParameter("a parameter is not a finite number", pointer="/params") from error

@@ -133,18 +133,49 @@ def _records() -> dict[str, Record]:
             style_layers=tuple(f"_blocks.{i}" for i in (0, 1, 2, 3, 4, 6, 8, 10)),
             content_layers=("_blocks.6",),
         ),
-        _torchvision("squeezenet1-0", "features.12", "features.9", _features(1, 3, 4, 5, 7, 8, 9, 10), "features.8"),
-        _torchvision("squeezenet1-1", "features.12", "features.9", _features(1, 3, 4, 6, 7, 9, 10, 11), "features.7"),
-        _torchvision("alexnet", "features.11", "features.9", _features(1, 4, 7, 9, 11), "features.7"),
-        _torchvision("vgg16", "features.29", "features.22", _features(1, 6, 11, 18, 25), "features.20"),
-        _torchvision("vgg19", "features.35", "features.25", _features(1, 6, 11, 20, 29), "features.22"),
-        _torchvision("googlenet", "inception5b", "inception4c", ("conv1", "conv3", "inception3b", "inception4b"), "inception3b"),
+        _torchvision(
+            "squeezenet1-0",
+            "features.12",
+            "features.9",
+            _features(1, 3, 4, 5, 7, 8, 9, 10),
+            "features.8",
+        ),
+        _torchvision(
+            "squeezenet1-1",
+            "features.12",
+            "features.9",
+            _features(1, 3, 4, 6, 7, 9, 10, 11),
+            "features.7",
+        ),
+        _torchvision(
+            "alexnet", "features.11", "features.9", _features(1, 4, 7, 9, 11), "features.7"
+        ),
+        _torchvision(
+            "vgg16", "features.29", "features.22", _features(1, 6, 11, 18, 25), "features.20"
+        ),
+        _torchvision(
+            "vgg19", "features.35", "features.25", _features(1, 6, 11, 20, 29), "features.22"
+        ),
+        _torchvision(
+            "googlenet",
+            "inception5b",
+            "inception4c",
+            ("conv1", "conv3", "inception3b", "inception4b"),
+            "inception3b",
+        ),
         _resnet("resnet18"),
         _resnet("resnet50"),
         _resnet("resnet101"),
         _torchvision(
-            "densenet121", "features.norm5", "features.denseblock3",
-            ("features.relu0", "features.denseblock1", "features.denseblock2", "features.denseblock3"),
+            "densenet121",
+            "features.norm5",
+            "features.denseblock3",
+            (
+                "features.relu0",
+                "features.denseblock1",
+                "features.denseblock2",
+                "features.denseblock3",
+            ),
             "features.denseblock2",
         ),
     ]

@@ -64,7 +64,9 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--out", type=Path, default=Path("out"), help="folder for the pictures")
     demo.set_defaults(command=_demo)
     models = commands.add_parser("models", help="list the networks, or fetch the weights of some")
-    models.add_argument("--fetch", nargs="+", metavar="NAME", default=[], help="download their weights")
+    models.add_argument(
+        "--fetch", nargs="+", metavar="NAME", default=[], help="download their weights"
+    )
     models.set_defaults(command=_models)
     commands.add_parser("styles", help="list the trained styles").set_defaults(command=_styles)
     commands.add_parser("key", help="make an API key").set_defaults(command=_key)
@@ -83,7 +85,9 @@ def _add_technique(commands: Any, technique: Any) -> None:
     slots = list(technique.inputs)
     for slot in slots:
         sub.add_argument(slot, type=Path, help=technique.inputs[slot])
-    sub.add_argument("-o", "--output", type=Path, help="file to write: .jpg, .png, .webp, .json or .npz")
+    sub.add_argument(
+        "-o", "--output", type=Path, help="file to write: .jpg, .png, .webp, .json or .npz"
+    )
     if technique.takes_model:
         sub.add_argument("--model", default=DEFAULT_MODEL, help="network, see `lantern models`")
     if technique.takes_seed:
@@ -99,7 +103,9 @@ def _add_params(sub: argparse.ArgumentParser, kind: Any, *, taken: Sequence[str]
     for name, field in kind.model_fields.items():
         if name not in taken:
             text = f"{field.description}; {legal_values(kind, name)}".replace("%", "%%")
-            sub.add_argument(f"--{name.replace('_', '-')}", dest=f"param_{name}", metavar="V", help=text)
+            sub.add_argument(
+                f"--{name.replace('_', '-')}", dest=f"param_{name}", metavar="V", help=text
+            )
 
 
 def _params(chosen: argparse.Namespace, kind: Any) -> Any:
@@ -122,9 +128,13 @@ def _technique(chosen: argparse.Namespace, settings: Settings) -> int:
         model=getattr(chosen, "model", ""),
         seed=getattr(chosen, "seed", 0),
     )
-    result = _studio(settings).run(call, decode(inputs), _print_progress if technique.takes_progress else _quiet)
+    result = _studio(settings).run(
+        call, decode(inputs), _print_progress if technique.takes_progress else _quiet
+    )
     output = chosen.output
-    accept = [_media_type(output)] if output else [JSON if result.principal.kind == "table" else "*/*"]
+    accept = (
+        [_media_type(output)] if output else [JSON if result.principal.kind == "table" else "*/*"]
+    )
     media_type = choose(result.principal, accept)
     body = encode(result, media_type, _params(chosen, Rendering))
     if output is None and media_type == JSON:
@@ -150,7 +160,11 @@ def _studio(settings: Settings) -> Any:
 
 
 def _summary(facts: Mapping[str, Any]) -> str:
-    shown = {name: facts[name] for name in ("class", "engine", "loss", "warnings", "seconds") if name in facts}
+    shown = {
+        name: facts[name]
+        for name in ("class", "engine", "loss", "warnings", "seconds")
+        if name in facts
+    }
     return json.dumps(shown)
 
 
@@ -160,7 +174,12 @@ def _quiet(step: Any) -> None:
 
 def _print_progress(step: Any) -> None:
     end = "\n" if step.done == step.total else ""
-    print(f"\r{bar(step.fraction)} {step.done}/{step.total} loss {step.loss:.4f} ", end=end, file=sys.stderr, flush=True)
+    print(
+        f"\r{bar(step.fraction)} {step.done}/{step.total} loss {step.loss:.4f} ",
+        end=end,
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def bar(fraction: float, width: int = 32) -> str:

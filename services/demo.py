@@ -101,10 +101,14 @@ def _stylise(client: Client, photo: Path, out: Path) -> None:
 
 def _explain(client: Client, photo: Path, out: Path) -> None:
     print("\nclassify and grad-cam: why a cat?")
-    answer = client.post("/v1/techniques/classify", {"image": _file(photo), "top": "3"}, "application/json")
-    for row in json.loads(answer.data)["artifacts"][0]["data"]:
+    answer = client.post(
+        "/v1/techniques/classify", {"image": _file(photo), "top": "3"}, "application/json"
+    )
+    rows = json.loads(answer.data)["artifacts"][0]["data"]
+    for row in rows:
         print(f"  {row['probability']:6.1%}  {row['label']}")
-    answer = client.post("/v1/techniques/grad-cam", {"image": _file(photo)}, "application/json")
+    form = {"image": _file(photo), "target": str(rows[0]["class"])}
+    answer = client.post("/v1/techniques/grad-cam", form, "application/json")
     document = json.loads(answer.data)
     print(f"  explained: {document['facts']['class']['label']}")
     _, _, data = document["artifacts"][0]["data"].partition(",")
@@ -118,8 +122,11 @@ def _repaint(client: Client, photo: Path, painting: Path, out: Path) -> None:
     final: dict[str, Any] = {}
     for name, data in client.events(job["links"]["events"]):
         if name == "progress":
-            line = f"  {bar(data['fraction'])} {data['done']}/{data['total']} loss {data['loss']:.4f}"
-            print(f"\r{line} {data['eta_s']:5.1f} s left", end="", flush=True)
+            line = (
+                f"  {bar(data['fraction'])} {data['done']}/{data['total']} loss {data['loss']:.4f}"
+            )
+            left = "" if data["eta_s"] is None else f"{data['eta_s']:5.1f} s left"
+            print(f"\r{line} {left:12}", end="", flush=True)
         final = data
     print()
     if final.get("status") != "succeeded":

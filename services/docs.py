@@ -54,9 +54,13 @@ def _list(entries: list[dict[str, str]]) -> str:
 def _parameters(facts: dict[str, Any]) -> str:
     rows = ["| name | default | may be | what it means |", "|---|---|---|---|"]
     for name, schema in facts["params"].get("properties", {}).items():
-        rows.append(f"| `{name}` | {_default(schema)} | {_range(schema)} | {schema['description']} |")
+        rows.append(
+            f"| `{name}` | {_default(schema)} | {_range(schema)} | {schema['description']} |"
+        )
     if facts["model"]:
-        rows.append(f"| `model` | {facts['model']['default']} | a name of `GET /v1/models` | the network |")
+        rows.append(
+            f"| `model` | {facts['model']['default']} | a name of `GET /v1/models` | the network |"
+        )
     if facts["seeded"]:
         rows.append("| `seed` | 0 | 0 to 2147483647 | the same seed gives the same result |")
     return "\n".join(rows)
@@ -76,13 +80,19 @@ def _range(schema: dict[str, Any]) -> str:
     unit = f" {schema['unit']}" if "unit" in schema else ""
     if low is not None:
         return f"{'above ' if 'exclusiveMinimum' in shape else ''}{low:g} to {high:g}{unit}"
-    return {"boolean": "true, false", "array": "a list", "string": "a text"}.get(shape.get("type", ""), "")
+    return {"boolean": "true, false", "array": "a list", "string": "a text"}.get(
+        shape.get("type", ""), ""
+    )
 
 
 def _calls(technique: Technique) -> str:
     files = " ".join(f"{slot}.jpg" for slot in technique.inputs)
     parts = " ".join(f"-F {slot}=@{slot}.jpg" for slot in technique.inputs)
-    after = "follow `GET /v1/jobs/{id}/events`" if technique.runs == "job" else "the answer is the result"
+    after = (
+        "follow `GET /v1/jobs/{id}/events`"
+        if technique.runs == "job"
+        else "the answer is the result"
+    )
     return (
         f"```\nlantern {technique.name} {files} -o out.png\n"
         f"curl {parts} http://127.0.0.1:8000/v1/techniques/{technique.name}\n```\n\n"

@@ -263,7 +263,10 @@ class Stack:
     def _remember(self) -> None:
         """Write down which processes are ours, for the next start after a crash."""
         entries = {
-            child.name: {"pid": child.process.pid, "born": psutil.Process(child.process.pid).create_time()}
+            child.name: {
+                "pid": child.process.pid,
+                "born": psutil.Process(child.process.pid).create_time(),
+            }
             for child in self.children
             if child.process is not None and child.is_running
         }

@@ -64,7 +64,9 @@ def train_into_library(
         "command": _command(params, painting, photos, name, title, loss_model, seed),
     }
     thumbnail = paint_preview(trained.network, held_out)
-    return StyleLibrary(settings.styles_path).add(name, trained.network, thumbnail, title=title, facts=facts)
+    return StyleLibrary(settings.styles_path).add(
+        name, trained.network, thumbnail, title=title, facts=facts
+    )
 
 
 def read_folder(folder: Path) -> list[Image]:

@@ -97,7 +97,13 @@ class StyleLibrary:
             return self._painters[name]
 
     def add(
-        self, name: str, network: StyleNetwork, thumbnail: Image, *, title: str, facts: Mapping[str, Any]
+        self,
+        name: str,
+        network: StyleNetwork,
+        thumbnail: Image,
+        *,
+        title: str,
+        facts: Mapping[str, Any],
     ) -> Style:
         """Write a network, its thumbnail and its facts into the folder."""
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -117,6 +123,7 @@ def write_network(network: StyleNetwork, path: Path) -> None:
     weights = {key: value.half().contiguous() for key, value in network.state_dict().items()}
     architecture = json.dumps(dataclasses.asdict(network.architecture))
     save_file(weights, path, metadata={"architecture": architecture})
+    path.chmod(0o644)  # safetensors makes it readable to its owner only
 
 
 def read_network(path: Path) -> StyleNetwork:

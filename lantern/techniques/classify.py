@@ -20,7 +20,7 @@ class ClassifyParams(Params):
     """How to look at the picture."""
 
     top: int = Field(5, ge=1, le=1000, description="how many classes to list")
-    fit: Fit = Field("crop", description="show the network the centre, or the whole squashed")
+    fit: Fit = Field("squash", description="show the network the whole squashed, or the centre")
 
 
 @technique(

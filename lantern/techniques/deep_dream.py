@@ -31,16 +31,29 @@ class DeepDreamParams(Params):
         (), max_length=64, description="channels to excite; all if empty"
     )
     steps: int = Field(10, ge=1, le=200, description="steps at each octave")
-    octaves: int = Field(4, ge=1, le=10, description="sizes the picture is dreamt at, small to full")
+    octaves: int = Field(
+        4, ge=1, le=10, description="sizes the picture is dreamt at, small to full"
+    )
     octave_scale: float = Field(1.4, ge=1.1, le=2.0, description="ratio of one size to the next")
     step_size: float = Field(
-        0.03, gt=0, le=0.5, description="how far a step moves, in standard deviations of the gradient"
+        0.03,
+        gt=0,
+        le=0.5,
+        description="how far a step moves, in standard deviations of the gradient",
     )
     jitter: int = Field(
-        16, ge=0, le=64, description="largest shift before each step", json_schema_extra={"unit": "px"}
+        16,
+        ge=0,
+        le=64,
+        description="largest shift before each step",
+        json_schema_extra={"unit": "px"},
     )
     size: int = Field(
-        512, ge=64, le=1024, description="longest side of the result", json_schema_extra={"unit": "px"}
+        512,
+        ge=64,
+        le=1024,
+        description="longest side of the result",
+        json_schema_extra={"unit": "px"},
     )
 
 

@@ -23,7 +23,11 @@ class FastStyleParams(Params):
     )
     strength: float = Field(1.0, ge=0, le=1, description="1 is fully painted, 0 the photograph")
     size: int = Field(
-        1024, ge=64, le=2048, description="longest side of the result; larger pictures are shrunk", json_schema_extra={"unit": "px"}
+        1024,
+        ge=64,
+        le=2048,
+        description="longest side of the result; larger pictures are shrunk",
+        json_schema_extra={"unit": "px"},
     )
 
 

@@ -34,7 +34,9 @@ class SaliencyParams(Params):
     family="attribution",
     runs="interactive",
     source="Simonyan et al. 2013, arXiv:1312.6034, section 3",
-    outputs={"heatmap": "gradient of the class score (logit) for each pixel, per unit of 0..1 pixel"},
+    outputs={
+        "heatmap": "gradient of the class score (logit) for each pixel, per unit of 0..1 pixel"
+    },
 )
 def saliency(
     model: VisionModel, image: Annotated[Image, "picture to explain"], params: SaliencyParams

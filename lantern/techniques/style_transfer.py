@@ -27,10 +27,17 @@ class StyleTransferParams(Params):
 
     steps: int = Field(150, ge=1, le=2000, description="optimisation steps")
     size: int = Field(
-        384, ge=64, le=1024, description="longest side of the result", json_schema_extra={"unit": "px"}
+        384,
+        ge=64,
+        le=1024,
+        description="longest side of the result",
+        json_schema_extra={"unit": "px"},
     )
     style_size: int = Field(
-        384, ge=64, le=1024, description="longest side the painting is looked at; larger means broader strokes",
+        384,
+        ge=64,
+        le=1024,
+        description="longest side the painting is looked at; larger means broader strokes",
         json_schema_extra={"unit": "px"},
     )
     content_weight: float = Field(
@@ -38,7 +45,9 @@ class StyleTransferParams(Params):
     )
     tv_weight: float = Field(1.0, ge=0, le=100, description="weight of the smoothness of pixels")
     optimizer: Literal["adam", "l-bfgs"] = Field("adam", description="how steps are taken")
-    learning_rate: float = Field(0.015, gt=0, le=1, description="Adam's rate, in pixel units of 0..1")
+    learning_rate: float = Field(
+        0.015, gt=0, le=1, description="Adam's rate, in pixel units of 0..1"
+    )
     init: Literal["content", "noise"] = Field("content", description="picture to start from")
 
 

@@ -26,7 +26,9 @@ def list_models() -> flask.Response:
 def get_model(name: str) -> flask.Response:
     """Describe a network: labels and every layer with its output shape and receptive field."""
     if name not in RECORDS:
-        raise Problem(404, "unknown-model", f"there is no such network; there are {', '.join(RECORDS)}")
+        raise Problem(
+            404, "unknown-model", f"there is no such network; there are {', '.join(RECORDS)}"
+        )
     body = _model(record(name)) | {"labels": list(imagenet_labels()), "layers": _layers(name)}
     return flask.jsonify(body)
 
@@ -56,7 +58,9 @@ def get_thumbnail(name: str) -> flask.Response:
     """Show a photograph painted in the style."""
     styles = current().styles.styles()
     if name not in styles:
-        raise Problem(404, "unknown-style", f"there is no such style; there are {', '.join(styles)}")
+        raise Problem(
+            404, "unknown-style", f"there is no such style; there are {', '.join(styles)}"
+        )
     path = current().styles.folder / styles[name].thumbnail
     return flask.send_file(path, mimetype="image/jpeg", max_age=3600)
 
@@ -73,7 +77,9 @@ def get_sample(name: str) -> flask.Response:
     """Return a sample photograph."""
     photographs = samples.photographs()
     if name not in photographs:
-        raise Problem(404, "not-found", f"there is no such sample; there are {', '.join(photographs)}")
+        raise Problem(
+            404, "not-found", f"there is no such sample; there are {', '.join(photographs)}"
+        )
     return flask.send_file(photographs[name], max_age=3600)
 
 

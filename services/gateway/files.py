@@ -28,9 +28,7 @@ def upload() -> flask.Response:
     if not data:
         raise Problem(400, "empty-body", "the body is empty; send a picture's bytes")
     header = Image.check(data)
-    file = current().files.put(
-        data, header.media_type, width=header.width, height=header.height
-    )
+    file = current().files.put(data, header.media_type, width=header.width, height=header.height)
     response = flask.jsonify(_document(file))
     response.status_code = 201
     response.headers["Location"] = f"/v1/files/{file.id}"

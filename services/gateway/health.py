@@ -28,7 +28,9 @@ def ready() -> flask.Response:
         "torchserve": _holds(lambda: all(context.backend.ready_workers().values())),
         "worker": _holds(lambda: context.jobs.workers() > 0),
     }
-    response = flask.jsonify({"status": "ready" if all(checks.values()) else "waiting", "checks": checks})
+    response = flask.jsonify(
+        {"status": "ready" if all(checks.values()) else "waiting", "checks": checks}
+    )
     response.status_code = 200 if all(checks.values()) else 503
     return response
 

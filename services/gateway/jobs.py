@@ -37,7 +37,9 @@ def list_jobs() -> flask.Response:
     limit = _number("limit", 50, 1, MOST_PER_PAGE)
     wanted = {name: flask.request.args.get(name) for name in ("status", "technique")}
     if wanted["status"] and wanted["status"] not in {"queued", "running", *FINAL}:
-        raise Problem(422, "invalid-parameter", f"status may be queued, running, {', '.join(sorted(FINAL))}")
+        raise Problem(
+            422, "invalid-parameter", f"status may be queued, running, {', '.join(sorted(FINAL))}"
+        )
     position = _position(flask.request.args.get("cursor"))
     found: list[Job] = []
     more = True
@@ -147,7 +149,9 @@ def document(job: Job) -> dict[str, Any]:
         "params": job.call["params"],
         "model": job.call["model"],
         "seed": job.call["seed"],
-        "versions": (job.result or {}).get("facts", {}).get("versions", {"lantern": lantern.__version__}),
+        "versions": (job.result or {})
+        .get("facts", {})
+        .get("versions", {"lantern": lantern.__version__}),
         "preview": preview,
         "result": _result(job, base) if job.result else None,
         "error": job.error,
@@ -199,7 +203,7 @@ def _form(stored: str, forms: tuple[str, ...]) -> str:
     for form in forms:
         if form in existing:
             return form
-        if form in ("*/*", stored.split("/")[0] + "/*"):
+        if form in ("*/*", stored.split("/", maxsplit=1)[0] + "/*"):
             return stored
     raise Problem(406, "not-acceptable", f"the artifact can be had as {', '.join(existing)}")
 

@@ -39,7 +39,9 @@ def build(app: flask.Flask) -> dict[str, Any]:
         for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}):
             if (path, method) != ("/v1/techniques/{name}", "POST"):
                 view = app.view_functions[rule.endpoint]
-                paths.setdefault(path, {})[method.lower()] = _operation(rule.endpoint, method, path, view)
+                paths.setdefault(path, {})[method.lower()] = _operation(
+                    rule.endpoint, method, path, view
+                )
     for technique in registry.every():
         paths[f"/v1/techniques/{technique.name}"] = {"post": _technique(technique)}
     return {
@@ -64,12 +66,15 @@ def _operation(endpoint: str, method: str, path: str, view: Any) -> dict[str, An
     operation: dict[str, Any] = {
         "operationId": endpoint.replace(".", "_") + "_" + method.lower(),
         "summary": summary,
-        "tags": [endpoint.split(".")[0]],
+        "tags": [endpoint.split(".", maxsplit=1)[0]],
         "parameters": [_in_path(name) for name in names] + _QUERIES.get((path, method), []),
         "responses": _responses(path, method),
     }
     if (path, method) == ("/v1/files", "POST"):
-        operation["requestBody"] = {"required": True, "content": {kind: {"schema": PICTURE} for kind in FORMATS}}
+        operation["requestBody"] = {
+            "required": True,
+            "content": {kind: {"schema": PICTURE} for kind in FORMATS},
+        }
     return operation
 
 
@@ -84,13 +89,23 @@ def _query(name: str, kind: Mapping[str, Any], description: str) -> dict[str, An
 
 _QUERIES = {
     ("/v1/jobs", "GET"): [
-        _query("limit", {"type": "integer", "minimum": 1, "maximum": 200, "default": 50}, "jobs a page"),
+        _query(
+            "limit", {"type": "integer", "minimum": 1, "maximum": 200, "default": 50}, "jobs a page"
+        ),
         _query("cursor", {"type": "string"}, "`next` of the page before"),
-        _query("status", {"enum": ["queued", "running", "succeeded", "failed", "canceled", "expired"]}, "only these"),
+        _query(
+            "status",
+            {"enum": ["queued", "running", "succeeded", "failed", "canceled", "expired"]},
+            "only these",
+        ),
         _query("technique", {"type": "string"}, "only these"),
     ],
     ("/v1/jobs/{job_id}", "GET"): [
-        _query("wait", {"type": "integer", "minimum": 0, "maximum": 30, "default": 0}, "seconds to wait for its end")
+        _query(
+            "wait",
+            {"type": "integer", "minimum": 0, "maximum": 30, "default": 0},
+            "seconds to wait for its end",
+        )
     ],
 }
 
@@ -102,7 +117,9 @@ def _responses(path: str, method: str) -> dict[str, Any]:
         content = {JSON: {"schema": {"$ref": "#/components/schemas/Job"}}}
     elif path.endswith("/events"):
         content = {"text/event-stream": {"schema": {"type": "string"}}}
-    elif path.endswith(("/result", "/thumbnail")) or re.search(r"/(artifacts|previews|files|samples)/\{", path):
+    elif path.endswith(("/result", "/thumbnail")) or re.search(
+        r"/(artifacts|previews|files|samples)/\{", path
+    ):
         content = {kind: {"schema": PICTURE} for kind in FORMATS}
     elif path == "/metrics":
         content = {"text/plain": {"schema": {"type": "string"}}}
@@ -146,7 +163,11 @@ def _technique(technique: Technique) -> dict[str, Any]:
 def _parameters(technique: Technique) -> dict[str, Any]:
     params: dict[str, Any] = dict(schema(technique.params_type).get("properties", {}))
     if technique.takes_model:
-        params["model"] = {"enum": list(RECORDS), "default": DEFAULT_MODEL, "description": "the network"}
+        params["model"] = {
+            "enum": list(RECORDS),
+            "default": DEFAULT_MODEL,
+            "description": "the network",
+        }
     if technique.takes_seed:
         params["seed"] = {
             "type": "integer", "minimum": 0, "maximum": MOST_SEED, "default": 0,

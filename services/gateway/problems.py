@@ -86,7 +86,9 @@ def _translate(error: Exception) -> Problem:
         return from_lantern(error)
     if isinstance(error, RequestEntityTooLarge):
         limit = flask.current_app.config["MAX_CONTENT_LENGTH"]
-        return Problem(413, "too-large", f"the request may have at most {limit} bytes; shrink the picture")
+        return Problem(
+            413, "too-large", f"the request may have at most {limit} bytes; shrink the picture"
+        )
     if isinstance(error, HTTPException):
         return _from_http(error)
     for kind, problem in _OURS.items():
@@ -99,26 +101,38 @@ def _translate(error: Exception) -> Problem:
 def _from_http(error: HTTPException) -> Problem:
     code = (error.name or "error").lower().replace(" ", "-")
     headers = {
-        name: value for name, value in error.get_headers() if name in ("Allow", "Retry-After", "Location")
+        name: value
+        for name, value in error.get_headers()
+        if name in ("Allow", "Retry-After", "Location")
     }
     details = {
         404: "there is nothing here; see /docs for what there is",
         405: f"the method is not allowed here; allowed: {headers.get('Allow', 'see /docs')}",
     }
     status = error.code or 500
-    return Problem(status, code, details.get(status, "the request cannot be understood"), headers=headers)
+    return Problem(
+        status, code, details.get(status, "the request cannot be understood"), headers=headers
+    )
 
 
 _OURS: dict[type[Exception], Problem] = {
-    Unavailable: Problem(503, "unavailable", "the engine cannot take the call now; try again shortly"),
+    Unavailable: Problem(
+        503, "unavailable", "the engine cannot take the call now; try again shortly"
+    ),
     EngineFailed: Problem(500, "internal", "the technique failed; the fault is not yours"),
     QueueFull: Problem(429, "queue-full", "too many jobs are waiting; try again later"),
     StorageFull: Problem(507, "storage-full", "there is no room left; try again later"),
     IdempotencyConflict: Problem(
-        422, "idempotency-conflict", "this Idempotency-Key was used for another request; use a new one"
+        422,
+        "idempotency-conflict",
+        "this Idempotency-Key was used for another request; use a new one",
     ),
-    redis.exceptions.OutOfMemoryError: Problem(507, "storage-full", "there is no room left; try again later"),
-    redis.RedisError: Problem(503, "unavailable", "the job store does not answer; try again shortly"),
+    redis.exceptions.OutOfMemoryError: Problem(
+        507, "storage-full", "there is no room left; try again later"
+    ),
+    redis.RedisError: Problem(
+        503, "unavailable", "the job store does not answer; try again shortly"
+    ),
 }
 
 

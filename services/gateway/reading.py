@@ -77,7 +77,9 @@ def accepted(header: MIMEAccept) -> tuple[str, ...]:
     wanted = tuple(kind for kind, quality in header if kind in known and quality > 0)
     if not wanted:
         forms = ", ".join((*FORMATS, JSON, NPZ))
-        raise Problem(406, "not-acceptable", f"none of the forms you accept exists; there are {forms}")
+        raise Problem(
+            406, "not-acceptable", f"none of the forms you accept exists; there are {forms}"
+        )
     return wanted
 
 
@@ -103,7 +105,9 @@ def _read_raw(technique: Technique) -> Given:
         raise Problem(400, "empty-body", "the body is empty; send a picture's bytes")
     if len(technique.inputs) > 1:
         slots = ", ".join(technique.inputs)
-        raise MissingInput(f"{technique.name} takes several pictures ({slots}); send multipart/form-data")
+        raise MissingInput(
+            f"{technique.name} takes several pictures ({slots}); send multipart/form-data"
+        )
     return Given({next(iter(technique.inputs)): body}, _single(flask.request.args), text=True)
 
 
@@ -114,13 +118,17 @@ def _read_form() -> Given:
     inputs: dict[str, bytes] = {}
     for slot, part in request.files.items(multi=True):
         if slot in inputs:
-            raise Problem(422, "repeated-input", "an input slot was filled twice; send one file for each")
+            raise Problem(
+                422, "repeated-input", "an input slot was filled twice; send one file for each"
+            )
         inputs[slot] = part.read()
     fields = _single(request.form)
     if "params" in fields:
         params = _object(fields.pop("params"), "the params part")
         if fields:
-            raise Problem(422, "mixed-parameters", "send parameters as fields or as one params part, not both")
+            raise Problem(
+                422, "mixed-parameters", "send parameters as fields or as one params part, not both"
+            )
         return Given(inputs, params, text=False)
     if not inputs and not fields:
         raise Problem(400, "empty-body", "the form is empty; send a file for each input")
@@ -131,7 +139,11 @@ def _read_json(files: Files) -> Given:
     document = _object(flask.request.get_data(cache=False), "the body")
     extra = set(document) - {"inputs", "params", "seed", "model"}
     if extra:
-        raise Problem(422, "unknown-field", "the fields are inputs, params, seed and model; leave out the others")
+        raise Problem(
+            422,
+            "unknown-field",
+            "the fields are inputs, params, seed and model; leave out the others",
+        )
     inputs, params = document.get("inputs", {}), document.get("params", {})
     if not isinstance(inputs, dict) or not isinstance(params, dict):
         raise Problem(422, "malformed", "inputs and params must be objects")
@@ -161,7 +173,9 @@ def _object(text: str | bytes, what: str) -> dict[str, Any]:
     try:
         document = json.loads(text, object_pairs_hook=_distinct, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise Problem(400, "malformed", f"{what} is not valid JSON, or names a key twice") from error
+        raise Problem(
+            400, "malformed", f"{what} is not valid JSON, or names a key twice"
+        ) from error
     if not isinstance(document, dict):
         raise Problem(422, "malformed", f"{what} must be a JSON object")
     if _depth(document) > MOST_DEPTH:
@@ -200,7 +214,9 @@ def _seed(value: Any, *, text: bool) -> int:
     if text and isinstance(value, str) and re.fullmatch(r"[0-9]{1,10}", value, re.ASCII):
         value = int(value)
     if type(value) is not int or not 0 <= value <= MOST_SEED:
-        raise InvalidParameter(f"seed must be a whole number from 0 to {MOST_SEED}", pointer="/params/seed")
+        raise InvalidParameter(
+            f"seed must be a whole number from 0 to {MOST_SEED}", pointer="/params/seed"
+        )
     return value
 
 

@@ -71,7 +71,8 @@ def _respond(answer: Answer, seconds: float) -> flask.Response:
     timings = dict(answer.timings)
     timings["queue"] = max(0.0, seconds * 1e3 - sum(timings.values()))
     response.headers["Server-Timing"] = ", ".join(
-        f"{name};dur={timings.get(name, 0.0):.1f}" for name in ("queue", "decode", "model", "encode")
+        f"{name};dur={timings.get(name, 0.0):.1f}"
+        for name in ("queue", "decode", "model", "encode")
     )
     response.headers["Cache-Control"] = "private, max-age=3600"
     return response
@@ -146,5 +147,3 @@ def _etag(technique: Technique, call: Call) -> str:
         style = current().styles.style(str(call.params["style"]))
         digest.update(json.dumps(dataclasses.asdict(style), sort_keys=True, default=str).encode())
     return digest.hexdigest()[:32]
-
-

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import redis
+from celery.signals import worker_process_init
 from celery.utils.log import get_task_logger
 
 from services import clients
@@ -51,7 +52,7 @@ class Desk:
 
 @functools.cache
 def _desk() -> Desk:
-    """Make the desk on the first job: torch is imported here, after the fork."""
+    """Make the desk: torch is imported here, after the fork."""
     from pathlib import Path
 
     import torch
@@ -77,6 +78,12 @@ def _desk() -> Desk:
     )
 
 
+@worker_process_init.connect  # type: ignore[untyped-decorator]
+def _get_ready(**_: object) -> None:
+    """Import what is heavy before the first job comes."""
+    _desk()
+
+
 def work(desk: Desk, claim: Claim) -> None:
     """Run a claimed job to one of its ends."""
     from lantern.errors import LanternError
@@ -98,6 +105,7 @@ def work(desk: Desk, claim: Claim) -> None:
             detail = "the technique failed for a reason that is not yours"
             desk.jobs.finish(claim, "failed", error=_error("internal", detail))
         else:
+            pulse.flush()
             desk.jobs.finish(claim, "succeeded", result=result)
 
 
@@ -129,7 +137,12 @@ def store(files: Files, result: Any, rendering: Mapping[str, Any]) -> dict[str, 
         media_type = "image/png" if "image/png" in artifact.media_types else artifact.media_types[0]
         file = files.put(artifact.encode(media_type, chosen), media_type)
         artifacts.append(
-            {"name": artifact.name, "kind": artifact.kind, "media_type": media_type, "file": file.id}
+            {
+                "name": artifact.name,
+                "kind": artifact.kind,
+                "media_type": media_type,
+                "file": file.id,
+            }
         )
     return {
         "technique": result.technique,
@@ -159,7 +172,7 @@ class Pulse:
     _step: Step | None = None
     _previewed_at: float = 0.0
     _preview: tuple[int, str] | None = None
-    _started: float = field(default_factory=time.monotonic)
+    _first: tuple[float, int] | None = None
     _end: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
 
@@ -195,6 +208,13 @@ class Pulse:
             self._preview = (step.done, self.desk.files.put(picture, "image/jpeg").id)
         self._step = step
 
+    def flush(self) -> None:
+        """Record the last step, which no beat may have seen."""
+        self._end.set()
+        assert self._thread is not None
+        self._thread.join(timeout=5)
+        self._beat()
+
     def _beat_until_end(self) -> None:
         silent_since = time.monotonic()
         interval = min(self.desk.settings.beat_s, 0.5)
@@ -217,11 +237,15 @@ class Pulse:
         )
 
     def _progress(self, step: Step) -> dict[str, Any]:
-        elapsed = time.monotonic() - self._started
+        self._first = self._first or (time.monotonic(), step.done)
+        began, already = self._first
+        # the first step brings the loading of the network along and would spoil the estimate
+        per_step = (time.monotonic() - began) / max(1, step.done - already)
+        left = per_step * (step.total - step.done) if step.done > already else None
         return {
             "done": step.done,
             "total": step.total,
             "fraction": round(step.fraction, 4),
             "loss": round(step.loss, 6),
-            "eta_s": round(elapsed / step.done * (step.total - step.done), 1),
+            "eta_s": None if left is None else round(left, 1),
         }

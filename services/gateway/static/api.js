@@ -56,13 +56,18 @@ export async function getPicture(path, options) {
 async function failureOf(response) {
   const problem = await response.json().catch(() => null);
   const said = problem && typeof problem === "object" ? problem : {};
-  const detail = said.detail || said.title || `The service answered ${response.status}.`;
+  const detail = sentence(said.detail || said.title || `The service answered ${response.status}`);
   const wait = Number(response.headers.get("Retry-After"));
   return new Failure({
     ...said,
     status: response.status,
-    detail: wait > 0 ? `${detail} Try again in ${wait} s.` : detail,
+    detail: wait > 0 ? `${detail} (Wait ${wait} s.)` : detail,
     request_id: said.request_id ?? response.headers.get("X-Request-Id") ?? "",
     errors: Array.isArray(said.errors) ? said.errors : [],
   });
+}
+
+function sentence(text) {
+  const begun = text.charAt(0).toUpperCase() + text.slice(1);
+  return /[.!?]$/.test(begun) ? begun : `${begun}.`;
 }

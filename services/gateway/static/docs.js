@@ -5,6 +5,8 @@ import { curlFor } from "./curl.js";
 import { $, copyButton, el, grouped, humanise, prose } from "./dom.js";
 import { lookUp, rangeText, resolve } from "./forms.js";
 
+const LAST_TAGS = ["health", "openapi"]; // for those who operate the service
+const MOST_OPEN_ROWS = 4; // longer tables start folded
 const METHODS = ["get", "head", "post", "put", "patch", "delete"];
 
 async function start() {
@@ -66,7 +68,7 @@ function parameterDetails({ params, rendering, model, seeded }) {
 function schemaRows(schema = {}) {
   return Object.entries(schema.properties ?? {}).map(([name, entry]) => {
     const resolved = resolve(entry, schema);
-    return [codeOf(name), typeText(resolved), defaultText(resolved), resolved.description ?? ""];
+    return [codeOf(name), typeText(resolved), defaultText(resolved), told(resolved.description)];
   });
 }
 
@@ -96,7 +98,8 @@ function defaultText(schema) {
 
 function drawPaths(api) {
   const groups = grouped(operationsOf(api), (operation) => operation.tags?.[0] ?? firstSegment(operation.path));
-  $("paths").append(...[...groups].map(([tag, operations]) =>
+  const ordered = [...groups].sort(([one], [other]) => LAST_TAGS.indexOf(one) - LAST_TAGS.indexOf(other));
+  $("paths").append(...ordered.map(([tag, operations]) =>
     el("section", { id: `tag-${tag}` }, el("h2", {}, humanise(tag)),
       operations.map((operation) => operationEntry(operation, api)))));
 }
@@ -128,9 +131,14 @@ function parametersOf({ parameters }, api) {
   if (!parameters.length) return null;
   const rows = parameters.map((entry) => deref(entry, api)).map((parameter) => {
     const schema = resolve(parameter.schema ?? {}, api);
-    return [codeOf(parameter.name), parameter.in, typeText(schema), parameter.description ?? schema.description ?? ""];
+    return [codeOf(parameter.name), parameter.in, typeText(schema), told(parameter.description ?? schema.description)];
   });
-  return el("div", {}, el("h4", {}, "Parameters"), tableOf(["name", "in", "type", "what it does"], rows));
+  const anyTold = rows.some((row) => row[3]);
+  const table = anyTold ? tableOf(["name", "in", "type", "what it does"], rows)
+    : tableOf(["name", "in", "type"], rows.map((row) => row.slice(0, 3)));
+  return rows.length > MOST_OPEN_ROWS
+    ? el("details", {}, el("summary", {}, `${rows.length} parameters`), table)
+    : el("div", {}, el("h4", {}, "Parameters"), table);
 }
 
 function bodyOf({ requestBody }, api) {
@@ -140,11 +148,12 @@ function bodyOf({ requestBody }, api) {
 }
 
 function responsesOf({ responses }, api) {
-  const rows = Object.entries(responses ?? {}).map(([code, entry]) => {
+  const lines = Object.entries(responses ?? {}).map(([code, entry]) => {
     const { description, content } = deref(entry, api);
-    return [codeOf(code), description ?? "", Object.keys(content ?? {}).join(", ")];
+    const types = Object.keys(content ?? {}).join(", ");
+    return el("li", {}, codeOf(code), ` ${description ?? ""}`, types ? el("span", { className: "hint" }, ` as ${types}`) : null);
   });
-  return rows.length ? el("div", {}, el("h4", {}, "Answers"), tableOf(["status", "meaning", "as"], rows)) : null;
+  return lines.length ? el("div", {}, el("h4", {}, "Answers"), el("ul", { className: "answers" }, lines)) : null;
 }
 
 /** One media type of a body; a schema worth reading folds out. */
@@ -155,6 +164,8 @@ function mediaEntry(type, schema, api) {
 }
 
 const deref = (entry, api) => (entry.$ref ? lookUp(entry.$ref, api) : entry);
+
+const told = (text) => (text ? prose(text) : "");
 
 const codeOf = (text) => el("code", {}, text);
 

@@ -1,4 +1,4 @@
-// Following a job: server-sent events, or polling where a key must travel or the stream is refused.
+// Following a job: server-sent events; polling where a key must travel or the stream breaks.
 
 import { getJson, getPicture, key, send } from "./api.js";
 import { el, duration, svg } from "./dom.js";
@@ -36,10 +36,9 @@ function stream(watch) {
       watch.on[name](JSON.parse(event.data));
     });
   }
-  source.onerror = () => {
-    if (watch.stopped) return;
-    if (source.readyState === EventSource.CLOSED) poll(watch); // refused: the document still tells
-    else watch.on.lost(); // the browser reconnects, from the last event it saw
+  source.onerror = () => { // refused, cut or timed out: the job's document still tells
+    source.close();
+    if (!watch.stopped) poll(watch);
   };
 }
 

@@ -6,6 +6,7 @@ import { curlFor } from "./curl.js";
 import { $, copyButton, duration, el, grouped, humanise, prose } from "./dom.js";
 import { fieldsOf, modelField, seedField, segments } from "./forms.js";
 import { cancel, follow, isFinal, jobView } from "./jobs.js";
+import { noteNetwork, noteWeights } from "./network.js";
 import { materialise, releasePictures, resultView, serverTiming } from "./results.js";
 import { acceptPaste, ignoreStrayDrops, makeSlot } from "./slots.js";
 
@@ -105,7 +106,8 @@ function drawForm(technique) {
   $("output-group").hidden = state.renderingFields.length === 0;
   $("form").hidden = false;
   state.fields.forEach((field) => field.refresh());
-  suggestLayers();
+  noteWeights(state.fields);
+  noteNetwork(state.fields);
   drawCurl();
 }
 
@@ -116,18 +118,6 @@ function drawCurl() {
 /** The parameters that differ from their defaults, as [name, text]. */
 function changedEntries() {
   return state.fields.map((field) => [field.name, field.changed()]).filter(([, text]) => text !== null);
-}
-
-/** Offer the network's layer names while a person types one; without them the field still works. */
-async function suggestLayers() {
-  const [layer, model] = ["layer", "model"].map((name) => state.fields.find((field) => field.name === name));
-  if (!layer || !model) return;
-  const { layers } = await getJson(`/v1/models/${encodeURIComponent(model.input.value)}`).catch(() => ({}));
-  if (!Array.isArray(layers) || !layer.root.isConnected) return;
-  layer.root.querySelector("datalist")?.remove();
-  const id = "layer-names";
-  layer.root.append(el("datalist", { id }, layers.map(({ name, type }) => el("option", { value: name, label: type }))));
-  layer.input.setAttribute("list", id);
 }
 
 /** Mark what is wrong already here; return whether all is well. */
@@ -157,7 +147,7 @@ function showFirstMark() {
 function resetForm() {
   state.fields.forEach((field) => field.reset());
   state.slots.forEach((slot) => slot.mark(""));
-  suggestLayers();
+  noteNetwork(state.fields);
   drawCurl();
 }
 
@@ -360,7 +350,7 @@ function showFailure(failure, { retry } = {}) {
 
 /** Errors that say more than the sentence above them. */
 function otherErrors({ errors, message }) {
-  const more = (errors ?? []).filter(({ detail }) => detail && !message.includes(detail));
+  const more = (errors ?? []).filter(({ detail }) => detail && !message.toLowerCase().includes(detail.toLowerCase()));
   return more.length ? el("ul", {}, more.map(({ pointer, detail }) =>
     el("li", {}, el("code", {}, segments(pointer ?? "").pop() ?? ""), ` ${detail}`))) : null;
 }
@@ -388,7 +378,7 @@ function useKey(text) {
 
 $("form").addEventListener("submit", (event) => { event.preventDefault(); run(); });
 $("form").addEventListener("input", drawCurl);
-$("form").addEventListener("change", (event) => { if (event.target.name === "model") suggestLayers(); });
+$("form").addEventListener("change", (event) => { if (event.target.name === "model") noteNetwork(state.fields); });
 $("reset").addEventListener("click", resetForm);
 $("key-form").addEventListener("submit", (event) => { event.preventDefault(); useKey($("key-input").value.trim()); });
 $("key-input").addEventListener("input", () => $("key-input").setCustomValidity(""));
