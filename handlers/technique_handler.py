@@ -27,7 +27,7 @@ class TechniqueHandler:
         self.initialized = False
 
     def initialize(self, context: Any) -> None:
-        """Load what the archive's `handler:` block names and run it once, so that no caller waits."""
+        """Make the studio and run the archive's `warm_up` calls, so that no caller waits."""
         options = (context.model_yaml_config or {}).get("handler", {})
         torch.set_num_threads(int(options.get("threads") or os.cpu_count() or 1))
         torch.set_flush_denormal(True)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import base64
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import lantern.techniques  # noqa: F401  fills the registry
 from lantern import registry
 from lantern.artifact import JSON, NPZ, Artifact, NotAcceptable, Rendering, Result
+from lantern.errors import LanternError
 from lantern.image import Image
 from lantern.progress import Progress, silent
 from lantern.registry import Technique
@@ -24,7 +26,10 @@ ANYTHING = "*/*"
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a technique; `inputs` are encoded pictures, `accept` media types by preference."""
+    """One call of a technique.
+
+    `inputs` are encoded pictures by slot, `accept` media types by preference.
+    """
 
     technique: str
     inputs: Mapping[str, bytes]
@@ -129,20 +134,14 @@ def check(technique: Technique, inputs: Mapping[str, bytes], *, thoroughly: bool
             (Image.check if thoroughly else Image.probe)(data)
 
 
-class _pointing_at:
+@contextmanager
+def _pointing_at(slot: str) -> Iterator[None]:
     """Point picture errors at the input slot they come from."""
-
-    def __init__(self, slot: str) -> None:
-        self._slot = slot
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        from lantern.errors import LanternError
-
-        if isinstance(error, LanternError) and not error.pointer:
-            error.pointer = f"/inputs/{self._slot}"
+    try:
+        yield
+    except LanternError as error:
+        error.pointer = error.pointer or f"/inputs/{slot}"
+        raise
 
 
 def choose(artifact: Artifact, accept: Sequence[str]) -> str:

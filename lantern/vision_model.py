@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
 import torch
@@ -160,10 +160,8 @@ class VisionModel:
 
         def run(pixels: Tensor) -> dict[str, Tensor]:
             seen.clear()
-            try:
+            with suppress(_Deepest):
                 self.logits(pixels)
-            except _Deepest:
-                pass
             return dict(seen)
 
         with ExitStack() as hooks:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import re
 import threading
 import urllib.error
 from collections import OrderedDict
@@ -20,6 +21,9 @@ from lantern.vision_model import VisionModel
 
 DEFAULT_MODEL = "efficientnet-lite0"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+# "norm.1" inside a dense layer is "norm1" since torchvision 0.3
+DOTTED = re.compile(r"\.(norm|conv|relu)\.([12])\.")
 
 WeightsState = Literal["ready", "downloadable", "missing"]
 
@@ -261,14 +265,11 @@ def load(rec: Record, *, downloads: bool) -> VisionModel:
 
 
 def _current_keys(state: dict[str, Any], network: nn.Module) -> dict[str, Any]:
-    """Adapt old checkpoints as torchvision does: DenseNet's dotted names, GoogLeNet's extra heads."""
+    """Adapt old checkpoints as torchvision does: DenseNet's dotted names, GoogLeNet's aux heads."""
     wanted = network.state_dict().keys()
-    renamed = {}
-    for key, value in state.items():
-        for old in ("norm.1", "norm.2", "conv.1", "conv.2", "relu.1", "relu.2"):
-            if f".{old}." in key and key not in wanted:
-                key = key.replace(f".{old}.", f".{old.replace('.', '')}.")
-        renamed[key] = value
+    renamed = {
+        key if key in wanted else DOTTED.sub(r".\1\2.", key): value for key, value in state.items()
+    }
     return {key: value for key, value in renamed.items() if not key.startswith("aux")}
 
 
@@ -295,7 +296,8 @@ def fetch(rec: Record) -> Path:
 def _missing(rec: Record, why: str) -> WeightsMissing:
     return WeightsMissing(
         f"the weights of {rec.name} {why}; run `lantern models --fetch {rec.name}` where the "
-        f"internet can be reached, or put {rec.weights_path().name} into $TORCH_HOME/hub/checkpoints",
+        f"internet can be reached, or put {rec.weights_path().name} into "
+        "$TORCH_HOME/hub/checkpoints",
         pointer="/params/model",
     )
 

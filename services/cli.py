@@ -28,7 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _up(settings: Settings) -> int:
     """Keep the stack running; nothing heavy is imported here, so that it starts at once."""
-    from services.stack import Stack, StackError, run_until_signalled
+    from services.processes import StackError
+    from services.stack import Stack, run_until_signalled
 
     try:
         run_until_signalled(Stack(settings))

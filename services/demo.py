@@ -15,8 +15,9 @@ import urllib3
 
 from lantern import samples
 from services.cli import bar
+from services.processes import StackError, free_ports
 from services.settings import Settings
-from services.stack import Stack, StackError, free_ports
+from services.stack import Stack
 
 JOB_OPTIONS = {"steps": "60", "size": "256", "style_size": "256"}
 

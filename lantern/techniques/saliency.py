@@ -24,7 +24,7 @@ class SaliencyParams(Params):
     )
     reduce: Literal["abs-max", "signed", "gradient-x-input"] = Field(
         "abs-max",
-        description="largest absolute gradient of the channels, their sum, or sum of gradient x input",
+        description="largest absolute gradient of the channels, their sum, or that x input",
     )
     fit: Fit = Field("squash", description="show the network the whole squashed, or the centre")
 

@@ -150,14 +150,15 @@ def _technique(technique: Technique) -> dict[str, Any]:
         "summary": technique.summary,
         "description": f"{technique.details}\n\nSource: {technique.source}".strip(),
         "tags": [technique.family],
-        "parameters": [
-            {"name": name, "in": "query", "schema": kind, "description": kind.get("description", ""),
-             **({"style": "form", "explode": False} if kind.get("type") == "array" else {})}
-            for name, kind in params.items()
-        ],
+        "parameters": [_technique_query(name, kind) for name, kind in params.items()],
         "requestBody": {"required": True, "content": content},
         "responses": _technique_responses(technique),
     }  # fmt: skip
+
+
+def _technique_query(name: str, kind: Mapping[str, Any]) -> dict[str, Any]:
+    query = _query(name, kind, kind.get("description", ""))
+    return query | ({"style": "form", "explode": False} if kind.get("type") == "array" else {})
 
 
 def _parameters(technique: Technique) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def send(app: Celery, job_id: str) -> None:
 class Caretaker(bootsteps.StartStopStep):  # type: ignore[misc]
     """Runs in every worker's parent: says that it lives, and brings back jobs that got lost."""
 
-    requires = {"celery.worker.components:Timer"}
+    requires = ("celery.worker.components:Timer",)
 
     def __init__(self, parent: Any, **options: Any) -> None:
         super().__init__(parent, **options)
