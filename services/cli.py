@@ -51,7 +51,6 @@ def _parse_and_run(words: list[str], settings: Settings) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    import lantern.techniques  # noqa: F401  fills the registry
     from lantern import registry
 
     parser = argparse.ArgumentParser(
@@ -71,8 +70,8 @@ def _parser() -> argparse.ArgumentParser:
     models.set_defaults(command=_models)
     commands.add_parser("styles", help="list the trained styles").set_defaults(command=_styles)
     commands.add_parser("key", help="make an API key").set_defaults(command=_key)
-    docs = commands.add_parser("docs", help="write the page of each technique")
-    docs.add_argument("folder", type=Path, nargs="?", default=Path("docs/techniques"))
+    docs = commands.add_parser("docs", help="write the pages of techniques and settings")
+    docs.add_argument("folder", type=Path, nargs="?", default=Path("docs"))
     docs.set_defaults(command=_docs)
     _add_training(commands)
     return parser

@@ -2,24 +2,43 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import itertools
 from pathlib import Path
 from typing import Any
 
-import lantern.techniques  # noqa: F401  fills the registry
 from lantern import registry
 from lantern.describe import describe
 from lantern.registry import Technique
+from services.settings import Settings
 
 
 def write_pages(folder: Path) -> list[Path]:
-    """Write a page for each technique and an index; return what was written."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write the settings, and a page for each technique with an index; return what was written."""
+    (folder / "techniques").mkdir(parents=True, exist_ok=True)
     techniques = list(registry.every())
-    pages = {f"{technique.name}.md": page(technique) for technique in techniques}
-    pages["README.md"] = index(techniques)
+    pages = {f"techniques/{technique.name}.md": page(technique) for technique in techniques}
+    pages["techniques/README.md"] = index(techniques)
+    pages["settings.md"] = settings_page()
     for name, text in pages.items():
         (folder / name).write_text(text)
     return [folder / name for name in pages]
+
+
+def settings_page() -> str:
+    """Return the table of all settings, from their declaration."""
+    rows = ["# Settings", "", "| variable | default | what it is |", "|---|---|---|"]
+    (declared,) = ast.parse(inspect.getsource(Settings)).body
+    assert isinstance(declared, ast.ClassDef)
+    for line, text in itertools.pairwise(declared.body):
+        if isinstance(line, ast.AnnAssign) and isinstance(text, ast.Expr):
+            name = ast.unparse(line.target)
+            default = getattr(Settings(), name)
+            shown = Path(default).name + "/" if name == "model_store" else default
+            meaning = ast.literal_eval(text.value)
+            rows.append(f"| `LANTERN_{name.upper()}` | {shown} | {meaning} |")
+    return "\n".join(rows) + "\n"
 
 
 def index(techniques: list[Technique]) -> str:

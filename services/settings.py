@@ -46,7 +46,9 @@ class Settings:
     workers: int = 1
     """Celery workers, one job at a time each."""
     torch_threads: int = 0
-    """torch threads of a worker; the cores shared among the workers where this is 0."""
+    """torch threads of a process; all cores, shared among the workers, where this is 0."""
+    drain_s: int = 2
+    """How long a stopping gateway lets running calls end."""
     max_upload_bytes: int = 12 * 1024 * 1024
     """Largest request body."""
     interactive_timeout_s: float = 20.0

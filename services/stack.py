@@ -41,6 +41,7 @@ class Stack:
 
     settings: Settings
     say: Callable[[str], None] = print
+    application: str = "services.gateway.wsgi:app"
     children: list[Child] = field(default_factory=list)
     _temporary: Path | None = None
     _lock: IO[str] | None = None
@@ -76,7 +77,7 @@ class Stack:
         self._add("torchserve", command, serving.environment(), cwd=serving.run_dir)
         for number in range(1, settings.workers + 1):
             self._add(f"worker-{number}", worker_command(number), environment, niceness=10)
-        self._add("gateway", gateway_command(), environment)
+        self._add("gateway", gateway_command(self.application), environment)
         self._remember()
         self._await_ready()
         self.say(f"Lantern is ready on {self.url} after {time.monotonic() - started:.1f} s")
@@ -234,10 +235,10 @@ def run_until_signalled(stack: Stack) -> None:
         stack.stop()
 
 
-def gateway_command() -> list[str]:
+def gateway_command(application: str) -> list[str]:
     """Return the command that runs the gateway."""
     config = str(ROOT / "services" / "gateway" / "gunicorn_conf.py")
-    return [sys.executable, "-m", "gunicorn", "-c", config, "services.gateway.wsgi:app"]
+    return [sys.executable, "-m", "gunicorn", "-c", config, application]
 
 
 def worker_command(number: int) -> list[str]:

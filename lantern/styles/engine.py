@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -23,7 +22,7 @@ class Engine:
     forward: Callable[[Tensor], Tensor]
 
 
-def engine_for(network: StyleNetwork, *, threads: int = 0) -> Engine:
+def engine_for(network: StyleNetwork) -> Engine:
     """Choose the fastest engine that keeps the picture: OpenVINO, else the faster torch type.
 
     OpenVINO runs in bfloat16 only on processors that compute in it (elsewhere it is emulated at a
@@ -33,7 +32,7 @@ def engine_for(network: StyleNetwork, *, threads: int = 0) -> Engine:
     device = next(network.parameters()).device
     if device.type != "cpu":
         return torch_engine(network, torch.bfloat16)
-    return openvino_engine(network, threads=threads) or _faster(network)
+    return openvino_engine(network) or _faster(network)
 
 
 def torch_engine(network: StyleNetwork, dtype: torch.dtype) -> Engine:
@@ -49,8 +48,8 @@ def torch_engine(network: StyleNetwork, dtype: torch.dtype) -> Engine:
     return Engine(f"torch-{device.type}-{str(dtype).removeprefix('torch.')}", forward)
 
 
-def openvino_engine(network: StyleNetwork, *, threads: int = 0) -> Engine | None:
-    """Convert and compile for OpenVINO's CPU plug-in, or return None where it is not installed."""
+def openvino_engine(network: StyleNetwork) -> Engine | None:
+    """Compile for OpenVINO's CPU plug-in with torch's number of threads; None without OpenVINO."""
     openvino = _import_openvino()
     if openvino is None:
         return None
@@ -62,7 +61,7 @@ def openvino_engine(network: StyleNetwork, *, threads: int = 0) -> Engine | None
         "CPU",
         {
             "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32",
-            "INFERENCE_NUM_THREADS": threads or os.cpu_count() or 1,
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             # two pinned processes would share one core
             "ENABLE_CPU_PINNING": False,
             "PERFORMANCE_HINT": "LATENCY",

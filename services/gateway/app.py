@@ -6,7 +6,6 @@ from pathlib import Path
 
 import flask
 
-import lantern.techniques  # noqa: F401  fills the registry
 from services.gateway import (
     catalogue,
     context,
@@ -30,6 +29,8 @@ def create_app(settings: Settings) -> flask.Flask:
     app.config["MAX_CONTENT_LENGTH"] = settings.max_upload_bytes
     app.config["MAX_FORM_MEMORY_SIZE"] = 1024 * 1024
     app.config["MAX_FORM_PARTS"] = 64
+    # parameters and columns keep the order they were declared in
+    app.json.sort_keys = False  # type: ignore[attr-defined]
     app.extensions["lantern"] = context.make(settings)
     problems.install(app)
     guard.install(app, settings)

@@ -80,7 +80,10 @@ def _operation(endpoint: str, method: str, path: str, view: Any) -> dict[str, An
 
 def _in_path(name: str) -> dict[str, Any]:
     kind = {"type": "integer", "minimum": 0} if name == "step" else {"type": "string"}
-    return {"name": name, "in": "path", "required": True, "schema": kind}
+    what = {"step": "a step of `preview` events", "job_id": "a job's id"}.get(
+        name, "its name or id"
+    )
+    return {"name": name, "in": "path", "required": True, "schema": kind, "description": what}
 
 
 def _query(name: str, kind: Mapping[str, Any], description: str) -> dict[str, Any]:

@@ -1,0 +1,29 @@
+"""Run every benchmark and print one table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from benchmarks import attribution, service
+from benchmarks.measure import Row
+from lantern.zoo import Zoo
+
+
+def main() -> None:
+    """Measure and print."""
+    print(service.settings_facts())
+    model = Zoo(downloads=False).load()
+    _show(attribution.grad_cam(model))
+    with service.running_stack() as url:
+        _show(service.overhead(url))
+        _show(service.fast_style(url))
+        _show(service.grad_cam_service(url, model))
+
+
+def _show(rows: Iterable[Row]) -> None:
+    for row in rows:
+        print(row, flush=True)
+
+
+if __name__ == "__main__":
+    main()
