@@ -8,7 +8,11 @@ if fingerprint ~= '' then
   if known then
     local cut = string.find(known, ' ', 1, true)
     if string.sub(known, 1, cut - 1) ~= fingerprint then return {'conflict', ''} end
-    return {'replayed', string.sub(known, cut + 1)}
+    local first = string.sub(known, cut + 1)
+    -- unless it has been deleted since
+    if redis.call('EXISTS', string.sub(KEYS[1], 1, -#id - 1) .. first) == 1 then
+      return {'replayed', first}
+    end
   end
 end
 if redis.call('ZCARD', KEYS[2]) >= tonumber(ARGV[4]) then return {'full', ''} end
