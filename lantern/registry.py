@@ -37,6 +37,7 @@ class Technique:
     """One technique as the registry knows it; `inputs` maps each image slot to what goes in."""
 
     name: str
+    title: str
     family: Family
     runs: Runs
     source: str
@@ -47,11 +48,6 @@ class Technique:
     inputs: Mapping[str, str]
     injected: Mapping[str, str]
     outputs: Mapping[str, str]
-
-    @property
-    def title(self) -> str:
-        """The name as a heading."""
-        return self.name.replace("-", " ").capitalize()
 
     @property
     def takes_model(self) -> bool:
@@ -73,23 +69,45 @@ _techniques: dict[str, Technique] = {}
 
 
 def technique(
-    name: str, *, family: Family, runs: Runs, source: str, outputs: Mapping[str, str]
+    name: str,
+    *,
+    family: Family,
+    runs: Runs,
+    source: str,
+    outputs: Mapping[str, str],
+    title: str = "",
 ) -> Callable[[Callable[..., Outcome]], Callable[..., Outcome]]:
     """Register a function as a technique; its annotations say what it takes.
 
     `Image` arguments are input slots (annotated with what goes in), the `Params` argument is the
     technique's own, and `VisionModel`, `StyleLibrary`, `Progress` and `torch.Generator` are
-    injected. `outputs` names each artifact and what it is, the principal one first.
+    injected. `outputs` names each artifact and what it is, the principal one first. The title is
+    the name as a heading, unless its writers write it otherwise.
 
     Raises:
         TypeError: a docstring, source, description or bound is missing, or the name is taken.
     """
 
     def register(function: Callable[..., Outcome]) -> Callable[..., Outcome]:
-        made = _inspect(function, name, family, runs, source, outputs)
-        if made.name in _techniques:
+        if name in _techniques:
             raise TypeError(f"two techniques are called {name}")
-        _techniques[name] = made
+        if name.replace("-", "_") != function.__name__:
+            raise TypeError(f"{name} must be a function called {name.replace('-', '_')}")
+        summary, _, details = inspect.cleandoc(function.__doc__ or "").partition("\n")
+        if not summary or not source or not outputs:
+            raise TypeError(f"{name} needs a docstring, a source and named outputs")
+        _techniques[name] = Technique(
+            name=name,
+            title=title or name.replace("-", " ").capitalize(),
+            family=family,
+            runs=runs,
+            source=source,
+            summary=summary,
+            details=details.strip(),
+            function=function,
+            outputs=dict(outputs),
+            **_arguments(name, function),
+        )
         return function
 
     return register
@@ -118,23 +136,13 @@ def _filled() -> dict[str, Technique]:
     return _techniques
 
 
-def _inspect(
-    function: Callable[..., Outcome],
-    name: str,
-    family: Family,
-    runs: Runs,
-    source: str,
-    outputs: Mapping[str, str],
-) -> Technique:
-    if name.replace("-", "_") != function.__name__:
-        raise TypeError(f"the technique {name} must be a function called {name.replace('-', '_')}")
-    summary, _, details = inspect.cleandoc(function.__doc__ or "").partition("\n")
-    if not summary or not source or not outputs:
-        raise TypeError(f"{name} needs a docstring, a source and named outputs")
+def _arguments(name: str, function: Callable[..., Outcome]) -> dict[str, Any]:
+    """Read from a function's annotations its inputs, its parameters and what to inject."""
     inputs: dict[str, str] = {}
     injected: dict[str, str] = {}
     params_type: type[Params] = Params
-    for argument, hint in get_type_hints(function, include_extras=True).items():
+    hints = get_type_hints(function, include_extras=True)
+    for argument, hint in hints.items():
         if argument == "return":
             continue
         if get_origin(hint) is Annotated and get_args(hint)[0] is Image:
@@ -147,10 +155,7 @@ def _inspect(
             raise TypeError(f"{name}: nothing is known to inject for the argument {argument}")
     for field_name, schema in params_type.model_json_schema().get("properties", {}).items():
         _check_field(name, field_name, schema)
-    return Technique(
-        name, family, runs, source, summary, details.strip(), function, params_type,
-        inputs, injected, dict(outputs),
-    )  # fmt: skip
+    return {"inputs": inputs, "injected": injected, "params_type": params_type}
 
 
 def _check_field(technique_name: str, name: str, schema: Mapping[str, Any]) -> None:

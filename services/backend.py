@@ -139,10 +139,10 @@ class TorchServeBackend:
         if not self._key_file:
             return {}
         try:
-            keys = json.loads(Path(self._key_file).read_text())
-        except (OSError, ValueError) as error:
+            key = json.loads(Path(self._key_file).read_text())[scope]["key"]
+        except (OSError, ValueError, KeyError) as error:
             raise Unavailable("TorchServe has not started") from error
-        return {"authorization": f"Bearer {keys[scope]['key']}"}
+        return {"authorization": f"Bearer {key}"}
 
 
 class EngineFailed(Exception):

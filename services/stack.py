@@ -92,12 +92,11 @@ class Stack:
             self._remember()
 
     def stop(self) -> None:
-        """Stop in order, gateway first, within ten seconds; leave no process behind."""
-        gateways = [child for child in self.children if child.name == "gateway"]
-        others = [child for child in self.children if child.name != "gateway"]
-        end(gateways, seconds=3.0)
-        end([child for child in others if child.name != "redis"], seconds=4.0)
-        end([child for child in others if child.name == "redis"], seconds=2.0)
+        """Stop who calls before who is called, within ten seconds; leave no process behind."""
+        last = {"torchserve": 2.0, "redis": 2.0}
+        end([child for child in self.children if child.name not in last], seconds=4.0)
+        for name, seconds in last.items():
+            end([child for child in self.children if child.name == name], seconds=seconds)
         self.children.clear()
         (self.settings.run_path / "stack.json").unlink(missing_ok=True)
         if self._temporary is not None:

@@ -59,6 +59,7 @@ class DeepDreamParams(Params):
 
 @technique(
     "deep-dream",
+    title="DeepDream",
     family="synthesis",
     runs="job",
     source="Mordvintsev et al. 2015, Inceptionism: Going Deeper into Neural Networks",

@@ -33,6 +33,7 @@ class FastStyleParams(Params):
 
 @technique(
     "fast-style",
+    title="Fast style transfer",
     family="stylization",
     runs="interactive",
     source="Johnson et al. 2016, arXiv:1603.08155",

@@ -34,6 +34,7 @@ class GradCamParams(Params):
 
 @technique(
     "grad-cam",
+    title="Grad-CAM",
     family="attribution",
     runs="interactive",
     source="Selvaraju et al. 2017, arXiv:1610.02391, equations 1 and 2",

@@ -57,6 +57,7 @@ LEVELS, SHIFTS, SHIFT = 5, 8, 8
 
 @technique(
     "style-transfer",
+    title="Neural style transfer",
     family="synthesis",
     runs="job",
     source="Gatys et al. 2016, Image Style Transfer Using Convolutional Neural Networks, section 2",

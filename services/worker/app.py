@@ -47,7 +47,6 @@ def make_app(settings: Settings) -> Celery:
         broker_connection_max_retries=None,
         # on SIGTERM a running job goes back to the queue
         worker_soft_shutdown_timeout=2.0,
-        worker_enable_soft_shutdown_on_idle=True,
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_max_tasks_per_child=50,
         worker_max_memory_per_child=2_000_000,

@@ -1,0 +1,309 @@
+"""The way to TorchServe, against a server that has TorchServe's documented habits."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+import lantern.techniques  # noqa: F401  fills the registry
+from lantern import registry
+from lantern.call import Call
+from services.backend import EngineFailed, Refused, TorchServeBackend, Unavailable, archive_of
+from services.processes import free_ports
+
+HEAD = "x-lantern-call"
+JSON = "application/json"
+WORKER_DIED = (500, b'{"code": 500, "type": "InternalServerException", "message": "Worker died."}')
+NO_WORKER = (503, b'{"code": 503, "type": "ServiceUnavailableException", "message": "no worker"}')
+RESET = (507, b'{"code": 507, "type": "InternalServerException", "message": "out of memory"}')
+
+
+@dataclass
+class Reply:
+    """What the server does with one request; `slow_s` passes first, `cut` drops the connection."""
+
+    status: int = 200
+    body: bytes = b"picture"
+    headers: dict[str, str] = field(default_factory=dict)
+    slow_s: float = 0.0
+    cut: bool = False
+
+
+@dataclass
+class Seen:
+    """One request that came in; `connection` is the caller's port."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+    connection: int
+
+
+class Engine(ThreadingHTTPServer):
+    """Plays TorchServe: gives its replies in turn, the last one for good, and keeps requests."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Answering)
+        self.replies: list[Reply] = [Reply()]
+        self.seen: list[Seen] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def reply(self, *replies: Reply | tuple[int, bytes]) -> None:
+        self.replies = [r if isinstance(r, Reply) else Reply(*r) for r in replies]
+
+
+class Answering(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Engine
+
+    def do_POST(self) -> None:
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        body = self.rfile.read(int(headers.get("content-length", 0)))
+        self.server.seen.append(
+            Seen(self.command, self.path, headers, body, self.client_address[1])
+        )
+        reply = self.server.replies[0]
+        if len(self.server.replies) > 1:
+            self.server.replies.pop(0)
+        time.sleep(reply.slow_s)
+        if reply.cut:
+            self.close_connection = True
+            return
+        self.send_response(reply.status)
+        for name, value in reply.headers.items():
+            self.send_header(name, value)
+        self.send_header("content-length", str(len(reply.body)))
+        self.end_headers()
+        self.wfile.write(reply.body)
+
+    do_GET = do_POST
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    with Engine() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def backend(engine: Engine) -> TorchServeBackend:
+    return TorchServeBackend(engine.url, engine.url, "", timeout_s=0.4)
+
+
+class TestAnswers:
+    def test_a_call_travels_whole(self, engine: Engine, backend: TorchServeBackend) -> None:
+        timings = {"decode": 1.5, "model": 20.25, "encode": 0.5}
+        engine.reply(
+            Reply(headers={"content-type": "image/webp", "x-lantern-timings": json.dumps(timings)})
+        )
+        call = Call(
+            "fast-style", {"image": bytes(range(256))}, {"style": "a"}, accept=["image/webp"]
+        )
+        answer = backend.perform(registry.find("fast-style"), call)
+        assert (answer.body, answer.media_type) == (b"picture", "image/webp")
+        assert answer.timings == timings
+        (seen,) = engine.seen
+        assert (seen.method, seen.path) == ("POST", "/predictions/stylize")
+        assert Call.unpack(seen.headers[HEAD], seen.body) == call
+        assert "authorization" not in seen.headers
+
+    def test_calls_share_a_connection(self, engine: Engine, backend: TorchServeBackend) -> None:
+        for _ in range(5):
+            backend.send("explain", "{}", b"")
+        assert len({seen.connection for seen in engine.seen}) == 1
+
+    def test_each_family_has_its_archive(self) -> None:
+        names = {t.name: archive_of(t) for t in registry.every()}
+        assert names["fast-style"] == "stylize"
+        assert names["classify"] == names["grad-cam"] == "explain"
+
+
+class TestAnEngineThatDies:
+    @pytest.mark.parametrize(
+        "death", [Reply(*WORKER_DIED), Reply(*RESET), Reply(cut=True), Reply(500, b"<html>")]
+    )
+    def test_it_is_asked_once_more(
+        self, engine: Engine, backend: TorchServeBackend, death: Reply
+    ) -> None:
+        engine.reply(death, Reply(body=b"after all"))
+        assert backend.send("explain", "{}", b"body").body == b"after all"
+        assert [seen.body for seen in engine.seen] == [b"body", b"body"]
+
+    @pytest.mark.parametrize("death", [Reply(*WORKER_DIED), Reply(*RESET), Reply(cut=True)])
+    def test_it_is_not_asked_a_third_time(
+        self, engine: Engine, backend: TorchServeBackend, death: Reply
+    ) -> None:
+        engine.reply(death)
+        with pytest.raises(Unavailable):
+            backend.send("explain", "{}", b"")
+        assert len(engine.seen) == 2
+
+    def test_one_that_is_not_there_is_unavailable(self) -> None:
+        (port,) = free_ports(1)
+        url = f"http://127.0.0.1:{port}"
+        backend = TorchServeBackend(url, url, "", timeout_s=1)
+        started = time.monotonic()
+        with pytest.raises(Unavailable):
+            backend.send("explain", "{}", b"")
+        assert time.monotonic() - started < 1
+
+    def test_a_connection_that_went_stale_is_opened_anew(
+        self, engine: Engine, backend: TorchServeBackend
+    ) -> None:
+        backend.send("explain", "{}", b"")
+        engine.reply(Reply(cut=True), Reply())
+        assert backend.send("explain", "{}", b"").body == b"picture"
+
+
+class TestAnEngineThatIsBusy:
+    def test_a_full_queue_is_unavailable_and_not_asked_again(
+        self, engine: Engine, backend: TorchServeBackend
+    ) -> None:
+        engine.reply(NO_WORKER)
+        with pytest.raises(Unavailable):
+            backend.send("explain", "{}", b"")
+        assert len(engine.seen) == 1
+
+    def test_a_slow_one_is_unavailable_and_not_asked_again(
+        self, engine: Engine, backend: TorchServeBackend
+    ) -> None:
+        engine.reply(Reply(slow_s=1.0))
+        started = time.monotonic()
+        with pytest.raises(Unavailable):
+            backend.send("explain", "{}", b"")
+        assert time.monotonic() - started < 0.9
+        assert len(engine.seen) == 1
+
+    @pytest.mark.parametrize("status", [400, 404, 413])
+    def test_what_the_gateway_did_not_expect_is_unavailable(
+        self, engine: Engine, backend: TorchServeBackend, status: int
+    ) -> None:
+        engine.reply((status, b'{"code": 400, "type": "InvalidKeyException"}'))
+        with pytest.raises(Unavailable):
+            backend.send("explain", "{}", b"")
+
+
+class TestTheHandler:
+    def test_a_refusal_arrives_with_its_problems(
+        self, engine: Engine, backend: TorchServeBackend
+    ) -> None:
+        problems = [{"pointer": "/params/layer", "detail": "no such layer"}]
+        body = {"code": "unknown-layer", "detail": "no such layer", "errors": problems}
+        engine.reply(Reply(422, json.dumps(body).encode(), {"content-type": JSON}))
+        with pytest.raises(Refused) as caught:
+            backend.send("explain", "{}", b"")
+        assert (caught.value.code, caught.value.detail) == ("unknown-layer", "no such layer")
+        assert caught.value.problems == problems
+        assert len(engine.seen) == 1
+
+    def test_its_own_failure_is_not_tried_again(
+        self, engine: Engine, backend: TorchServeBackend
+    ) -> None:
+        engine.reply((500, b'{"code": "internal", "detail": "the technique failed"}'))
+        with pytest.raises(EngineFailed):
+            backend.send("explain", "{}", b"")
+        assert len(engine.seen) == 1
+
+    def test_it_may_fail_on_the_second_attempt(
+        self, engine: Engine, backend: TorchServeBackend
+    ) -> None:
+        engine.reply(WORKER_DIED, (500, b'{"code": "internal", "detail": "failed"}'))
+        with pytest.raises(EngineFailed):
+            backend.send("explain", "{}", b"")
+
+
+def workers(*statuses: str) -> Reply:
+    body = [{"modelName": "m", "workers": [{"id": "1", "status": status} for status in statuses]}]
+    return Reply(200, json.dumps(body).encode())
+
+
+class TestReadiness:
+    def test_only_ready_workers_count(self, engine: Engine, backend: TorchServeBackend) -> None:
+        engine.reply(workers("READY", "UNLOADING", "READY"), workers("UNLOADING"))
+        assert backend.ready_workers() == {"stylize": 2, "explain": 0}
+        assert [seen.path for seen in engine.seen] == ["/models/stylize", "/models/explain"]
+
+    def test_a_model_that_is_gone_has_none(
+        self, engine: Engine, backend: TorchServeBackend
+    ) -> None:
+        engine.reply(workers(), (404, b'{"code": 404, "type": "ModelNotFoundException"}'))
+        assert backend.ready_workers() == {"stylize": 0, "explain": 0}
+
+    def test_it_is_asked_once_a_second(self, engine: Engine, backend: TorchServeBackend) -> None:
+        engine.reply(workers("READY"))
+        for _ in range(10):
+            backend.ready_workers()
+        assert len(engine.seen) == 2
+        time.sleep(1.05)
+        backend.ready_workers()
+        assert len(engine.seen) == 4
+
+    @pytest.mark.parametrize("reply", [Reply(cut=True)])
+    def test_an_engine_that_does_not_answer_is_unavailable(
+        self, engine: Engine, backend: TorchServeBackend, reply: Reply
+    ) -> None:
+        engine.reply(reply)
+        with pytest.raises(Unavailable):
+            backend.ready_workers()
+
+
+class TestTokens:
+    @pytest.fixture
+    def keyed(self, engine: Engine, tmp_path: Path) -> Callable[[str], TorchServeBackend]:
+        def make(text: str) -> TorchServeBackend:
+            path = tmp_path / "key_file.json"
+            if text:
+                path.write_text(text)
+            return TorchServeBackend(engine.url, engine.url, str(path), timeout_s=0.4)
+
+        return make
+
+    def test_each_address_gets_its_own_token(
+        self, engine: Engine, keyed: Callable[[str], TorchServeBackend]
+    ) -> None:
+        keys = {"inference": {"key": "for-calls"}, "management": {"key": "for-states"}}
+        backend = keyed(json.dumps(keys))
+        backend.send("explain", "{}", b"")
+        engine.reply(workers("READY"))
+        backend.ready_workers()
+        tokens = [seen.headers["authorization"] for seen in engine.seen]
+        assert tokens == ["Bearer for-calls", *["Bearer for-states"] * 2]
+
+    def test_a_restarted_engines_new_token_is_used(
+        self, engine: Engine, keyed: Callable[[str], TorchServeBackend], tmp_path: Path
+    ) -> None:
+        backend = keyed('{"inference": {"key": "old"}}')
+        backend.send("explain", "{}", b"")
+        (tmp_path / "key_file.json").write_text('{"inference": {"key": "new"}}')
+        backend.send("explain", "{}", b"")
+        assert [s.headers["authorization"] for s in engine.seen] == ["Bearer old", "Bearer new"]
+
+    @pytest.mark.parametrize("text", ["", "{", "{}"])
+    def test_an_engine_that_has_not_written_it_yet_is_unavailable(
+        self, keyed: Callable[[str], TorchServeBackend], text: str
+    ) -> None:
+        backend = keyed(text)
+        with pytest.raises(Unavailable):
+            backend.send("explain", "{}", b"")
+        with pytest.raises(Unavailable):
+            backend.ready_workers()
