@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import time
 from dataclasses import dataclass
 from typing import Any, cast
@@ -10,6 +11,7 @@ from typing import Any, cast
 import redis
 
 PREFIX = "lantern:file:"
+FILE_ID = re.compile(r"file_[0-9a-f]{64}")
 
 
 class StorageFull(Exception):

@@ -16,6 +16,8 @@ import redis
 Status = Literal["queued", "running", "succeeded", "failed", "canceled", "expired"]
 FINAL = frozenset({"succeeded", "failed", "canceled", "expired"})
 Word = Literal["ok", "cancel", "lost"]
+Position = tuple[int, str]
+"""Where a job stands in the list of all: the millisecond it was made in, and its id."""
 
 PREFIX = "lantern:job:"
 QUEUED, RUNNING, ALL = "lantern:jobs:queued", "lantern:jobs:running", "lantern:jobs:all"
@@ -112,15 +114,22 @@ class Jobs:
         fields = cast(dict[bytes, bytes], self._redis.hgetall(PREFIX + job_id))
         return _job(fields) if fields else None
 
-    def page(self, limit: int, before_ms: int | None = None) -> list[tuple[int, Job]]:
-        """Return up to `limit` jobs, newest first, each with its position for the next page."""
-        top = "+inf" if before_ms is None else f"({before_ms}"
+    def newest(self, limit: int, after: Position | None = None) -> list[Position]:
+        """Return the positions of up to `limit` jobs, newest first, from behind `after` on.
+
+        A job may have expired while its position is still there.
+        """
+        top, skip = "+inf", 0
+        if after is not None:
+            # of one millisecond there may be several, in the order of their ids
+            top = str(after[0])
+            peers = cast(list[bytes], self._redis.zrangebyscore(ALL, top, top))
+            skip = sum(name.decode() >= after[1] for name in peers)
         rows = cast(
             list[tuple[bytes, float]],
-            self._redis.zrevrangebyscore(ALL, top, "-inf", 0, limit, withscores=True),
+            self._redis.zrevrangebyscore(ALL, top, "-inf", skip, limit, withscores=True),
         )
-        found = ((int(score), self.get(name.decode())) for name, score in rows)
-        return [(score, job) for score, job in found if job is not None]
+        return [(int(score), name.decode()) for name, score in rows]
 
     def claim(self, job_id: str, worker: str) -> Claim | None:
         """Take a job that waits or whose worker is lost; None where there is nothing to take."""

@@ -8,7 +8,7 @@ from typing import Any
 import flask
 
 from lantern.image import Image
-from services.files import File
+from services.files import FILE_ID, File
 from services.gateway.context import current
 from services.gateway.problems import Problem
 
@@ -42,8 +42,7 @@ def download(name: str) -> flask.Response:
     data = current().files.read(name) if file else None
     if file is None or data is None:
         raise _missing()
-    media_type = file.media_type if "/" in file.media_type else "application/octet-stream"
-    response = flask.Response(data, content_type=media_type)
+    response = flask.Response(data, content_type=file.media_type)
     response.set_etag(name.removeprefix("file_")[:32])
     response.make_conditional(flask.request)
     return response
@@ -52,7 +51,7 @@ def download(name: str) -> flask.Response:
 @routes.delete("/v1/files/<name>")
 def delete(name: str) -> flask.Response:
     """Forget a picture."""
-    if not current().files.delete(name):
+    if not FILE_ID.fullmatch(name) or not current().files.delete(name):
         raise _missing()
     return flask.Response(status=204)
 

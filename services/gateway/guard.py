@@ -38,6 +38,7 @@ def install(app: flask.Flask, settings: Settings) -> None:
 
     @app.after_request
     def mark(response: flask.Response) -> flask.Response:
+        _drain(settings.max_upload_bytes)
         response.headers["X-Request-Id"] = flask.g.get("request_id", "")
         for name, value in SECURITY_HEADERS.items():
             response.headers.setdefault(name, value)
@@ -52,6 +53,15 @@ def digest(key: str) -> str:
 def new_key() -> str:
     """Make a key."""
     return "lk_" + secrets.token_urlsafe(24)
+
+
+def _drain(limit: int) -> None:
+    """Read what an early refusal left of the body: the server drops the connection otherwise."""
+    if (flask.request.content_length or 0) > limit:
+        return
+    stream = flask.request.environ["wsgi.input"]
+    while limit > 0 and (block := stream.read(min(limit, 65536))):
+        limit -= len(block)
 
 
 def _is_open(path: str) -> bool:

@@ -20,10 +20,11 @@ from lantern.image import FORMATS, Image
 from services.gateway.context import current
 from services.gateway.problems import Problem
 from services.gateway.reading import accepted
-from services.jobs import FINAL, Event, Job, events_until_done
+from services.jobs import FINAL, Event, Job, Position, events_until_done
 
 routes = flask.Blueprint("jobs", __name__)
 JOB_ID = re.compile(r"job_[0-9a-f]{32}")
+POSITION = re.compile(r"([0-9]{1,15}) (job_[0-9a-f]{32})", re.ASCII)
 STREAM_POSITION = re.compile(r"[0-9]{1,19}(-[0-9]{1,19})?", re.ASCII)
 LONGEST_POLL_S = 30
 MOST_PER_PAGE = 200
@@ -44,11 +45,11 @@ def list_jobs() -> flask.Response:
     found: list[Job] = []
     more = True
     while more and len(found) < limit:
-        page = current().jobs.page(MOST_PER_PAGE, position)
-        more = len(page) == MOST_PER_PAGE
-        for score, job in page:
-            position = score
-            if _matches(job, wanted):
+        positions = current().jobs.newest(MOST_PER_PAGE, position)
+        more = len(positions) == MOST_PER_PAGE
+        for position in positions:
+            job = current().jobs.get(position[1])
+            if job is not None and _matches(job, wanted):
                 found.append(job)
             if len(found) == limit:
                 more = True
@@ -264,17 +265,21 @@ def _number(name: str, default: int, low: int, high: int) -> int:
     return int(text)
 
 
-def _cursor(position: int) -> str:
-    return base64.urlsafe_b64encode(str(position).encode()).decode()
+def _cursor(position: Position) -> str:
+    return base64.urlsafe_b64encode("{} {}".format(*position).encode()).decode()
 
 
-def _position(cursor: str | None) -> int | None:
+def _position(cursor: str | None) -> Position | None:
     if not cursor:
         return None
     try:
-        return int(base64.urlsafe_b64decode(cursor.encode("ascii", "replace")).decode())
+        text = base64.urlsafe_b64decode(cursor.encode()).decode()
     except (binascii.Error, ValueError):
-        raise Problem(400, "malformed", "the cursor is not one this service gave out") from None
+        text = ""
+    found = POSITION.fullmatch(text)
+    if found is None:
+        raise Problem(400, "malformed", "the cursor is not one this service gave out")
+    return int(found[1]), found[2]
 
 
 def _time(seconds: float | None) -> str | None:

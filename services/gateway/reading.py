@@ -20,7 +20,7 @@ from lantern.image import FORMATS
 from lantern.registry import Technique
 from lantern.run import validate
 from lantern.zoo import DEFAULT_MODEL, record
-from services.files import Files
+from services.files import FILE_ID, Files
 from services.gateway.problems import Problem
 
 MOST_SEED = 2**31 - 1
@@ -159,7 +159,7 @@ def _picture(slot: str, value: Any, files: Files) -> bytes:
             return base64.b64decode(value[match.end() :], validate=True)
         except (binascii.Error, ValueError):
             raise InvalidParameter("the data URL is not valid base64", pointer=where) from None
-    if isinstance(value, str) and re.fullmatch(r"file_[0-9a-f]{64}", value):
+    if isinstance(value, str) and FILE_ID.fullmatch(value):
         data = files.read(value)
         if data is None:
             raise InvalidParameter(
@@ -178,7 +178,7 @@ def _object(text: str | bytes, what: str) -> dict[str, Any]:
         ) from error
     if not isinstance(document, dict):
         raise Problem(422, "malformed", f"{what} must be a JSON object")
-    if _depth(document) > MOST_DEPTH:
+    if _is_deeper(document, MOST_DEPTH):
         raise Problem(422, "malformed", f"{what} is nested too deeply")
     return document
 
@@ -194,9 +194,10 @@ def _refuse_constant(name: str) -> Any:
     raise ValueError(name)
 
 
-def _depth(value: Any) -> int:
+def _is_deeper(value: Any, levels: int) -> bool:
+    """Tell whether values lie in one another more than `levels` deep; looks no deeper than that."""
     nested = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return 1 + max(map(_depth, nested), default=0)
+    return levels == 0 or any(_is_deeper(inner, levels - 1) for inner in nested)
 
 
 def _single(values: Any) -> dict[str, str]:

@@ -15,8 +15,10 @@ from lantern import call as calls
 from lantern import registry
 from lantern.call import Answer, Call
 from lantern.describe import describe, describe_all
+from lantern.image import Image
 from lantern.registry import Technique
 from services.backend import Unavailable
+from services.files import Files
 from services.gateway.context import current
 from services.gateway.jobs import document, result_response
 from services.gateway.problems import Problem
@@ -82,7 +84,7 @@ def _queue(call: Call, prefer: dict[str, str]) -> flask.Response:
     """Store the pictures, create the job, tell the workers; wait for it where that is preferred."""
     context = current()
     record = dataclasses.asdict(call) | {
-        "inputs": {slot: context.files.put(data, "image").id for slot, data in call.inputs.items()},
+        "inputs": {slot: _keep(context.files, data) for slot, data in call.inputs.items()},
         "accept": list(call.accept),
     }
     key = _idempotency_key()
@@ -94,6 +96,12 @@ def _queue(call: Call, prefer: dict[str, str]) -> flask.Response:
     if not is_new:
         response.headers["Idempotent-Replayed"] = "true"
     return response
+
+
+def _keep(files: Files, data: bytes) -> str:
+    """Store a picture as an upload is stored; return its id."""
+    header = Image.probe(data)
+    return files.put(data, header.media_type, width=header.width, height=header.height).id
 
 
 def _accepted(job: Job, prefer: dict[str, str]) -> flask.Response:

@@ -26,7 +26,7 @@ from services.files import Files
 from services.gateway import jobs as jobs_module
 from services.gateway.app import create_app
 from services.gateway.guard import digest, new_key
-from services.jobs import Claim, Jobs, new_id
+from services.jobs import ALL, Claim, Jobs, new_id
 from services.settings import Settings
 from services.worker.app import QUEUE
 
@@ -46,9 +46,17 @@ def encode(kind: str = "PNG", size: tuple[int, int] = (64, 48), seed: int = 0) -
 PHOTO = encode()
 
 
+class Closing(FlaskClient):
+    """Reads each answer to its end, so that none leaves a file open."""
+
+    def open(self, *args: Any, **kwargs: Any) -> TestResponse:
+        return super().open(*args, **({"buffered": True} | kwargs))
+
+
 @pytest.fixture
 def app(settings: Settings, client: redis.Redis) -> Iterator[flask.Flask]:
     made = create_app(settings)
+    made.test_client_class = Closing
     yield made
     made.extensions["lantern"].celery.close()
     made.extensions["lantern"].redis.close()
@@ -62,7 +70,11 @@ def http(app: flask.Flask) -> FlaskClient:
 @pytest.fixture
 def make_http(settings: Settings, client: redis.Redis) -> Callable[..., FlaskClient]:
     """Make a client of a gateway with other settings."""
-    return lambda **changes: create_app(dataclasses.replace(settings, **changes)).test_client()
+
+    def make(**changes: Any) -> FlaskClient:
+        return Closing(create_app(dataclasses.replace(settings, **changes)), TestResponse)
+
+    return make
 
 
 def problem(response: TestResponse, status: int, code: str = "") -> Any:
@@ -363,7 +375,7 @@ class TestRefusals:
         problem(post(http, headers={"Accept": accept}), 406, "not-acceptable")
         assert jobs.counts()["queued"] == 0
 
-    @pytest.mark.parametrize("accept", ["*/*", "image/*", "text/html, */*;q=0.1", "", ";;;"])
+    @pytest.mark.parametrize("accept", ["*/*", "image/*", "text/html, */*;q=0.1", ""])
     def test_a_form_that_exists(self, http: FlaskClient, accept: str) -> None:
         queue(http, headers={"Accept": accept})
 
@@ -500,7 +512,9 @@ class TestPrefer:
         assert response.status_code == 202
         assert response.headers["Preference-Applied"] == applied
 
-    @pytest.mark.parametrize("prefer", ["", "wait=0", "wait=-1", "wait=x", "wait=", "=", ",,", "a=b"])
+    @pytest.mark.parametrize(
+        "prefer", ["", "wait=0", "wait=-1", "wait=x", "wait=", "=", ",,", "a=b"]
+    )
     def test_what_is_not_understood_is_ignored(self, http: FlaskClient, prefer: str) -> None:
         started = time.monotonic()
         response = post(http, headers={"Prefer": prefer})
@@ -508,15 +522,13 @@ class TestPrefer:
         assert "Preference-Applied" not in response.headers
         assert time.monotonic() - started < 1
 
-    def test_waiting_ends_with_the_job(
-        self, app: flask.Flask, jobs: Jobs, files: Files
-    ) -> None:
+    def test_waiting_ends_with_the_job(self, app: flask.Flask, jobs: Jobs, files: Files) -> None:
         import threading
 
         def finish_the_first() -> None:
-            while not (page := jobs.page(1)):
+            while not (made := jobs.newest(1)):
                 time.sleep(0.01)
-            finish(jobs, files, {"id": page[0][1].id, "params": {}})
+            finish(jobs, files, {"id": made[0][1], "params": {}})
 
         thread = threading.Thread(target=finish_the_first)
         thread.start()
@@ -582,8 +594,6 @@ class TestListing:
     def test_jobs_of_one_millisecond_are_all_listed(
         self, http: FlaskClient, client: redis.Redis
     ) -> None:
-        from services.jobs import ALL
-
         made = {queue(http)["id"] for _ in range(5)}
         client.zadd(ALL, dict.fromkeys(made, 1_000_000))
         assert walk(http, limit=2) == sorted(made, reverse=True)
@@ -591,8 +601,6 @@ class TestListing:
     def test_an_expired_job_does_not_end_the_list(
         self, http: FlaskClient, client: redis.Redis
     ) -> None:
-        from services.jobs import ALL
-
         oldest = queue(http)["id"]
         client.zadd(ALL, {f"job_{number:032x}": 10**13 + number for number in range(450)})
         assert walk(http, limit=50) == [oldest]
@@ -695,14 +703,14 @@ class TestEvents:
         assert text.rstrip().splitlines()[-2] == "event: done"
 
     @pytest.mark.parametrize("given", ["x", "-1", "1-", "$", "1-1-1", "9" * 30, "0\x00"])
-    def test_a_position_of_no_stream_is_400(
-        self, http: FlaskClient, done: Any, given: str
-    ) -> None:
+    def test_a_position_of_no_stream_is_400(self, http: FlaskClient, done: Any, given: str) -> None:
         response = http.get(done["links"]["events"], headers={"Last-Event-ID": given})
         problem(response, 400, "invalid-header")
 
     def test_previews_are_kept_by_step(self, http: FlaskClient, done: Any) -> None:
-        previews = [e for e in read_events(http.get(done["links"]["events"])) if e["event"] == "preview"]
+        previews = [
+            e for e in read_events(http.get(done["links"]["events"])) if e["event"] == "preview"
+        ]
         for step, event in enumerate(previews, 1):
             picture = http.get(json.loads(event["data"])["url"])
             assert picture.content_type == "image/jpeg"
@@ -815,9 +823,7 @@ class TestCancelAndDelete:
         response = http.post(job["links"]["cancel"])
         assert (response.status_code, response.get_json()["status"]) == (200, "succeeded")
 
-    def test_a_job_that_is_not_finished_is_not_deleted(
-        self, http: FlaskClient, jobs: Jobs
-    ) -> None:
+    def test_a_job_that_is_not_finished_is_not_deleted(self, http: FlaskClient, jobs: Jobs) -> None:
         job = queue(http)
         problem(http.delete(job["links"]["self"]), 409, "not-finished")
         start(jobs, job)
@@ -834,7 +840,8 @@ class TestCancelAndDelete:
 
 class TestFiles:
     @pytest.mark.parametrize(
-        ("kind", "media_type"), [("JPEG", "image/jpeg"), ("PNG", "image/png"), ("WEBP", "image/webp")]
+        ("kind", "media_type"),
+        [("JPEG", "image/jpeg"), ("PNG", "image/png"), ("WEBP", "image/webp")],
     )
     def test_an_upload_comes_back(self, http: FlaskClient, kind: str, media_type: str) -> None:
         data = encode(kind, (70, 50))

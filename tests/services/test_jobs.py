@@ -22,13 +22,18 @@ from services.jobs import (
     IdempotencyConflict,
     Job,
     Jobs,
+    Position,
     QueueFull,
     Status,
     events_until_done,
     new_id,
 )
 
-CALL: dict[str, Any] = {"technique": "deep-dream", "inputs": {"image": "file_1"}, "params": {"a": 1}}
+CALL: dict[str, Any] = {
+    "technique": "deep-dream",
+    "inputs": {"image": "file_1"},
+    "params": {"a": 1},
+}
 
 
 def create(jobs: Jobs, **options: Any) -> Job:
@@ -71,9 +76,7 @@ def test_ids_are_unique_and_sort_by_age() -> None:
 
 
 class TestCreate:
-    def test_a_job_is_recorded_queued_and_announced(
-        self, jobs: Jobs, client: redis.Redis
-    ) -> None:
+    def test_a_job_is_recorded_queued_and_announced(self, jobs: Jobs, client: redis.Redis) -> None:
         before = time.time()
         job = create(jobs)
         assert job.status == "queued"
@@ -109,11 +112,11 @@ class TestCreate:
         assert jobs.counts()["queued"] == 1
 
     def test_other_keys_do_not_meet(self, jobs: Jobs) -> None:
-        assert create(jobs, key="1", fingerprint="a").id != create(jobs, key="2", fingerprint="a").id
+        assert (
+            create(jobs, key="1", fingerprint="a").id != create(jobs, key="2", fingerprint="a").id
+        )
 
-    def test_a_key_is_forgotten_with_the_results(
-        self, jobs: Jobs, client: redis.Redis
-    ) -> None:
+    def test_a_key_is_forgotten_with_the_results(self, jobs: Jobs, client: redis.Redis) -> None:
         create(jobs, key="key", fingerprint="a")
         assert 0 < client.ttl("lantern:idempotency:key") <= 60
 
@@ -452,9 +455,7 @@ class TestReap:
         assert jobs.reap() == []
         assert [client.zcard(index) for index in (QUEUED, RUNNING, ALL)] == [0, 0, 0]
 
-    def test_racing_caretakers_send_each_job_once(
-        self, jobs: Jobs, client: redis.Redis
-    ) -> None:
+    def test_racing_caretakers_send_each_job_once(self, jobs: Jobs, client: redis.Redis) -> None:
         made = [create(jobs) for _ in range(20)]
         for job in made:
             claim(jobs, job)
@@ -463,14 +464,29 @@ class TestReap:
         assert sorted(sent) == sorted(job.id for job in made)
 
 
-class TestPages:
+class TestNewest:
     def test_newest_first(self, jobs: Jobs) -> None:
         made = create_apart(jobs, 5)
-        assert [job.id for _, job in jobs.page(10)] == [job.id for job in reversed(made)]
-        assert [job.id for _, job in jobs.page(2)] == [made[4].id, made[3].id]
+        assert ids(jobs.newest(10)) == [job.id for job in reversed(made)]
+        assert ids(jobs.newest(2)) == [made[4].id, made[3].id]
 
-    def test_an_empty_store_has_an_empty_page(self, jobs: Jobs) -> None:
-        assert jobs.page(10) == []
+    def test_each_position_leads_on(self, jobs: Jobs, client: redis.Redis) -> None:
+        made = [create(jobs).id for _ in range(6)]
+        client.zadd(ALL, dict(zip(made, (5, 5, 5, 5, 9, 1), strict=True)))
+        everything = jobs.newest(10)
+        assert ids(everything) == [made[4], *sorted(made[:4], reverse=True), made[5]]
+        for number, position in enumerate(everything):
+            assert jobs.newest(10, position) == everything[number + 1 :]
+            assert jobs.newest(2, position) == everything[number + 1 : number + 3]
+
+    def test_a_position_stays_one_when_its_job_is_deleted(self, jobs: Jobs) -> None:
+        made = create_apart(jobs, 3)
+        (_, middle, oldest) = jobs.newest(3)
+        jobs.delete(made[1].id)
+        assert jobs.newest(3, middle) == [oldest]
+
+    def test_an_empty_store_has_none(self, jobs: Jobs) -> None:
+        assert jobs.newest(10) == []
 
 
 class TestFollowing:
@@ -539,7 +555,7 @@ class TestDelete:
         jobs.finish(claimed, "succeeded")
         jobs.delete(job.id)
         assert jobs.get(job.id) is None
-        assert jobs.page(10) == []
+        assert jobs.newest(10) == []
         assert client.keys("*") == []
 
     def test_the_worker_of_a_deleted_job_does_not_bring_it_back(
@@ -574,6 +590,10 @@ def race(count: int, act: Callable[[int], Any]) -> list[Any]:
 
     with ThreadPoolExecutor(count) as pool:
         return list(pool.map(run, range(count)))
+
+
+def ids(positions: list[Position]) -> list[str]:
+    return [job_id for _, job_id in positions]
 
 
 def create_apart(jobs: Jobs, count: int) -> list[Job]:

@@ -77,7 +77,9 @@ class TestPorts:
 
 class TestChild:
     def test_it_runs_with_its_environment_and_log(self, make_child: MakeChild) -> None:
-        child = make_child("import os, sys; print(os.environ['ANSWER']); print('e', file=sys.stderr)")
+        child = make_child(
+            "import os, sys; print(os.environ['ANSWER']); print('e', file=sys.stderr)"
+        )
         assert not child.is_running
         child.start()
         assert child.wait(time.monotonic() + 10)
