@@ -12,6 +12,7 @@ from typing import Any
 
 from lantern import registry
 from lantern.artifact import JSON, NPZ, Artifact, NotAcceptable, Rendering, Result
+from lantern.checkpoint import Checkpoints
 from lantern.errors import LanternError
 from lantern.image import Image
 from lantern.progress import Progress, silent
@@ -93,7 +94,13 @@ class Studio:
         }
         return Answer(body, media_type, {name: round(s * 1e3, 2) for name, s in marks.items()})
 
-    def run(self, call: Call, images: Mapping[str, Image], progress: Progress = silent) -> Result:
+    def run(
+        self,
+        call: Call,
+        images: Mapping[str, Image],
+        progress: Progress = silent,
+        checkpoints: Checkpoints | None = None,
+    ) -> Result:
         """Run the call on decoded pictures."""
         technique = registry.find(call.technique)
         return run(
@@ -104,6 +111,7 @@ class Studio:
             styles=self.styles,
             progress=progress,
             seed=call.seed,
+            checkpoints=checkpoints,
         )
 
 

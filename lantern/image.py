@@ -80,7 +80,7 @@ class Image:
             BadImage: not a JPEG, PNG or WebP, or outside the limits.
         """
         with _open(data, limits) as picture:
-            return Header(MEDIA_TYPES[str(picture.format)], *picture.size)
+            return _header(picture)
 
     @staticmethod
     def check(data: bytes, limits: Limits = LIMITS) -> Header:
@@ -90,7 +90,7 @@ class Image:
             BadImage: undecodable, truncated, or outside the limits.
         """
         with _open(data, limits) as picture:
-            header = Header(MEDIA_TYPES[str(picture.format)], *picture.size)
+            header = _header(picture)
             _load(picture)
             return header
 
@@ -231,9 +231,18 @@ def _load(picture: PIL.Image.Image) -> None:
         ) from error
 
 
+def _header(picture: PIL.Image.Image) -> Header:
+    # Pillow opens a camera's JPEG that carries a second picture under the format "MPO"
+    return Header(MEDIA_TYPES.get(str(picture.format), "image/jpeg"), *picture.size)
+
+
 def _notes(picture: PIL.Image.Image) -> tuple[str, ...]:
     frames = getattr(picture, "n_frames", 1)
-    return (f"the picture is animated; only the first of {frames} frames is used",) * (frames > 1)
+    if frames == 1:
+        return ()
+    if picture.format not in MEDIA_TYPES:
+        return (f"the file holds {frames} pictures; only the first is used",)
+    return (f"the picture is animated; only the first of {frames} frames is used",)
 
 
 def _upright(picture: PIL.Image.Image) -> PIL.Image.Image:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import torch
 
 from lantern.artifact import Outcome, Rendering
+from lantern.checkpoint import Checkpoints
 from lantern.errors import one_of
 from lantern.image import Image
 from lantern.params import Params
@@ -29,6 +30,7 @@ _INJECTED: dict[Any, str] = {
     StyleLibrary: "styles",
     Progress: "progress",
     torch.Generator: "generator",
+    Checkpoints: "checkpoints",
 }
 
 
@@ -80,9 +82,9 @@ def technique(
     """Register a function as a technique; its annotations say what it takes.
 
     `Image` arguments are input slots (annotated with what goes in), the `Params` argument is the
-    technique's own, and `VisionModel`, `StyleLibrary`, `Progress` and `torch.Generator` are
-    injected. `outputs` names each artifact and what it is, the principal one first. The title is
-    the name as a heading, unless its writers write it otherwise.
+    technique's own, and `VisionModel`, `StyleLibrary`, `Progress`, `torch.Generator` and
+    `Checkpoints` are injected. `outputs` names each artifact and what it is, the principal one
+    first. The title is the name as a heading, unless its writers write it otherwise.
 
     Raises:
         TypeError: a docstring, source, description or bound is missing, or the name is taken.

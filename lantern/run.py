@@ -14,6 +14,7 @@ import torch
 import lantern
 from lantern import registry
 from lantern.artifact import Artifact, Result
+from lantern.checkpoint import Checkpoints
 from lantern.errors import InvalidParameter, InvalidParameters, MissingInput, NotFinite
 from lantern.image import Image
 from lantern.params import Params
@@ -32,6 +33,7 @@ def run(
     styles: StyleLibrary | None = None,
     progress: Progress = silent,
     seed: int = 0,
+    checkpoints: Checkpoints | None = None,
 ) -> Result:
     """Look up a technique, validate, seed, call, check and time it.
 
@@ -52,6 +54,7 @@ def run(
         "styles": styles,
         "progress": progress,
         "generator": torch.Generator().manual_seed(seed),
+        "checkpoints": checkpoints or Checkpoints(),
     }
     arguments = {argument: given[what] for argument, what in technique.injected.items()}
     for argument, value in arguments.items():

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from lantern.errors import InvalidParameter, one_of
 from lantern.image import Image
 
+# Of a shorter side (px) some networks' convolutions and pools leave nothing.
+SHORTEST = 32
+
 
 class _Deepest(Exception):
     """Leaves the forward pass once every wanted layer has been seen."""
@@ -104,6 +107,21 @@ class VisionModel:
             box = _scale_box((top, left, size, size), image, scaled)
         return Framing(pixels[None].to(self.device), box, (image.height, image.width))
 
+    def fit(self, image: Image, longest: int, *, pointer: str = "/params/size") -> Image:
+        """Shrink a picture so that its longer side is at most `longest` pixels.
+
+        Raises:
+            InvalidParameter: the shorter side would be too short for the network's layers.
+        """
+        fitted = image.fit(longest)
+        if min(fitted.height, fitted.width) < SHORTEST:
+            raise InvalidParameter(
+                f"the picture would be {fitted.width}x{fitted.height} px; networks need at least "
+                f"{SHORTEST} px a side: choose a larger size, or enlarge or crop the picture",
+                pointer=pointer,
+            )
+        return fitted
+
     def logits(self, pixels: Tensor) -> Tensor:
         """Class scores before softmax, `[N,C]`, for pixels `[N,3,H,W]` in 0..1."""
         out: Tensor = self.network((pixels - self._mean) / self._std)
@@ -146,6 +164,7 @@ class VisionModel:
 
         Raises:
             UnknownName: the network has no such layer.
+            InvalidParameter: (the function) a layer only holds others and never runs itself.
         """
         seen: dict[str, Tensor] = {}
         wanted = set(names)
@@ -162,11 +181,13 @@ class VisionModel:
             seen.clear()
             with suppress(_Deepest):
                 self.logits(pixels)
+            if missing := wanted - seen.keys():
+                raise _never_runs(min(missing))
             return dict(seen)
 
         with ExitStack() as hooks:
             for name in wanted:
-                layer = self.layer(name, pointer="/params/layers")
+                layer = self.layer(name)
                 hooks.callback(layer.register_forward_hook(keep(name)).remove)
             yield run
 
@@ -179,6 +200,7 @@ class VisionModel:
 
         Raises:
             UnknownName: the network has no such layer.
+            InvalidParameter: (the function) the layer only holds others and never runs itself.
         """
         cut: list[Tensor] = []
 
@@ -193,6 +215,8 @@ class VisionModel:
             cut.clear()
             with torch.enable_grad():
                 logits = self.logits(pixels.detach())
+            if not cut:
+                raise _never_runs(name)
             return cut[0], logits
 
         handle = self.layer(name).register_forward_hook(hook)
@@ -200,6 +224,13 @@ class VisionModel:
             yield run
         finally:
             handle.remove()
+
+
+def _never_runs(name: str) -> InvalidParameter:
+    return InvalidParameter(
+        f"layer {name} only holds other layers; choose one of those inside it",
+        pointer="/params/layer",
+    )
 
 
 def _scale_box(

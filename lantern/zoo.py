@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import pickle
 import re
 import threading
 import urllib.error
@@ -24,6 +25,12 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 # "norm.1" inside a dense layer is "norm1" since torchvision 0.3
 DOTTED = re.compile(r"\.(norm|conv|relu)\.([12])\.")
+
+# What torch raises on files that are cut short, of another kind or hold something else.
+_DAMAGE = (
+    RuntimeError, OSError, ValueError, LookupError, EOFError, AttributeError, TypeError,
+    pickle.UnpicklingError,
+)  # fmt: skip
 
 WeightsState = Literal["ready", "downloadable", "missing"]
 
@@ -242,7 +249,7 @@ def load(rec: Record, *, downloads: bool) -> VisionModel:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         network.load_state_dict(_current_keys(state, network))
-    except (RuntimeError, OSError, ValueError, KeyError, EOFError) as error:
+    except _DAMAGE as error:
         raise WeightsMissing(
             f"the weights file {path.name} of {rec.name} is damaged or of another network; "
             "delete it and fetch it again",

@@ -47,6 +47,7 @@ class Job:
     attempts: int = 0
     progress: Mapping[str, Any] | None = None
     preview_step: int | None = None
+    checkpoint: str | None = None
     result: Mapping[str, Any] | None = None
     error: Mapping[str, Any] | None = None
 
@@ -145,13 +146,14 @@ class Jobs:
         *,
         progress: Mapping[str, Any] | None = None,
         preview: tuple[int, str] | None = None,
+        checkpoint: str = "",
     ) -> Word:
-        """Renew the lease and record progress; learn whether to go on."""
+        """Renew the lease, record progress and where the state is kept; learn whether to go on."""
         step, file = preview or ("", "")
         word = self._call(
             "beat", _keys(claim.job_id, "", RUNNING, ":events", ":previews"),
             [claim.job_id, claim.fence, self._lease_ms,
-             json.dumps(dict(progress)) if progress else "", step, file, self._ttl_s],
+             json.dumps(dict(progress)) if progress else "", step, file, self._ttl_s, checkpoint],
         )  # fmt: skip
         return cast(Word, word.decode())
 
@@ -275,6 +277,7 @@ def _job(fields: Mapping[bytes, bytes]) -> Job:
         attempts=int(fields[b"attempts"]),
         progress=plain(b"progress"),
         preview_step=int(step) if step else None,
+        checkpoint=fields[b"checkpoint"].decode() if b"checkpoint" in fields else None,
         result=plain(b"result"),
         error=plain(b"error"),
     )

@@ -21,6 +21,7 @@ from services.settings import ROOT
 
 LONGEST_BACK_OFF_S = 10.0
 STEADY_AFTER_S = 30.0
+GONE_WITHIN_S = 5.0
 PR_SET_PDEATHSIG = 1
 
 
@@ -152,14 +153,20 @@ def clear_leftovers(record: Path) -> None:
         children = json.loads(record.read_text())["children"].values()
     except (ValueError, KeyError):
         children = []
+    killed = []
     for entry in children:
         try:
             alive = abs(psutil.Process(entry["pid"]).create_time() - entry["born"]) < 1.0
         except psutil.NoSuchProcess:
             # the leader is gone, but members of its group may be left
-            alive = any(_group(p.pid) == entry["pid"] for p in psutil.process_iter())
+            alive = _has_members(entry["pid"])
         if alive:
             kill_group(entry["pid"])
+            killed.append(entry["pid"])
+    # their ports are taken until they are gone
+    until = time.monotonic() + GONE_WITHIN_S
+    while any(map(_has_members, killed)) and time.monotonic() < until:
+        time.sleep(0.02)
     record.unlink()
 
 
@@ -167,6 +174,12 @@ def kill_group(leader: int) -> None:
     """Kill every process of a group that we started."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(leader, signal.SIGKILL)
+
+
+def _has_members(group: int) -> bool:
+    """Tell whether a process of a group lives; one that only waits to be reaped does not."""
+    members = (p for p in psutil.process_iter(["status"]) if _group(p.pid) == group)
+    return any(p.info["status"] != psutil.STATUS_ZOMBIE for p in members)
 
 
 def _group(pid: int) -> int:

@@ -55,7 +55,7 @@ class Settings:
     """How long the gateway waits for TorchServe."""
     lease_s: float = 15.0
     """How long a job stays with a worker that gives no sign of life."""
-    beat_s: float = 1.0
+    beat_s: float = 0.5
     """How often a worker gives one."""
     max_attempts: int = 3
     """How often a job is started before it is given up."""

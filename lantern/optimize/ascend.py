@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lantern.checkpoint import Checkpoints
 from lantern.errors import NotFinite
 from lantern.image import Image
 from lantern.progress import Progress, Step
@@ -41,21 +42,30 @@ def ascend(
     after: Callable[[int], None] | None = None,
     clip_norm: float | None = None,
     settled: Settled | None = None,
-    done: int = 0,
-    total: int | None = None,
+    checkpoints: Checkpoints | None = None,
+    generator: torch.Generator | None = None,
+    stage: int = 0,
+    stages: int = 1,
 ) -> Trace:
     """Ascend an objective by descending its negative, `loss`, for `steps` steps.
 
     `loss(step)` builds the scalar to descend; `rate(step)` sets the learning rate before a step;
-    `after(step)` projects the parameters back into what is legal. When the run is one part of a
-    longer one, `done` steps have been taken before it and `total` is the length of the whole.
+    `after(step)` projects the parameters back into what is legal. A run of several `stages` of the
+    same number of steps calls this for each; `checkpoints` restore and keep the state, to which the
+    `generator` belongs where `loss` draws from one.
 
     Raises:
         NotFinite: the loss is no longer a number.
         Cancelled: the progress callback asked to stop.
     """
-    losses: list[float] = []
-    for step in range(steps):
+    checkpoints = checkpoints or Checkpoints()
+    resumed = checkpoints.restore(stage, optimizer, generator)
+    if resumed.over:
+        return Trace(resumed.losses, resumed.settled)
+    losses = list(resumed.losses)
+    # asked before each step, so that a run resumed where it had settled ends there as well
+    while len(losses) < steps and not _has_settled(losses, settled):
+        step = len(losses)
         if rate is not None:
             for group in optimizer.param_groups:
                 group["lr"] = rate(step)
@@ -63,10 +73,11 @@ def ascend(
         if after is not None:
             with torch.no_grad():
                 after(step)
-        progress(Step(done + step + 1, total or done + steps, losses[-1], preview))
-        if settled is not None and _has_settled(losses, settled):
-            return Trace(tuple(losses), settled=True)
-    return Trace(tuple(losses), settled=False)
+        progress(Step(stage * steps + step + 1, stages * steps, losses[-1], preview))
+        checkpoints.keep(losses, optimizer, generator)
+    is_settled = _has_settled(losses, settled)
+    checkpoints.end(losses, settled=is_settled)
+    return Trace(tuple(losses), is_settled)
 
 
 def _step(
@@ -95,10 +106,10 @@ def _step(
     return value
 
 
-def _has_settled(losses: Sequence[float], settled: Settled) -> bool:
-    window = settled.window
-    if len(losses) < 2 * window:
+def _has_settled(losses: Sequence[float], settled: Settled | None) -> bool:
+    if settled is None or len(losses) < 2 * settled.window:
         return False
+    window = settled.window
     before = sum(losses[-2 * window : -window]) / window
     now = sum(losses[-window:]) / window
     return before - now < settled.gain * abs(before)

@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from lantern.artifact import Outcome, Picture
+from lantern.checkpoint import Checkpoints
 from lantern.errors import InvalidParameter
 from lantern.image import Image
 from lantern.optimize.ascend import Trace, ascend
@@ -71,13 +72,14 @@ def deep_dream(
     params: DeepDreamParams,
     progress: Progress,
     generator: torch.Generator,
+    checkpoints: Checkpoints,
 ) -> Outcome:
     """Amplify what a layer already sees in the picture, from coarse to fine.
 
     At each octave the detail dreamt so far is carried up and laid over the picture at that size.
     """
     layer = params.layer or model.dream_layer
-    photo = image.fit(params.size)
+    photo = model.fit(image, params.size)
     sizes = _sizes(photo, params)
     detail = torch.zeros(1, 3, *sizes[0])
     octaves: list[dict[str, float]] = []
@@ -98,8 +100,10 @@ def deep_dream(
                 progress=progress,
                 preview=lambda: _picture(pixels, photo),
                 after=clip,
-                done=number * params.steps,
-                total=len(sizes) * params.steps,
+                checkpoints=checkpoints,
+                generator=generator,
+                stage=number,
+                stages=len(sizes),
             )
 
         for number, (height, width) in enumerate(sizes):

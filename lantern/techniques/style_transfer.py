@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from lantern.artifact import Outcome, Picture
+from lantern.checkpoint import Checkpoints
 from lantern.image import Image
 from lantern.optimize.ascend import Settled, ascend
 from lantern.optimize.objectives import content_loss, gram, style_loss
@@ -70,6 +71,7 @@ def style_transfer(
     params: StyleTransferParams,
     progress: Progress,
     generator: torch.Generator,
+    checkpoints: Checkpoints,
 ) -> Outcome:
     """Repaint a photograph in the hand of any painting, by optimising its pixels.
 
@@ -78,9 +80,10 @@ def style_transfer(
     coloured grain: the picture is a sum of a pyramid's levels, and each step looks at it shifted
     by a few pixels.
     """
-    photo = image.fit(params.size)
+    photo = model.fit(image, params.size)
     content = photo.pixels[None].to(model.device)
-    painting = style.fit(params.style_size).pixels[None].to(model.device)
+    hand = model.fit(style, params.style_size, pointer="/params/style_size")
+    painting = hand.pixels[None].to(model.device)
     canvas = Pyramid(_start(content, params, generator), levels=LEVELS)
     shifts = torch.randint(0, SHIFT, (SHIFTS, 2), generator=generator).tolist()
     terms: dict[str, float] = {}
@@ -113,6 +116,8 @@ def style_transfer(
             steps=params.steps,
             progress=progress,
             preview=lambda: _picture(canvas, photo),
+            checkpoints=checkpoints,
+            generator=generator,
             settled=Settled(window=2 * SHIFTS, gain=2e-3),
         )
     facts = {

@@ -11,6 +11,7 @@ from lantern.image import Image
 from services.files import FILE_ID, File
 from services.gateway.context import current
 from services.gateway.problems import Problem
+from services.gateway.reading import whole_body
 
 routes = flask.Blueprint("files", __name__)
 
@@ -24,7 +25,7 @@ def upload() -> flask.Response:
             raise Problem(422, "repeated-input", "send exactly one file")
         data = parts[0].read()
     else:
-        data = flask.request.get_data(cache=False)
+        data = whole_body()
     if not data:
         raise Problem(400, "empty-body", "the body is empty; send a picture's bytes")
     header = Image.check(data)

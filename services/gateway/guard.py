@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import re
 import secrets
 
 import flask
+from gunicorn.http.errors import ParseException
 
 from services.gateway.problems import Problem
 from services.settings import Settings
@@ -60,8 +62,9 @@ def _drain(limit: int) -> None:
     if (flask.request.content_length or 0) > limit:
         return
     stream = flask.request.environ["wsgi.input"]
-    while limit > 0 and (block := stream.read(min(limit, 65536))):
-        limit -= len(block)
+    with contextlib.suppress(OSError, ParseException):  # the rest may be broken or never come
+        while limit > 0 and (block := stream.read(min(limit, 65536))):
+            limit -= len(block)
 
 
 def _is_open(path: str) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 import flask
 import redis
+from gunicorn.http.errors import NoMoreData, ParseException
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from lantern.errors import InvalidParameters, LanternError
@@ -115,7 +116,10 @@ def _from_http(error: HTTPException) -> Problem:
     )
 
 
+_BROKEN_BODY = Problem(400, "malformed", "the body is cut short, or its chunks are broken")
 _OURS: dict[type[Exception], Problem] = {
+    ParseException: _BROKEN_BODY,
+    NoMoreData: _BROKEN_BODY,
     Unavailable: Problem(
         503, "unavailable", "the engine cannot take the call now; try again shortly"
     ),

@@ -18,7 +18,7 @@ from lantern.call import ANYTHING, Call
 from lantern.errors import InvalidParameter, MissingInput
 from lantern.image import FORMATS
 from lantern.registry import Technique
-from lantern.run import validate
+from lantern.run import check_inputs, validate
 from lantern.zoo import DEFAULT_MODEL, record
 from services.files import FILE_ID, Files
 from services.gateway.problems import Problem
@@ -65,6 +65,13 @@ def read_call(technique: Technique, files: Files) -> Call:
     )
 
 
+def whole_body() -> bytes:
+    """Read the body; one without a length is cut at the limit, and only the next byte tells."""
+    body = flask.request.get_data(cache=False)
+    flask.request.stream.read(1)
+    return body
+
+
 def accepted(header: MIMEAccept) -> tuple[str, ...]:
     """Return the acceptable forms we have, by preference; anything where none is named.
 
@@ -90,7 +97,7 @@ def _read_body(technique: Technique, files: Files) -> Given:
     if kind == "multipart/form-data":
         return _read_form()
     if kind == JSON:
-        return _read_json(files)
+        return _read_json(technique, files)
     if kind in RAW_TYPES or kind == "application/x-www-form-urlencoded":
         return _read_raw(technique)
     raise Problem(
@@ -100,7 +107,7 @@ def _read_body(technique: Technique, files: Files) -> Given:
 
 
 def _read_raw(technique: Technique) -> Given:
-    body = flask.request.get_data(cache=False)
+    body = whole_body()
     if not body:
         raise Problem(400, "empty-body", "the body is empty; send a picture's bytes")
     if len(technique.inputs) > 1:
@@ -135,8 +142,8 @@ def _read_form() -> Given:
     return Given(inputs, _single(request.args) | fields, text=True)
 
 
-def _read_json(files: Files) -> Given:
-    document = _object(flask.request.get_data(cache=False), "the body")
+def _read_json(technique: Technique, files: Files) -> Given:
+    document = _object(whole_body(), "the body")
     extra = set(document) - {"inputs", "params", "seed", "model"}
     if extra:
         raise Problem(
@@ -147,6 +154,7 @@ def _read_json(files: Files) -> Given:
     inputs, params = document.get("inputs", {}), document.get("params", {})
     if not isinstance(inputs, dict) or not isinstance(params, dict):
         raise Problem(422, "malformed", "inputs and params must be objects")
+    check_inputs(technique, inputs)
     params = params | {name: document[name] for name in ("seed", "model") if name in document}
     pictures = {slot: _picture(slot, value, files) for slot, value in inputs.items()}
     return Given(pictures, params, text=False)
@@ -202,11 +210,11 @@ def _is_deeper(value: Any, levels: int) -> bool:
 
 def _single(values: Any) -> dict[str, str]:
     """Take each name's value; a name given twice is ambiguous."""
-    for name, given in values.lists():
+    for _, given in values.lists():
         if len(given) > 1:
             raise Problem(
                 422, "repeated-parameter", "a parameter was given twice; lists are comma-separated",
-                errors=[{"pointer": f"/params/{name[:64]}", "detail": "given twice"}],
+                errors=[{"pointer": "/params", "detail": "given twice"}],
             )  # fmt: skip
     return dict(values.items())
 

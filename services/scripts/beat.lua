@@ -1,6 +1,7 @@
 -- A worker's sign of life: renews the lease, records progress, says whether to go on.
 -- KEYS: job, running, events, previews
--- ARGV: id, fence, lease ms, progress as JSON or '', preview step or '', preview file, ttl s
+-- ARGV: id, fence, lease ms, progress as JSON or '', preview step or '', preview file, ttl s,
+--   checkpoint file or ''
 -- Returns 'ok', 'cancel' or 'lost'.
 if redis.call('HGET', KEYS[1], 'fence') ~= ARGV[2]
   or redis.call('HGET', KEYS[1], 'status') ~= 'running' then return 'lost' end
@@ -20,5 +21,6 @@ if ARGV[5] ~= '' then
     url = '/v1/jobs/' .. ARGV[1] .. '/previews/' .. ARGV[5]})
   redis.call('XADD', KEYS[3], 'MAXLEN', '~', 500, '*', 'event', 'preview', 'data', data)
 end
+if ARGV[8] ~= '' then redis.call('HSET', KEYS[1], 'checkpoint', ARGV[8]) end
 if redis.call('HEXISTS', KEYS[1], 'cancel') == 1 then return 'cancel' end
 return 'ok'

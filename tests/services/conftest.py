@@ -76,9 +76,7 @@ MakeJobs = Callable[..., Jobs]
 
 @pytest.fixture
 def make_jobs(client: redis.Redis) -> MakeJobs:
-    return functools.partial(
-        Jobs, client, **{"lease_s": 5.0, "ttl_s": 60, "max_attempts": 3, "max_queued": 100}
-    )
+    return functools.partial(Jobs, client, lease_s=5.0, ttl_s=60, max_attempts=3, max_queued=100)
 
 
 @pytest.fixture

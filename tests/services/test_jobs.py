@@ -92,7 +92,11 @@ class TestCreate:
         assert read(jobs, job) == job
 
     def test_calls_keep_every_character(self, jobs: Jobs) -> None:
-        call = {"technique": "t", "text": 'Nacht "ü" \\ \n\x00 🌌', "list": [1, 2.5, None, {}, []]}
+        call: dict[str, Any] = {
+            "technique": "t",
+            "text": 'Nacht "ü" \\ \n\x00 🌌',
+            "list": [1, 2.5, None, {}, []],
+        }
         job, _ = jobs.create(call)
         assert read(jobs, job).call == call
 
@@ -158,11 +162,10 @@ class TestClaim:
         assert client.hget(PREFIX + job.id, "worker") == b"worker"
 
     def test_one_of_sixteen_racing_workers_gets_it(self, jobs: Jobs) -> None:
-        for _ in range(5):
-            job = create(jobs)
-            claims = race(16, lambda n, job_id=job.id: jobs.claim(job_id, f"worker-{n}"))
-            assert [c.fence for c in claims if c is not None] == [1]
-            assert read(jobs, job).attempts == 1
+        job = create(jobs)
+        claims = race(16, lambda n: jobs.claim(job.id, f"worker-{n}"))
+        assert [c.fence for c in claims if c is not None] == [1]
+        assert read(jobs, job).attempts == 1
 
     def test_not_before_the_lease_ends(self, make_jobs: Callable[..., Jobs]) -> None:
         jobs = make_jobs(lease_s=0.2)
@@ -240,6 +243,15 @@ class TestBeat:
         url = f"/v1/jobs/{job.id}/previews/7"
         assert events(jobs, job)[-1] == ("preview", {"step": 7, "url": url})
         assert 0 < client.ttl(PREFIX + job.id + ":previews") <= 60
+
+    def test_it_records_where_the_state_is_kept(self, jobs: Jobs) -> None:
+        job = create(jobs)
+        claimed = claim(jobs, job)
+        assert read(jobs, job).checkpoint is None
+        jobs.beat(claimed, checkpoint="file_a")
+        jobs.beat(claimed)
+        assert read(jobs, job).checkpoint == "file_a"
+        assert names(jobs, job) == ["queued", "running"]
 
     def test_a_bare_sign_of_life_is_no_event(self, jobs: Jobs) -> None:
         job = create(jobs)
@@ -329,6 +341,13 @@ class TestFinish:
         assert (done.status, done.result, done.error) == ("succeeded", {"by": "heir"}, None)
         assert names(jobs, job) == ["queued", "running", "running", "done"]
 
+    def test_a_full_store_takes_the_end_of_a_job(self, jobs: Jobs, client: redis.Redis) -> None:
+        job = create(jobs)
+        claimed = claim(jobs, job)
+        client.config_set("maxmemory", 1)
+        assert jobs.finish(claimed, "failed", error={"detail": "no room"})
+        assert read(jobs, job).error == {"detail": "no room"}
+
     def test_an_unknown_job_is_not_made(self, jobs: Jobs, client: redis.Redis) -> None:
         assert not jobs.finish(Claim(new_id(), 1), "succeeded")
         assert client.keys("*") == []
@@ -371,13 +390,15 @@ class TestCancel:
         assert client.keys("*") == []
 
     def test_cancelling_and_claiming_never_both_win(self, jobs: Jobs) -> None:
-        for _ in range(10):
-            job = create(jobs)
-            acts: list[Callable[[], Any]] = [
-                lambda job_id=job.id: jobs.claim(job_id, "worker"),  # type: ignore[misc]
-                lambda job_id=job.id: jobs.cancel(job_id),  # type: ignore[misc]
-            ]
-            claimed, status = race(2, lambda n, acts=acts: acts[n]())
+        made = [create(jobs) for _ in range(20)]
+
+        def act(number: int) -> list[Any]:
+            if number == 0:
+                return [jobs.claim(job.id, "worker") for job in made]
+            return [jobs.cancel(job.id) for job in made]
+
+        claims, ends = race(2, act)
+        for claimed, status in zip(claims, ends, strict=True):
             assert (claimed is None) == (status == "canceled")
 
 

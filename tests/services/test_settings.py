@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -88,11 +89,7 @@ def test_settings_do_not_change() -> None:
 
 
 def test_every_setting_survives_the_way_to_a_child_process() -> None:
-    other = Settings(
-        **{
-            field.name: {str: "localhost", int: 7, float: 0.5, bool: True}[type(field.default)]
-            for field in fields(Settings)
-        }
-    )
+    values: dict[type, Any] = {str: "localhost", int: 7, float: 0.5, bool: True}
+    other = Settings(**{field.name: values[type(field.default)] for field in fields(Settings)})
     for settings in (Settings(), other):
         assert read(exported(settings)) == settings

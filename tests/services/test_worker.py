@@ -21,7 +21,8 @@ from services.jobs import PREFIX, RUNNING, Claim, Job, Jobs
 from services.settings import Settings
 from services.worker import tasks
 from services.worker.app import QUEUE, TASK, make_app, send
-from services.worker.tasks import Desk, work
+from services.worker.desk import Desk
+from services.worker.tasks import work
 
 ENDLESS = {"steps": 200, "octaves": 10, "size": 64}
 SHORT = {"steps": 3, "octaves": 1, "size": 64}
@@ -88,6 +89,15 @@ def in_background(desk: Desk, claim: Claim) -> threading.Thread:
         assert time.monotonic() < deadline
         time.sleep(0.02)
     return thread
+
+
+def take_over(desk: Desk, claim: Claim, client: redis.Redis) -> Claim:
+    """Let a job's lease end and another worker claim it."""
+    client.hset(PREFIX + claim.job_id, "lease_ms", 1)
+    client.zadd(RUNNING, {claim.job_id: 1})
+    heir = desk.jobs.claim(claim.job_id, "heir")
+    assert heir is not None
+    return heir
 
 
 class TestSuccess:
@@ -184,6 +194,14 @@ class TestFailure:
         work(desk, claim)
         assert error_type(read(desk, claim)) == "/problems/undecodable-image"
 
+    def test_a_full_store_fails_the_job(
+        self, desk: Desk, submit: Submit, client: redis.Redis
+    ) -> None:
+        claim = submit("deep-dream", SHORT)
+        client.config_set("maxmemory", 1)
+        work(desk, claim)
+        assert error_type(read(desk, claim)) == "/problems/storage-full"
+
     def test_our_own_mistake_fails_without_its_words(
         self, desk: Desk, submit: Submit, client: redis.Redis
     ) -> None:
@@ -212,10 +230,7 @@ class TestStopping:
     ) -> None:
         claim = submit("deep-dream", ENDLESS)
         thread = in_background(desk, claim)
-        client.hset(PREFIX + claim.job_id, "lease_ms", 1)
-        client.zadd(RUNNING, {claim.job_id: 1})
-        heir = desk.jobs.claim(claim.job_id, "heir")
-        assert heir is not None
+        heir = take_over(desk, claim, client)
         thread.join(10)
         assert not thread.is_alive()
         job = read(desk, claim)
@@ -224,11 +239,44 @@ class TestStopping:
         assert desk.jobs.beat(heir) == "ok"
 
 
+class TestGoingOn:
+    def test_another_worker_goes_on_from_the_kept_state(
+        self, desk: Desk, submit: Submit, client: redis.Redis
+    ) -> None:
+        claim = submit("deep-dream", ENDLESS)
+        thread = in_background(desk, claim)
+        deadline = time.monotonic() + 20
+        while read(desk, claim).checkpoint is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        heir = take_over(desk, claim, client)
+        thread.join(10)
+        kept = read(desk, claim).progress
+        assert kept is not None
+        client.hdel(PREFIX + claim.job_id, "progress")
+        thread = in_background(desk, heir)
+        first = read(desk, claim).progress
+        desk.jobs.cancel(claim.job_id)
+        thread.join(10)
+        assert first is not None
+        # the state is kept every five seconds; a start from nothing is far behind that
+        assert first["done"] > kept["done"] / 2
+        assert read(desk, claim).status == "canceled"
+
+    def test_a_state_that_has_expired_means_a_start_from_nothing(
+        self, desk: Desk, submit: Submit
+    ) -> None:
+        claim = submit("deep-dream", SHORT)
+        desk.jobs.beat(claim, checkpoint="file_" + 64 * "0")
+        work(desk, claim)
+        assert read(desk, claim).status == "succeeded"
+
+
 class TestTheTask:
     def test_it_runs_a_job_that_waits_and_only_that(
         self, desk: Desk, submit: Submit, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(tasks, "_desk", lambda: desk)
+        monkeypatch.setattr(tasks, "desk", lambda: desk)
         taken = submit("classify", {})
         tasks.run_job(taken.job_id)
         assert read(desk, taken).status == "running"

@@ -1,0 +1,104 @@
+"""A run that is broken off and resumed ends in the same bytes as an unbroken one."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import pytest
+import torch
+
+from lantern.checkpoint import Checkpoints
+from lantern.image import Image
+from lantern.progress import Step
+from lantern.run import run
+from lantern.vision_model import VisionModel
+from lantern.zoo import Zoo
+
+
+class Killed(Exception):
+    """The process dies here."""
+
+
+class Trap:
+    """Runs code when it is unpickled."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (exec, ("raise SystemExit('code ran')",))
+
+
+class Store:
+    """Keeps the last checkpoint and counts them."""
+
+    def __init__(self) -> None:
+        self.saved: bytes | None = None
+        self.count = 0
+
+    def save(self, data: bytes) -> None:
+        self.saved, self.count = data, self.count + 1
+
+
+@pytest.fixture(scope="module")
+def network() -> VisionModel:
+    return Zoo(downloads=False).load()
+
+
+def _picture(seed: int) -> Image:
+    return Image(torch.rand(3, 64, 72, generator=torch.Generator().manual_seed(seed)))
+
+
+CASES: list[tuple[str, tuple[str, ...], dict[str, Any]]] = [
+    ("style-transfer", ("image", "style"), {"steps": 12, "size": 72, "style_size": 72}),
+    (
+        "style-transfer",
+        ("image", "style"),
+        {"steps": 12, "size": 72, "style_size": 72, "optimizer": "l-bfgs", "init": "noise"},
+    ),
+    ("deep-dream", ("image",), {"steps": 4, "octaves": 3, "octave_scale": 1.1, "size": 72}),
+]
+
+
+@pytest.mark.parametrize(("name", "slots", "params"), CASES)
+@pytest.mark.parametrize("dies_at", [1, 7, 11])
+def test_a_resumed_run_ends_in_the_same_bytes(
+    network: VisionModel, name: str, slots: tuple[str, ...], params: dict[str, Any], dies_at: int
+) -> None:
+    images = {slot: _picture(number) for number, slot in enumerate(slots)}
+    whole = run(name, images, params, model=network, seed=3)
+    store = Store()
+
+    def die(step: Step) -> None:
+        if step.done == dies_at + 1:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run(
+            name, images, params, model=network, seed=3, progress=die,
+            checkpoints=Checkpoints(store.save, every_s=0.0),
+        )  # fmt: skip
+    assert store.count == dies_at
+    seen: list[int] = []
+    resumed = run(
+        name, images, params, model=network, seed=3, progress=lambda step: seen.append(step.done),
+        checkpoints=Checkpoints(store.save, store.saved, every_s=0.0),
+    )  # fmt: skip
+    assert seen[0] == dies_at + 1
+    assert resumed.principal.encode("image/png") == whole.principal.encode("image/png")
+    assert {k: v for k, v in resumed.facts.items() if k != "seconds"} == {
+        k: v for k, v in whole.facts.items() if k != "seconds"
+    }
+
+
+def test_checkpoints_are_no_more_frequent_than_asked(network: VisionModel) -> None:
+    store = Store()
+    images = {"image": _picture(0)}
+    run(
+        "deep-dream", images, {"steps": 5, "octaves": 1, "size": 64}, model=network,
+        checkpoints=Checkpoints(store.save, every_s=3600.0),
+    )  # fmt: skip
+    assert store.count == 0
+
+
+def test_a_checkpoint_that_holds_code_is_refused() -> None:
+    with pytest.raises(pickle.UnpicklingError):
+        Checkpoints(saved=pickle.dumps(Trap(), protocol=2))

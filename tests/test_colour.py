@@ -1,0 +1,83 @@
+"""Numbers get the colours they should."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+import torch
+
+from lantern.colour import Colormap, colourise
+
+RAMP = torch.linspace(0, 1, 256)[None]
+
+
+def level(values: torch.Tensor, colormap: Colormap, at: int) -> list[int]:
+    return [round(float(v) * 255) for v in colourise(values, colormap)[:, 0, at]]
+
+
+# Entries of the published tables of 256 colours
+@pytest.mark.parametrize(
+    ("colormap", "at", "colour"),
+    [
+        ("viridis", 0, (68, 1, 84)),
+        ("viridis", 64, (59, 82, 139)),
+        ("viridis", 128, (33, 145, 140)),
+        ("viridis", 192, (94, 201, 98)),
+        ("viridis", 255, (253, 231, 37)),
+        ("inferno", 0, (0, 0, 4)),
+        ("inferno", 64, (87, 16, 110)),
+        ("inferno", 128, (188, 55, 84)),
+        ("inferno", 192, (249, 142, 9)),
+        ("inferno", 255, (252, 255, 164)),
+    ],
+)
+def test_published_maps_are_met(colormap: Colormap, at: int, colour: tuple[int, ...]) -> None:
+    assert level(RAMP, colormap, at) == pytest.approx(colour, abs=4)
+
+
+def test_grey_is_linear() -> None:
+    assert torch.allclose(colourise(RAMP, "grey"), RAMP.expand(3, 1, 256), atol=1e-3)
+
+
+def test_the_diverging_map_is_symmetric_about_zero() -> None:
+    values = torch.tensor([[-4.0, -2.0, 0.0, 2.0, 4.0]])
+    assert level(values, "diverging", 2) == pytest.approx([247] * 3, abs=2)
+    blue, red = level(values, "diverging", 0), level(values, "diverging", 4)
+    assert blue[2] > blue[0]
+    assert red[0] > red[2]
+    # the smaller side does not reach the end of its colours
+    lopsided = torch.tensor([[-1.0, 0.0, 4.0]])
+    assert level(lopsided, "diverging", 0) == level(torch.tensor([[-1.0, 4.0]]), "diverging", 0)
+    assert level(lopsided, "diverging", 1) == pytest.approx([247] * 3, abs=2)
+
+
+def test_auto_fits_the_sign() -> None:
+    signed = torch.tensor([[-1.0, 0.5]])
+    assert torch.equal(colourise(signed, "auto"), colourise(signed, "diverging"))
+    assert torch.equal(colourise(signed.abs(), "auto"), colourise(signed.abs(), "inferno"))
+
+
+def test_one_sided_maps_begin_at_zero_or_the_smallest_value() -> None:
+    assert level(torch.tensor([[2.0, 4.0]]), "grey", 0) == pytest.approx([128] * 3, abs=1)
+    assert level(torch.tensor([[-2.0, 4.0]]), "grey", 0) == [0, 0, 0]
+
+
+@pytest.mark.parametrize("colormap", get_args(Colormap))
+@pytest.mark.parametrize("value", [0.0, 3.0, -3.0])
+def test_a_constant_map_has_one_finite_colour(colormap: Colormap, value: float) -> None:
+    colours = colourise(torch.full((4, 5), value), colormap)
+    assert colours.shape == (3, 4, 5)
+    assert torch.isfinite(colours).all()
+    assert torch.equal(colours, colours[:, :1, :1].expand(3, 4, 5))
+    if value == 0 and colormap in ("auto", "inferno"):
+        assert [round(float(v) * 255) for v in colours[:, 0, 0]] == [0, 0, 4]
+
+
+@pytest.mark.parametrize("colormap", get_args(Colormap))
+def test_colours_stay_in_range(colormap: Colormap) -> None:
+    values = torch.randn(20, 20, generator=torch.Generator().manual_seed(2)) * 1e6
+    colours = colourise(values.requires_grad_(), colormap)
+    assert colours.min() >= 0
+    assert colours.max() <= 1
+    assert not colours.requires_grad

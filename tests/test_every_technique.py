@@ -1,0 +1,433 @@
+"""What holds for all techniques, also for those to come."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal, get_args, get_origin
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import lantern
+from lantern import registry
+from lantern.artifact import Heatmap, Picture, Rendering, Result, Table
+from lantern.call import document
+from lantern.errors import InvalidParameter, LanternError, UnknownName
+from lantern.image import Image
+from lantern.params import Params
+from lantern.progress import Cancelled, Progress, Step, silent
+from lantern.registry import Technique
+from lantern.run import run, validate
+from lantern.styles.library import StyleLibrary
+from lantern.vision_model import VisionModel
+
+EVERY = list(registry.every())
+MODELLED = [technique for technique in EVERY if technique.takes_model]
+ITERATING = [technique for technique in EVERY if technique.takes_progress]
+SEEDED = [technique for technique in EVERY if technique.takes_seed]
+
+Run = Callable[..., Result]
+
+
+class Boom(Exception):
+    pass
+
+
+def each(techniques: list[Technique]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("technique", techniques, ids=lambda t: t.name)
+
+
+def cheap(technique: Technique) -> dict[str, Any]:
+    """Return parameters that keep a run short, by the names and bounds of its fields."""
+    schema = technique.params_type.model_json_schema().get("properties", {})
+    chosen: dict[str, Any] = {}
+    for name, entry in schema.items():
+        if name in ("steps", "iterations"):
+            chosen[name] = max(3, entry["minimum"])
+        elif name == "octaves":
+            chosen[name] = 2
+        elif entry.get("type") == "integer" and name.endswith("size"):
+            chosen[name] = max(64, entry["minimum"])
+        elif entry.get("type") == "number" and name.endswith("scale"):
+            chosen[name] = entry["minimum"]
+    return chosen
+
+
+def pictures(technique: Technique, photo: Image) -> dict[str, Image]:
+    """Return a picture of 64 by 72 pixels for each slot, each another one."""
+    whole = photo.resize(80, 88)
+    return {
+        slot: whole.crop(4 * number, 5 * number, 64, 72)
+        for number, slot in enumerate(technique.inputs)
+    }
+
+
+@pytest.fixture
+def go(model: VisionModel, styles: StyleLibrary, photo: Image) -> Run:
+    """Run a technique, with whatever it needs and as cheaply as it can be."""
+
+    def go(
+        technique: Technique,
+        images: Mapping[str, Image] | None = None,
+        progress: Progress = silent,
+        seed: int = 0,
+        **params: Any,
+    ) -> Result:
+        return run(
+            technique.name,
+            images or pictures(technique, photo),
+            cheap(technique) | params,
+            model=model,
+            styles=styles,
+            progress=progress,
+            seed=seed,
+        )
+
+    return go
+
+
+_results: dict[str, Result] = {}
+
+
+@pytest.fixture
+def result(technique: Technique, go: Run) -> Result:
+    """The plain result of a technique, made once."""
+    if technique.name not in _results:
+        _results[technique.name] = go(technique)
+    return _results[technique.name]
+
+
+def numbers(result: Result) -> dict[str, np.ndarray[Any, Any]]:
+    return {name: a for artifact in result.artifacts for name, a in artifact.arrays().items()}
+
+
+def same(one: Result, other: Result) -> bool:
+    """Tell whether two results are equal to the last bit, but for the time they took."""
+    first, second = numbers(one), numbers(other)
+    return (
+        first.keys() == second.keys()
+        and all(np.array_equal(first[name], second[name]) for name in first)
+        and timeless(one) == timeless(other)
+        and all(
+            a.encode(a.media_types[0]) == b.encode(b.media_types[0])
+            for a, b in zip(one.artifacts, other.artifacts, strict=True)
+        )
+    )
+
+
+def timeless(result: Result) -> dict[str, Any]:
+    return {name: fact for name, fact in result.facts.items() if name != "seconds"}
+
+
+# --- Results -----------------------------------------------------------------------------------
+
+
+@each(EVERY)
+def test_results_are_finite_and_in_range(technique: Technique, result: Result) -> None:
+    assert [artifact.name for artifact in result.artifacts] == list(technique.outputs)
+    for artifact in result.artifacts:
+        assert artifact.is_finite()
+        if isinstance(artifact, Picture):
+            pixels = artifact.image.pixels
+            assert pixels.dtype == torch.float32
+            assert pixels.shape[0] == 3
+            assert pixels.min() >= 0
+            assert pixels.max() <= 1
+            assert pixels.std() > 0.01
+            assert not pixels.requires_grad
+        elif isinstance(artifact, Heatmap):
+            assert artifact.values.shape == (64, 72)
+            assert artifact.values.dtype == torch.float32
+            assert not artifact.values.requires_grad
+            assert artifact.values.std() > 0
+        else:
+            assert isinstance(artifact, Table)
+            assert artifact.rows
+            assert len({tuple(row) for row in artifact.rows}) == 1
+
+
+@each(EVERY)
+def test_pictures_keep_the_shape_of_the_first_input(technique: Technique, result: Result) -> None:
+    for artifact in result.artifacts:
+        if isinstance(artifact, Picture):
+            image = artifact.image
+            assert image.width / image.height == pytest.approx(72 / 64, rel=0.03)
+            longest = max(cheap(technique).get("size", 0), 64)
+            assert max(image.width, image.height) in (longest, 72)
+
+
+@each(EVERY)
+def test_facts_let_a_result_be_repeated(technique: Technique, result: Result) -> None:
+    facts = json.loads(json.dumps(dict(result.facts), allow_nan=False))
+    assert facts["versions"].keys() == {"lantern", "torch", "python"}
+    assert facts["versions"]["lantern"] == lantern.__version__
+    assert facts["seconds"] > 0
+    assert result.technique == technique.name
+    assert result.seed == 0
+    assert isinstance(result.params, technique.params_type)
+    assert ("model" in facts) == technique.takes_model
+    if technique.takes_model:
+        assert len(facts["model"]["weights_sha256"]) == 64
+    own = facts.keys() - {"versions", "seconds", "model", "warnings"}
+    assert own, "it found nothing worth saying"
+
+
+@each(EVERY)
+def test_the_document_holds_everything(technique: Technique, result: Result) -> None:
+    said = json.loads(json.dumps(document(result, Rendering()), allow_nan=False))
+    assert [entry["name"] for entry in said["artifacts"]] == list(technique.outputs)
+    # what it says of its parameters can be sent again
+    assert validate(technique.params_type, said["params"]) == result.params
+
+
+def rendering_options() -> Iterator[dict[str, Any]]:
+    """Go through the choices and the ends of the range of every rendering option."""
+    for name, field in Rendering.model_fields.items():
+        if get_origin(field.annotation) is Literal:
+            values: list[Any] = list(get_args(field.annotation))
+        elif field.annotation is bool:
+            values = [True, False]
+        else:
+            schema = Rendering.model_json_schema()["properties"][name]
+            values = [schema["minimum"], schema["maximum"]]
+        yield from ({name: value} for value in values)
+
+
+@each(EVERY)
+def test_every_rendering_option_encodes(technique: Technique, result: Result) -> None:
+    for artifact in result.artifacts:
+        for option in [{}, *rendering_options()]:
+            rendering = validate(Rendering, option)
+            for media_type in artifact.media_types:
+                body = artifact.encode(media_type, rendering)
+                if isinstance(artifact, Table):
+                    assert len(json.loads(body)) == len(artifact.rows)
+                else:
+                    header = Image.check(body)
+                    assert header.media_type == media_type
+                    (drawn,) = artifact.arrays().values()
+                    assert (header.height, header.width) == drawn.shape[-2:]
+
+
+# --- Repeatability -----------------------------------------------------------------------------
+
+
+@each(EVERY)
+def test_the_same_seed_gives_the_same_bytes(technique: Technique, result: Result, go: Run) -> None:
+    torch.manual_seed(12345)
+    np.random.seed(1)
+    random.seed(1)
+    assert same(go(technique), result)
+
+
+@each(SEEDED)
+def test_another_seed_gives_another_result(technique: Technique, result: Result, go: Run) -> None:
+    other = go(technique, seed=1)
+    assert other.seed == 1
+    first, second = numbers(result), numbers(other)
+    assert any(not np.array_equal(first[name], second[name]) for name in first)
+
+
+@each([technique for technique in EVERY if technique not in SEEDED])
+def test_without_chance_the_seed_does_not_matter(
+    technique: Technique, result: Result, go: Run
+) -> None:
+    assert same(go(technique, seed=1), result)
+
+
+@each(EVERY)
+def test_a_call_does_not_depend_on_those_before_it(
+    technique: Technique, result: Result, go: Run, photo: Image
+) -> None:
+    others = {slot: Image(1 - p.pixels.flip(1)) for slot, p in pictures(technique, photo).items()}
+    again = go(technique, others)
+    assert not same(again, result)
+    assert same(go(technique), result)
+    assert same(go(technique, others), again)
+
+
+@each(EVERY)
+def test_inputs_are_not_written_to(technique: Technique, go: Run, photo: Image) -> None:
+    given = pictures(technique, photo)
+    alpha = torch.linspace(0, 1, 64 * 72).view(64, 72)
+    kept = {slot: image.pixels.clone() for slot, image in given.items()}
+    images = {slot: Image(image.pixels, alpha=alpha) for slot, image in given.items()}
+    clear = go(technique, images)
+    assert all(torch.equal(images[slot].pixels, kept[slot]) for slot in kept)
+    assert torch.equal(alpha, torch.linspace(0, 1, 64 * 72).view(64, 72))
+    for artifact in clear.artifacts:  # and a transparent picture stays transparent
+        if isinstance(artifact, Picture):
+            assert artifact.image.alpha is not None
+            assert artifact.image.alpha.shape == artifact.image.pixels.shape[1:]
+
+
+@each(EVERY)
+@pytest.mark.parametrize(
+    "picture",
+    [
+        Image(torch.zeros(3, 64, 64)),
+        Image(torch.ones(3, 64, 64)),
+        Image(torch.rand(3, 16, 128, generator=torch.Generator().manual_seed(0))),
+        Image(torch.rand(3, 128, 16, generator=torch.Generator().manual_seed(0))),
+        Image(torch.rand(3, 17, 23, generator=torch.Generator().manual_seed(0))),
+    ],
+    ids=["black", "white", "wide", "tall", "small"],
+)
+def test_extreme_pictures_are_no_trouble(technique: Technique, picture: Image, go: Run) -> None:
+    given = dict.fromkeys(technique.inputs, picture)
+    if technique.takes_progress and min(picture.height, picture.width) < 32:
+        with pytest.raises(InvalidParameter) as caught:
+            go(technique, given)
+        assert caught.value.pointer == "/params/size"
+        assert "enlarge" in caught.value.detail
+    else:
+        assert all(artifact.is_finite() for artifact in go(technique, given).artifacts)
+
+
+# --- Cleanliness -------------------------------------------------------------------------------
+
+
+def trace(model: VisionModel) -> dict[str, Any]:
+    """Return everything a call could leave changed."""
+    digest = hashlib.sha256()
+    for name, value in model.network.state_dict().items():
+        digest.update(name.encode() + value.contiguous().numpy().tobytes())
+    modules = list(model.network.modules())
+    return {
+        "state": digest.hexdigest(),
+        "hooks": [
+            len(value)
+            for module in modules
+            for name, value in vars(module).items()
+            if name.endswith(("_hooks", "_hooks_with_kwargs", "_hooks_always_called"))
+        ],
+        "attributes": [sorted(vars(module)) for module in modules],
+        "types": [type(module) for module in modules],
+        "training": [module.training for module in modules],
+        "requires_grad": [p.requires_grad for p in model.network.parameters()],
+        "grad": [p.grad is not None for p in model.network.parameters()],
+        "torch random": torch.get_rng_state().tolist(),
+        "numpy random": str(np.random.get_state()),
+        "python random": random.getstate(),
+        "gradients on": torch.is_grad_enabled(),
+        "inference on": torch.is_inference_mode_enabled(),
+        "threads": torch.get_num_threads(),
+        "type": torch.get_default_dtype(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+    }
+
+
+@contextmanager
+def failing(model: VisionModel, at: int) -> Iterator[None]:
+    """Let the network fail in the middle of its forward pass number `at`."""
+    passes = 0
+
+    def fail(module: nn.Module, inputs: object) -> None:
+        nonlocal passes
+        passes += 1
+        if passes == at:
+            raise Boom
+
+    handle = model.layer("_blocks.0").register_forward_pre_hook(fail)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+WRONG: list[tuple[dict[str, Any], type[LanternError]]] = [
+    ({"target": 99_999}, InvalidParameter),
+    ({"layer": "nowhere"}, UnknownName),
+    ({"layer": "_blocks"}, InvalidParameter),
+    ({"layers": ["nowhere"]}, UnknownName),
+    ({"channels": [99_999]}, InvalidParameter),
+    ({"style": "nowhere"}, UnknownName),
+]
+
+
+def wrong_params(kind: type[Params]) -> list[tuple[dict[str, Any], type[LanternError]]]:
+    """Return parameters that are well-formed and yet wrong, of those the technique has."""
+    return [(params, error) for params, error in WRONG if params.keys() <= kind.model_fields.keys()]
+
+
+@each(EVERY)
+def test_a_call_leaves_no_trace(technique: Technique, go: Run, model: VisionModel) -> None:
+    before = trace(model)
+    assert not any(before["hooks"] + before["training"] + before["requires_grad"] + before["grad"])
+    go(technique)
+    assert trace(model) == before
+
+
+@each(MODELLED)
+@pytest.mark.parametrize("at", [1, 3])
+def test_a_network_that_fails_is_left_clean(
+    technique: Technique, at: int, go: Run, model: VisionModel
+) -> None:
+    before = trace(model)
+    with failing(model, at):
+        if at == 1 or technique.takes_progress:
+            with pytest.raises(Boom):
+                go(technique)
+        else:
+            go(technique)
+    assert trace(model) == before
+
+
+@each(EVERY)
+def test_wrong_parameters_are_pointed_at_and_leave_no_trace(
+    technique: Technique, go: Run, model: VisionModel
+) -> None:
+    before = trace(model)
+    for params, kind in wrong_params(technique.params_type):
+        with pytest.raises(kind) as caught:
+            go(technique, **params)
+        assert caught.value.pointer == f"/params/{next(iter(params))}"
+        assert trace(model) == before
+
+
+@each(ITERATING)
+@pytest.mark.parametrize("at", [1, 2])
+@pytest.mark.parametrize("kind", [Cancelled, Boom])
+def test_a_cancellation_ends_a_run_within_a_step(
+    kind: type[Exception], at: int, technique: Technique, go: Run, model: VisionModel
+) -> None:
+    before, seen = trace(model), 0
+
+    def stop(step: Step) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == at:
+            raise kind
+
+    with pytest.raises(kind):
+        go(technique, progress=stop)
+    assert seen == at
+    assert trace(model) == before
+
+
+@each(ITERATING)
+def test_progress_goes_from_the_first_step_to_the_last(
+    technique: Technique, go: Run, result: Result
+) -> None:
+    steps: list[tuple[int, int]] = []
+    previews: list[Image] = []
+
+    def watch(step: Step) -> None:
+        steps.append((step.done, step.total))
+        assert np.isfinite(step.loss)
+        previews.append(step.preview())
+
+    watched = go(technique, progress=watch)
+    total = steps[-1][1]
+    assert steps == [(number, total) for number in range(1, total + 1)]
+    assert same(watched, result), "watching changes the result"
+    assert isinstance(watched.principal, Picture)
+    final = watched.principal.image.pixels
+    assert torch.allclose(previews[-1].pixels, final, atol=1e-6)
+    assert all(p.pixels.min() >= 0 and p.pixels.max() <= 1 for p in previews)

@@ -1,0 +1,78 @@
+"""Losses are what the papers' formulas say."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from lantern.optimize.objectives import content_loss, gram, relative_error, style_loss
+from lantern.optimize.regularize import total_variation
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_gram_is_the_sum_over_positions() -> None:
+    activation = random(3, 5, 7, 4)
+    by_einsum = torch.einsum("nchw,ndhw->ncd", activation, activation) / (5 * 7 * 4)
+    assert torch.allclose(gram(activation), by_einsum, atol=1e-6)
+
+
+def test_gram_forgets_where_things_are_but_not_what() -> None:
+    activation = random(1, 5, 6, 6)
+    moved = activation.flatten(2)[:, :, torch.randperm(36)].view(1, 5, 6, 6)
+    assert torch.allclose(gram(moved), gram(activation), atol=1e-6)
+    # shuffled within each channel by itself, what goes together no longer does
+    torn = torch.stack([channel.flatten()[torch.randperm(36)] for channel in activation[0]])
+    assert not torch.allclose(gram(torn.view(1, 5, 6, 6)), gram(activation), atol=1e-2)
+
+
+def test_relative_error_by_hand() -> None:
+    value = torch.tensor([[1.0, 2.0], [0.0, 0.0], [3.0, 4.0]])
+    target = torch.tensor([[1.0, 1.0], [3.0, 4.0], [3.0, 4.0]])
+    assert relative_error(value, target).tolist() == pytest.approx([1 / 2, 1, 0])
+
+
+def test_relative_error_does_not_depend_on_scale() -> None:
+    value, target = random(2, 3, 4, 4), random(2, 3, 4, 4, seed=1)
+    assert torch.allclose(
+        relative_error(value * 1000, target * 1000), relative_error(value, target), rtol=1e-5
+    )
+
+
+def test_relative_error_of_an_empty_target_is_finite() -> None:
+    assert relative_error(torch.zeros(1, 3), torch.zeros(1, 3)).item() == 0
+    assert torch.isfinite(relative_error(torch.ones(1, 3), torch.zeros(1, 3))).all()
+
+
+def test_losses_are_means_over_layers_and_separate_for_samples() -> None:
+    seen = {"a": random(2, 3, 4, 4), "b": random(2, 5, 2, 2), "unused": random(2, 1, 1, 1)}
+    wanted = {"a": random(1, 3, 4, 4, seed=1), "b": random(1, 5, 2, 2, seed=1)}
+    grams = {name: gram(value) for name, value in wanted.items()}
+    style = style_loss(seen, grams)
+    content = content_loss(seen, {n: v.expand(2, -1, -1, -1) for n, v in wanted.items()})
+    for sample in range(2):
+        by_hand_style, by_hand_content = [], []
+        for name in "ab":
+            g = gram(seen[name][sample : sample + 1])
+            by_hand_style.append(((g - grams[name]) ** 2).sum() / (grams[name] ** 2).sum())
+            difference = seen[name][sample] - wanted[name][0]
+            by_hand_content.append((difference**2).sum() / (wanted[name] ** 2).sum())
+        assert style[sample].item() == pytest.approx(float(sum(by_hand_style)) / 2, rel=1e-5)
+        assert content[sample].item() == pytest.approx(float(sum(by_hand_content)) / 2, rel=1e-5)
+
+
+def test_losses_vanish_at_the_target() -> None:
+    seen = {"a": random(2, 3, 4, 4)}
+    assert style_loss(seen, {"a": gram(seen["a"])}).tolist() == [0, 0]
+    assert content_loss(seen, seen).tolist() == [0, 0]
+
+
+def test_total_variation_by_hand() -> None:
+    pixels = torch.tensor([[0.0, 1.0, 3.0], [2.0, 2.0, 2.0]]).view(1, 1, 2, 3)
+    down = (2**2 + 1**2 + 1**2) / 3
+    right = (1**2 + 2**2 + 0 + 0) / 4
+    both = torch.cat([pixels, torch.full_like(pixels, 7)])
+    assert total_variation(both).tolist() == pytest.approx([down + right, 0])
