@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.util
 import json
 import os
@@ -40,7 +41,7 @@ class Stack:
     """All children of one stack; `say` receives what a person should know."""
 
     settings: Settings
-    say: Callable[[str], None] = print
+    say: Callable[[str], None] = functools.partial(print, flush=True)
     application: str = "services.gateway.wsgi:app"
     children: list[Child] = field(default_factory=list)
     _temporary: Path | None = None
