@@ -102,9 +102,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--no-token", action="store_true", help="inside a closed network only")
     chosen = parser.parse_args(arguments)
     serving = Serving(
-        run_dir=chosen.run_dir,
-        temporary=chosen.run_dir / "tmp",
-        model_store=Path(os.environ.get("LANTERN_MODEL_STORE", HERE.parent / "model_store")),
+        run_dir=chosen.run_dir.absolute(),
+        temporary=chosen.run_dir.absolute() / "tmp",
+        model_store=Path(
+            os.environ.get("LANTERN_MODEL_STORE", HERE.parent / "model_store")
+        ).absolute(),
         ports=Ports(chosen.port, chosen.management_port, chosen.metrics_port),
         host=chosen.host,
         token=not chosen.no_token,

@@ -10,8 +10,8 @@ from torch import Tensor
 
 Colormap = Literal["auto", "inferno", "viridis", "diverging", "grey"]
 
-# Evenly spaced sRGB anchors, 0..255; straight lines between them stay within two levels of the
-# published maps.
+# Evenly spaced sRGB anchors, 0..255; straight lines between them come close to the published
+# maps.
 _ANCHORS: dict[str, list[tuple[int, int, int]]] = {
     "inferno": [
         (0, 0, 4), (27, 12, 65), (74, 12, 107), (120, 28, 109), (165, 44, 96), (207, 68, 70),

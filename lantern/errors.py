@@ -85,7 +85,7 @@ def one_of(what: str, value: str, legal: Iterable[str], *, pointer: str = "") ->
     from difflib import get_close_matches
 
     names = sorted(legal)
-    near = get_close_matches(value, names, n=3)
+    near = get_close_matches(value, names, n=3) if len(value) <= 100 else []
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     shown = ", ".join(names[:24]) + (", ..." if len(names) > 24 else "")
     return UnknownName(

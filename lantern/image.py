@@ -149,10 +149,18 @@ class Image:
         alpha = None if self.alpha is None else self.alpha[box]
         return replace(self, pixels=self.pixels[(slice(None), *box)], alpha=alpha)
 
+    def _without_white(self) -> Image:
+        """Take the white that shows through transparent pixels out of them again."""
+        assert self.alpha is not None
+        own = (self.pixels - (1 - self.alpha)) / self.alpha.clamp_min(1 / 255)
+        return replace(self, pixels=torch.where(self.alpha > 0, own, self.pixels))
+
     def encode(self, media_type: str = "image/png", quality: int = 90) -> bytes:
         """Return the file's bytes; `quality` 1..100 is for JPEG and WebP. JPEG drops alpha."""
-        picture = PIL.Image.fromarray(self.to_uint8())
-        if self.alpha is not None and media_type != "image/jpeg":
+        if self.alpha is None or media_type == "image/jpeg":
+            picture = PIL.Image.fromarray(self.to_uint8())
+        else:
+            picture = PIL.Image.fromarray(self._without_white().to_uint8())
             levels = self.alpha.clamp(0, 1).mul(255).round().to(torch.uint8)
             picture.putalpha(PIL.Image.fromarray(levels.cpu().numpy()))
         out = io.BytesIO()

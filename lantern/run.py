@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import platform
 import time
@@ -22,6 +23,11 @@ from lantern.progress import Progress, silent
 from lantern.registry import Technique
 from lantern.styles.library import StyleLibrary
 from lantern.vision_model import VisionModel
+
+# How many wrong values one answer lists.
+MOST_PROBLEMS = 16
+# How many parameters, or entries of one, are looked at: checking costs time for each.
+MOST_VALUES = 1024
 
 
 def run(
@@ -86,19 +92,24 @@ def validate(kind: type[Params], raw: Mapping[str, Any], *, text: bool = False) 
     Raises:
         InvalidParameters: one error for every value that is wrong.
     """
+    if len(raw) > MOST_VALUES or any(_size(value) > MOST_VALUES for value in raw.values()):
+        raise InvalidParameter(
+            f"at most {MOST_VALUES} parameters are taken, and as many entries in a list",
+            pointer="/params",
+        )
     try:
         if text:
             return kind.model_validate({k: _split(kind, k, v) for k, v in raw.items()})
         return kind.model_validate_json(json.dumps(dict(raw)), strict=True)
     except pydantic.ValidationError as error:
-        raise InvalidParameters(
-            [
-                _problem(kind, entry)
-                for entry in error.errors(include_input=False, include_url=False)
-            ]
-        ) from None
+        found = error.errors(include_input=False, include_url=False)
+        raise InvalidParameters([_problem(kind, e) for e in found[:MOST_PROBLEMS]]) from None
     except ValueError as error:  # NaN and infinity have no JSON form to be validated
         raise InvalidParameter("a parameter is not a finite number", pointer="/params") from error
+
+
+def _size(value: Any) -> int:
+    return len(value) if isinstance(value, (list, dict)) else 0
 
 
 def check_inputs(technique: Technique, given: Mapping[str, object]) -> None:
@@ -144,6 +155,7 @@ def _problem(kind: type[Params], entry: Any) -> InvalidParameter:
     )
 
 
+@functools.cache
 def legal_values(kind: type[Params], name: str) -> str:
     """Say in words what a parameter may be and what it is by default."""
     schema = kind.model_json_schema()["properties"][name]

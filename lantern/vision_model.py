@@ -36,7 +36,11 @@ class Framing:
         top, left, height, width = self.box
         out = field.new_zeros(self.picture)
         seen = nn.functional.interpolate(
-            field[None, None], size=(height, width), mode="bilinear", align_corners=False
+            field[None, None],
+            size=(height, width),
+            mode="bilinear",
+            align_corners=False,
+            antialias=True,  # a small picture must not lose single pixels of the map
         )
         out[top : top + height, left : left + width] = seen[0, 0]
         return out

@@ -241,9 +241,8 @@ def load(rec: Record, *, downloads: bool) -> VisionModel:
         WeightsMissing: the weights are not here and cannot be fetched, or do not fit.
     """
     path = rec.weights_path()
+    check_weights(rec, downloads=downloads)
     if not path.is_file():
-        if not downloads:
-            raise _missing(rec, "are not on this machine")
         fetch(rec)
     network = rec.build()
     try:
@@ -278,6 +277,16 @@ def _current_keys(state: dict[str, Any], network: nn.Module) -> dict[str, Any]:
         key if key in wanted else DOTTED.sub(r".\1\2.", key): value for key, value in state.items()
     }
     return {key: value for key, value in renamed.items() if not key.startswith("aux")}
+
+
+def check_weights(rec: Record, *, downloads: bool) -> None:
+    """Make sure that the weights are here, or may be fetched.
+
+    Raises:
+        WeightsMissing: neither.
+    """
+    if not downloads and not rec.weights_path().is_file():
+        raise _missing(rec, "are not on this machine")
 
 
 def fetch(rec: Record) -> Path:

@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         settings = read()
-        if words[:1] == ["up"]:
+        if words == ["up"]:
             return _up(settings)
         return _parse_and_run(words, settings)
     except SettingsError as error:
@@ -57,7 +57,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="lantern", description="See what a vision network sees, and paint with it."
     )
     commands = parser.add_subparsers(required=True, metavar="command")
-    commands.add_parser("up", help="run gateway, TorchServe, worker and Redis until Ctrl-C")
+    up = commands.add_parser("up", help="run gateway, TorchServe, worker and Redis until Ctrl-C")
+    up.set_defaults(command=lambda chosen, settings: _up(settings))
     for technique in registry.every():
         _add_technique(commands, technique)
     demo = commands.add_parser("demo", help="start the stack, use it on a photograph, stop it")

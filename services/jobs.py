@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import secrets
 import time
@@ -23,6 +22,7 @@ PREFIX = "lantern:job:"
 QUEUED, RUNNING, ALL = "lantern:jobs:queued", "lantern:jobs:running", "lantern:jobs:all"
 WORKERS = "lantern:workers"
 RESEND_AFTER_S = 30.0
+SCRIPTS = Path(__file__).parent / "scripts"
 
 
 class IdempotencyConflict(Exception):
@@ -81,6 +81,8 @@ class Jobs:
         self, client: redis.Redis, *, lease_s: float, ttl_s: int, max_attempts: int, max_queued: int
     ) -> None:
         self._redis = client
+        # read once: files that are replaced while a process runs must not break it
+        self._scripts = {path.stem: path.read_text() for path in SCRIPTS.glob("*.lua")}
         self._lease_ms = int(lease_s * 1000)
         self._ttl_s, self._max_attempts, self._max_queued = ttl_s, max_attempts, max_queued
 
@@ -230,26 +232,26 @@ class Jobs:
 
     def greet(self, worker: str, ttl_s: float) -> None:
         """Record that a worker is alive, for readiness."""
-        now = time.time()
+        now = self._now()
         self._redis.zadd(WORKERS, {worker: now + ttl_s})
         self._redis.zremrangebyscore(WORKERS, "-inf", now)
 
     def workers(self) -> int:
         """Count the workers that are alive."""
-        return self._redis.zcount(WORKERS, time.time(), "+inf")
+        return self._redis.zcount(WORKERS, self._now(), "+inf")
+
+    def _now(self) -> float:
+        """Return Redis's time: the clocks of two machines differ."""
+        seconds, microseconds = self._redis.time()
+        return float(seconds) + microseconds / 1e6
 
     def _call(self, script: str, keys: list[str], arguments: list[Any]) -> Any:
-        return self._redis.register_script(_script(script))(keys=keys, args=arguments)
+        return self._redis.register_script(self._scripts[script])(keys=keys, args=arguments)
 
 
 def new_id() -> str:
     """Return a job id: time first, so that ids sort by age, then 80 random bits."""
     return f"job_{int(time.time() * 1000):012x}{secrets.token_hex(10)}"
-
-
-@functools.cache
-def _script(name: str) -> str:
-    return (Path(__file__).parent / "scripts" / f"{name}.lua").read_text()
 
 
 def _keys(job_id: str, *parts: str) -> list[str]:

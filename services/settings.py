@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -77,6 +78,17 @@ class Settings:
         return Path(self.model_store) / "styles"
 
     @property
+    def netloc(self) -> str:
+        """Address and port as they stand in an URL."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+    @property
+    def key_digests(self) -> tuple[str, ...]:
+        """The digests of `api_keys`."""
+        return tuple(part.strip().lower() for part in self.api_keys.split(",") if part.strip())
+
+    @property
     def is_loopback(self) -> bool:
         """Whether only this machine can reach the gateway."""
         return self.host in ("127.0.0.1", "::1", "localhost")
@@ -97,7 +109,12 @@ def read(environment: Mapping[str, str] = os.environ) -> Settings:
     if "redis_url" not in values and environment.get("REDIS_URL"):
         values["redis_url"] = environment["REDIS_URL"]
     settings = Settings(**values)
-    if not settings.is_loopback and not settings.api_keys:
+    if not all(re.fullmatch(r"[0-9a-f]{64}", digest) for digest in settings.key_digests):
+        raise SettingsError(
+            "LANTERN_API_KEYS must hold SHA-256 digests of 64 hex digits, separated by commas; "
+            "`lantern key` prints one"
+        )
+    if not settings.is_loopback and not settings.key_digests:
         raise SettingsError(
             f"LANTERN_HOST is {settings.host}, which others can reach; set LANTERN_API_KEYS "
             "(`lantern key` makes one) or use 127.0.0.1"

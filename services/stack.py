@@ -36,12 +36,15 @@ from services.settings import ROOT, Settings
 READY_WITHIN_S = 60.0
 
 
+TELL = functools.partial(print, flush=True)
+
+
 @dataclass
 class Stack:
     """All children of one stack; `say` receives what a person should know."""
 
     settings: Settings
-    say: Callable[[str], None] = functools.partial(print, flush=True)
+    say: Callable[[str], None] = TELL
     application: str = "services.gateway.wsgi:app"
     children: list[Child] = field(default_factory=list)
     _temporary: Path | None = None
@@ -50,7 +53,7 @@ class Stack:
     @property
     def url(self) -> str:
         """Where the gateway listens."""
-        return f"http://{self.settings.host}:{self.settings.port}"
+        return f"http://{self.settings.netloc}"
 
     def start(self) -> None:
         """Start every part and wait until the gateway says it is ready.
@@ -78,7 +81,9 @@ class Stack:
         self._add("torchserve", command, serving.environment(), cwd=serving.run_dir)
         for number in range(1, settings.workers + 1):
             self._add(f"worker-{number}", worker_command(number), environment, niceness=10)
-        self._add("gateway", gateway_command(self.application), environment)
+        # its few tensor operations must not start a team of threads in each of its threads
+        own = environment | {"OMP_NUM_THREADS": "1"}
+        self._add("gateway", gateway_command(self.application), own)
         self._remember()
         self._await_ready()
         self.say(f"Lantern is ready on {self.url} after {time.monotonic() - started:.1f} s")
@@ -99,10 +104,10 @@ class Stack:
         for name, seconds in last.items():
             end([child for child in self.children if child.name == name], seconds=seconds)
         self.children.clear()
-        (self.settings.run_path / "stack.json").unlink(missing_ok=True)
         if self._temporary is not None:
             shutil.rmtree(self._temporary, ignore_errors=True)
         if self._lock is not None:
+            (self.settings.run_path / "stack.json").unlink(missing_ok=True)
             self._lock.close()
 
     def _start_redis(self, run: Path) -> Settings:
@@ -178,6 +183,7 @@ class Stack:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             self._lock.close()
+            self._lock = None
             raise StackError(
                 f"another stack runs in {run}; stop it, or choose another LANTERN_PORT "
                 "or LANTERN_RUN_DIR"
@@ -202,7 +208,7 @@ REDIS_CONF = """\
 bind 127.0.0.1
 port {port}
 requirepass {password}
-dir {data}
+dir "{data}"
 appendonly yes
 appendfsync everysec
 save ""
@@ -220,6 +226,7 @@ def run_until_signalled(stack: Stack) -> None:
         stopping = True
         raise KeyboardInterrupt
 
+    signal.signal(signal.SIGHUP, stop)
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     try:
@@ -230,6 +237,7 @@ def run_until_signalled(stack: Stack) -> None:
     except KeyboardInterrupt:
         stack.say("stopping")
     finally:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         stack.stop()

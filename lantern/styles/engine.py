@@ -65,6 +65,8 @@ def openvino_engine(network: StyleNetwork) -> Engine | None:
             # two pinned processes would share one core
             "ENABLE_CPU_PINNING": False,
             "PERFORMANCE_HINT": "LATENCY",
+            # kernels kept for sizes seen before; without a bound every new size stays in memory
+            "CPU_RUNTIME_CACHE_CAPACITY": 400,
         },
     )
     request = compiled.create_infer_request()

@@ -15,7 +15,7 @@ from lantern.params import Params
 from lantern.registry import technique
 from lantern.techniques.classify import Fit
 from lantern.techniques.saliency import degenerate
-from lantern.techniques.target import choose_class, class_facts
+from lantern.techniques.target import LARGEST_MAP, choose_class, class_facts
 from lantern.vision_model import VisionModel
 
 
@@ -48,6 +48,7 @@ def grad_cam(
     Weighs the channels of a layer by the mean gradient of the class score and sums them. With
     `relu=false` the map keeps its sign and also shows what speaks against the class.
     """
+    image = image.fit(LARGEST_MAP)
     framing = model.frame(image, params.fit)
     layer = params.layer or model.cam_layer
     with model.tail(layer) as tail:

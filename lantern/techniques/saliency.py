@@ -12,7 +12,7 @@ from lantern.image import Image
 from lantern.params import Params
 from lantern.registry import technique
 from lantern.techniques.classify import Fit
-from lantern.techniques.target import choose_class, class_facts
+from lantern.techniques.target import LARGEST_MAP, choose_class, class_facts
 from lantern.vision_model import VisionModel
 
 
@@ -35,7 +35,7 @@ class SaliencyParams(Params):
     runs="interactive",
     source="Simonyan et al. 2013, arXiv:1312.6034, section 3",
     outputs={
-        "heatmap": "gradient of the class score (logit) for each pixel, per unit of 0..1 pixel"
+        "heatmap": "gradient of the class score (logit), per pixel of the network's view in 0..1"
     },
 )
 def saliency(
@@ -45,6 +45,7 @@ def saliency(
 
     The gradient is of the logit, not of the probability, with respect to pixels in 0..1.
     """
+    image = image.fit(LARGEST_MAP)
     framing = model.frame(image, params.fit)
     with torch.enable_grad():
         pixels = framing.pixels.clone().requires_grad_()

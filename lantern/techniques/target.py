@@ -8,6 +8,9 @@ from torch import Tensor
 
 from lantern.vision_model import VisionModel
 
+# Longest side of a map, px: networks look at a few hundred pixels, and maps are float32.
+LARGEST_MAP = 2048
+
 
 def choose_class(model: VisionModel, logits: Tensor, target: int | None) -> int:
     """Return `target`, or the network's first choice where it is None; `logits` is `[1,C]`.

@@ -26,6 +26,8 @@ ROUTES = (techniques, jobs, files, catalogue, health, openapi)
 def create_app(settings: Settings) -> flask.Flask:
     """Make the application; nothing connects before the first request."""
     app = flask.Flask(__name__, static_folder=str(STATIC), static_url_path="/static")
+    # a redirect would carry the Host the caller made up
+    app.url_map.merge_slashes = False
     app.config["MAX_CONTENT_LENGTH"] = settings.max_upload_bytes
     app.config["MAX_FORM_MEMORY_SIZE"] = 1024 * 1024
     app.config["MAX_FORM_PARTS"] = 64

@@ -29,7 +29,7 @@ def get_model(name: str) -> flask.Response:
         raise Problem(
             404, "unknown-model", f"there is no such network; there are {', '.join(RECORDS)}"
         )
-    body = _model(record(name)) | {"labels": list(imagenet_labels()), "layers": _layers(name)}
+    body = _model(record(name)) | {"labels": list(imagenet_labels()), "layers": layers_of(name)}
     return flask.jsonify(body)
 
 
@@ -94,5 +94,6 @@ def _model(rec: Record) -> dict[str, Any]:
 
 
 @functools.cache
-def _layers(name: str) -> list[dict[str, Any]]:
+def layers_of(name: str) -> list[dict[str, Any]]:
+    """Return the layers of a network as plain data."""
     return [layer.document() for layer in layers(record(name))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,9 @@ from services.files import Files
 from services.jobs import Jobs
 from services.settings import Settings
 from services.worker.app import make_app, send
+
+# A decoded picture takes up to 70 MB, and a process has many threads.
+DECODING = threading.BoundedSemaphore(3)
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ import flask
 
 from lantern.image import Image
 from services.files import FILE_ID, File
-from services.gateway.context import current
+from services.gateway.context import DECODING, current
 from services.gateway.problems import Problem
-from services.gateway.reading import whole_body
+from services.gateway.reading import check_encoding, whole_body
 
 routes = flask.Blueprint("files", __name__)
 
@@ -19,8 +19,9 @@ routes = flask.Blueprint("files", __name__)
 @routes.post("/v1/files")
 def upload() -> flask.Response:
     """Store a picture; the same bytes get the same id."""
+    check_encoding()
     if flask.request.mimetype == "multipart/form-data":
-        parts = list(flask.request.files.values())
+        parts = [part for _, part in flask.request.files.items(multi=True)]
         if len(parts) != 1:
             raise Problem(422, "repeated-input", "send exactly one file")
         data = parts[0].read()
@@ -28,7 +29,8 @@ def upload() -> flask.Response:
         data = whole_body()
     if not data:
         raise Problem(400, "empty-body", "the body is empty; send a picture's bytes")
-    header = Image.check(data)
+    with DECODING:
+        header = Image.check(data)
     file = current().files.put(data, header.media_type, width=header.width, height=header.height)
     response = flask.jsonify(_document(file))
     response.status_code = 201

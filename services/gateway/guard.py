@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import re
 import secrets
+from collections.abc import Sequence
 
 import flask
 from gunicorn.http.errors import ParseException
@@ -29,7 +30,7 @@ SECURITY_HEADERS = {
 
 def install(app: flask.Flask, settings: Settings) -> None:
     """Check the key of every call and mark every answer."""
-    digests = [part.strip().lower() for part in settings.api_keys.split(",") if part.strip()]
+    digests = settings.key_digests
 
     @app.before_request
     def identify() -> None:
@@ -71,7 +72,7 @@ def _is_open(path: str) -> bool:
     return path in OPEN_PAGES or path.startswith(OPEN_PATHS)
 
 
-def _check_key(header: str, digests: list[str]) -> None:
+def _check_key(header: str, digests: Sequence[str]) -> None:
     scheme, _, key = header.partition(" ")
     shown = digest(key.strip())
     known = [hmac.compare_digest(shown, one) for one in digests]

@@ -10,7 +10,7 @@ from services.settings import read
 
 _settings = read()
 
-bind = f"{_settings.host}:{_settings.port}"
+bind = _settings.netloc
 worker_class = "gthread"
 workers = _settings.gateway_processes
 threads = _settings.gateway_threads

@@ -16,7 +16,7 @@ from werkzeug.datastructures import MIMEAccept
 
 import lantern
 from lantern.artifact import JSON
-from lantern.image import FORMATS, Image
+from lantern.image import FORMATS, Image, Limits
 from services.gateway.context import current
 from services.gateway.problems import Problem
 from services.gateway.reading import accepted
@@ -26,6 +26,8 @@ routes = flask.Blueprint("jobs", __name__)
 JOB_ID = re.compile(r"job_[0-9a-f]{32}")
 POSITION = re.compile(r"([0-9]{1,15}) (job_[0-9a-f]{32})", re.ASCII)
 STREAM_POSITION = re.compile(r"[0-9]{1,19}(-[0-9]{1,19})?", re.ASCII)
+# our own results are not what the limits for strangers' pictures are for
+OWN = Limits(2**40, 2**40, 1, 2**20, float(2**20))
 LONGEST_POLL_S = 30
 MOST_PER_PAGE = 200
 COMMENT_EVERY_S = 15.0
@@ -75,10 +77,12 @@ def get_job(job_id: str) -> flask.Response:
 @routes.get("/v1/jobs/<job_id>/events")
 def get_events(job_id: str) -> flask.Response:
     """Stream the job's events as they come, from `Last-Event-ID` on."""
-    _find(job_id)
+    job = _find(job_id)
     after = flask.request.headers.get("Last-Event-ID", "") or "0"
     if not STREAM_POSITION.fullmatch(after):
         raise Problem(400, "invalid-header", "Last-Event-ID is the id of an event of this stream")
+    if job.is_final and not current().jobs.events(job_id, after, 0.001):
+        return flask.Response(status=204)  # tells an EventSource not to come back
     stream = flask.stream_with_context(_stream(job_id, after))
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return flask.Response(stream, content_type="text/event-stream", headers=headers)
@@ -165,6 +169,16 @@ def document(job: Job) -> dict[str, Any]:
     }
 
 
+def has_form(job: Job, accept: MIMEAccept) -> bool:
+    """Tell whether a finished job's result exists in a form the caller accepts."""
+    assert job.result is not None
+    try:
+        forms = accepted(accept)
+        return forms[0] == JSON or bool(_form(job.result["artifacts"][0]["media_type"], forms))
+    except Problem:
+        return False
+
+
 def result_response(job: Job, accept: MIMEAccept) -> flask.Response:
     """Return a finished job's principal artifact, or its Result document as JSON."""
     assert job.result is not None
@@ -192,7 +206,7 @@ def _artifact_response(artifact: dict[str, Any], accept: MIMEAccept) -> flask.Re
     stored = artifact["media_type"]
     wanted = _form(stored, accepted(accept))
     if wanted != stored:
-        data = Image.decode(data).encode(wanted)
+        data = Image.decode(data, OWN).encode(wanted)
     response = flask.Response(data, content_type=wanted)
     response.set_etag(artifact["file"].removeprefix("file_")[:32] + wanted[-4:])
     response.make_conditional(flask.request)

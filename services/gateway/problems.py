@@ -92,6 +92,8 @@ def _translate(error: Exception) -> Problem:
         )
     if isinstance(error, HTTPException):
         return _from_http(error)
+    if isinstance(error, redis.exceptions.ResponseError) and "OOM" in str(error):
+        return _OURS[redis.exceptions.OutOfMemoryError]  # as a script reports it
     for kind, problem in _OURS.items():
         if isinstance(error, kind):
             return problem

@@ -81,19 +81,40 @@ def accepted(header: MIMEAccept) -> tuple[str, ...]:
     if not header:
         return (ANYTHING,)
     known = {*FORMATS, JSON, NPZ, ANYTHING, "image/*", "application/*"}
-    wanted = tuple(kind for kind, quality in header if kind in known and quality > 0)
+    refused = {kind for kind, quality in header if quality <= 0}
+    wanted: dict[str, None] = {}
+    for kind, quality in header:
+        if kind in known and quality > 0:
+            wanted |= dict.fromkeys(_expanded(kind, refused))
     if not wanted:
         forms = ", ".join((*FORMATS, JSON, NPZ))
         raise Problem(
             406, "not-acceptable", f"none of the forms you accept exists; there are {forms}"
         )
-    return wanted
+    return tuple(wanted)
+
+
+def _expanded(kind: str, refused: set[str]) -> list[str]:
+    """Spell a wildcard out where some of what it covers is refused, else leave it."""
+    covered = {ANYTHING: [*FORMATS, JSON, NPZ], "image/*": list(FORMATS)}.get(kind, [])
+    if not refused.intersection(covered):
+        return [kind]
+    return [form for form in covered if form not in refused]
+
+
+def check_encoding() -> None:
+    """Refuse compressed bodies.
+
+    Raises:
+        Problem: the body has a Content-Encoding.
+    """
+    if flask.request.headers.get("Content-Encoding", "identity") != "identity":
+        raise Problem(415, "unsupported-media-type", "send the body without a Content-Encoding")
 
 
 def _read_body(technique: Technique, files: Files) -> Given:
     kind = flask.request.mimetype
-    if flask.request.headers.get("Content-Encoding", "identity") != "identity":
-        raise Problem(415, "unsupported-media-type", "send the body without a Content-Encoding")
+    check_encoding()
     if kind == "multipart/form-data":
         return _read_form()
     if kind == JSON:
@@ -123,13 +144,16 @@ def _read_form() -> Given:
     if "boundary" not in request.mimetype_params:
         raise Problem(400, "malformed", "the multipart body has no boundary")
     inputs: dict[str, bytes] = {}
+    fields = _single(request.form)
     for slot, part in request.files.items(multi=True):
+        if slot == "params":  # browsers send a JSON part as a file
+            fields["params"] = part.read().decode("utf-8", "replace")
+            continue
         if slot in inputs:
             raise Problem(
                 422, "repeated-input", "an input slot was filled twice; send one file for each"
             )
         inputs[slot] = part.read()
-    fields = _single(request.form)
     if "params" in fields:
         params = _object(fields.pop("params"), "the params part")
         if fields:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -15,12 +16,15 @@ from lantern import call as calls
 from lantern import registry
 from lantern.call import Answer, Call
 from lantern.describe import describe, describe_all
+from lantern.errors import one_of
 from lantern.image import Image
 from lantern.registry import Technique
+from lantern.zoo import check_weights, record
 from services.backend import Unavailable
 from services.files import Files
-from services.gateway.context import current
-from services.gateway.jobs import document, result_response
+from services.gateway.catalogue import layers_of
+from services.gateway.context import DECODING, current
+from services.gateway.jobs import document, has_form, result_response
 from services.gateway.problems import Problem
 from services.gateway.reading import read_call
 from services.jobs import Job
@@ -48,10 +52,12 @@ def run_technique(name: str) -> flask.Response:
     prefer = _preferences(flask.request.headers.get("Prefer", ""))
     call = read_call(technique, current().files)
     as_job = technique.runs == "job" or "respond-async" in prefer
-    calls.check(technique, call.inputs, thoroughly=as_job)
+    with DECODING if as_job else contextlib.nullcontext():
+        calls.check(technique, call.inputs, thoroughly=as_job)
     if "style" in call.params and "styles" in technique.injected.values():
         current().styles.style(call.params["style"])
     if as_job:
+        _check_model(technique, call)
         return _queue(call, prefer)
     etag = _etag(technique, call)
     if etag in flask.request.if_none_match:
@@ -66,6 +72,17 @@ def run_technique(name: str) -> flask.Response:
     response = _respond(answer, time.perf_counter() - started)
     response.set_etag(etag)
     return response
+
+
+def _check_model(technique: Technique, call: Call) -> None:
+    """Refuse a job now that its worker would refuse later."""
+    if not technique.takes_model:
+        return
+    check_weights(record(call.model), downloads=current().settings.downloads)
+    layer = call.params.get("layer")
+    names = [entry["name"] for entry in layers_of(call.model)] if layer else []
+    if layer and layer not in names:
+        raise one_of("layer", layer, names, pointer="/params/layer")
 
 
 def _respond(answer: Answer, seconds: float) -> flask.Response:
@@ -106,12 +123,13 @@ def _keep(files: Files, data: bytes) -> str:
 
 def _accepted(job: Job, prefer: dict[str, str]) -> flask.Response:
     seconds = _wait_seconds(prefer)
+    accept = flask.request.accept_mimetypes
     applied = "respond-async" if "respond-async" in prefer else ""
     if seconds:
         applied = f"wait={seconds}"
         done = current().jobs.wait(job.id, seconds)
-        if done is not None and done.status == "succeeded":
-            response = result_response(done, flask.request.accept_mimetypes)
+        if done is not None and done.status == "succeeded" and has_form(done, accept):
+            response = result_response(done, accept)
             response.headers["Preference-Applied"] = applied
             response.headers["Location"] = f"/v1/jobs/{job.id}"
             return response

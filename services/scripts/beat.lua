@@ -3,6 +3,8 @@
 -- ARGV: id, fence, lease ms, progress as JSON or '', preview step or '', preview file, ttl s,
 --   checkpoint file or ''
 -- Returns 'ok', 'cancel' or 'lost'.
+-- Redis without memory refuses a script at its first write that takes some: begin with another
+redis.call('HDEL', KEYS[1], '-')
 if redis.call('HGET', KEYS[1], 'fence') ~= ARGV[2]
   or redis.call('HGET', KEYS[1], 'status') ~= 'running' then return 'lost' end
 local time = redis.call('TIME')

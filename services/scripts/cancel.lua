@@ -2,6 +2,8 @@
 -- KEYS: job, queued, events
 -- ARGV: id, ttl s
 -- Returns the status it has now, or '' if there is no such job.
+-- Redis without memory refuses a script at its first write that takes some: begin with another
+redis.call('HDEL', KEYS[1], '-')
 local status = redis.call('HGET', KEYS[1], 'status')
 if not status then return '' end
 if status == 'running' then redis.call('HSET', KEYS[1], 'cancel', 1) end

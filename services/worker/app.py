@@ -25,6 +25,8 @@ def make_app(settings: Settings) -> Celery:
         task_acks_late=True,
         task_reject_on_worker_lost=True,
         task_acks_on_failure_or_timeout=True,
+        # a new child imports torch before it reports; on busy cores that takes its time
+        worker_proc_alive_timeout=120.0,
         worker_prefetch_multiplier=1,
         worker_disable_prefetch=True,
         # The job record is the result.

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 PREVIEW_SIDE = 320
 UNREACHABLE_S = 60.0
+LARGEST_STATE = 64 * 1024 * 1024
 
 
 @dataclass
@@ -76,6 +77,8 @@ class Pulse:
 
     def keep(self, state: bytes) -> None:
         """Store the state of the run, for another worker to go on from."""
+        if len(state) > LARGEST_STATE:
+            return
         with contextlib.suppress(redis.RedisError, StorageFull):  # the one before still serves
             self._checkpoint = self.desk.files.put(state, "application/octet-stream").id
 
@@ -109,14 +112,24 @@ class Pulse:
             preview=preview,
             checkpoint=checkpoint,
         )
-        if checkpoint:
-            self._forget_kept()
+        if checkpoint and word != "lost":  # else the one before belongs to another worker now
+            self._delete(self._kept)
             self._kept = checkpoint
         return word
 
-    def _forget_kept(self) -> None:
-        if self._kept:
-            self.desk.files.delete(self._kept)
+    def inherit(self, checkpoint: str) -> None:
+        """Take over the state an earlier worker kept: the next one replaces it."""
+        self._kept = checkpoint
+
+    def forget(self) -> None:
+        """Delete the states that were kept: the job is over."""
+        with contextlib.suppress(redis.RedisError):  # they expire by themselves, only later
+            for name in (self._checkpoint, self._kept):
+                self._delete(name)
+
+    def _delete(self, name: str) -> None:
+        if name:
+            self.desk.files.delete(name)
 
     def _progress(self, step: Step) -> dict[str, Any]:
         self._first = self._first or (time.monotonic(), step.done)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -46,7 +47,8 @@ def work(at: Desk, claim: Claim) -> None:
     from lantern.progress import Cancelled
 
     def finish(status: Status, **ending: Mapping[str, Any]) -> None:
-        _patiently(lambda: at.jobs.finish(claim, status, **ending))
+        if _patiently(lambda: at.jobs.finish(claim, status, **ending)):
+            pulse.forget()
 
     with Pulse(at, claim) as pulse:
         try:
@@ -66,7 +68,8 @@ def work(at: Desk, claim: Claim) -> None:
             detail = "the technique failed for a reason that is not yours"
             finish("failed", error=_error("internal", detail))
         else:
-            _patiently(pulse.flush)
+            with contextlib.suppress(redis.RedisError):  # the last step is news, the result is not
+                pulse.flush()
             finish("succeeded", result=result)
 
 
@@ -96,6 +99,7 @@ def _run(at: Desk, claim: Claim, pulse: Pulse) -> dict[str, Any]:
             raise MissingInput(f"the picture for {slot} has expired; send it again")
         inputs[slot] = data
     call = Call(**{**job.call, "inputs": inputs})
+    pulse.inherit(job.checkpoint or "")
     checkpoints = Checkpoints(pulse.keep, at.files.read(job.checkpoint or ""))
     result = at.studio.run(call, decode(inputs), pulse.step, checkpoints)
     return _patiently(lambda: store(at.files, result, call.rendering))

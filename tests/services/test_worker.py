@@ -24,7 +24,7 @@ from services.worker.app import QUEUE, TASK, make_app, send
 from services.worker.desk import Desk
 from services.worker.tasks import work
 
-ENDLESS = {"steps": 200, "octaves": 10, "size": 64}
+ENDLESS = {"steps": 200, "octaves": 10, "octave_scale": 1.1, "size": 160}
 SHORT = {"steps": 3, "octaves": 1, "size": 64}
 
 
