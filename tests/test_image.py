@@ -520,6 +520,17 @@ def test_alpha_is_kept_where_the_format_can(media_type: str, picture: Image) -> 
         assert again.pixels[:, :, 20:].min() == 1
 
 
+@pytest.mark.parametrize("alpha", [0, 40, 128, 254, 255])
+def test_half_transparent_colours_come_out_as_they_went_in(alpha: int) -> None:
+    image = Image.decode(saved(plain("RGBA", (*TEAL, alpha))))
+    with PIL.Image.open(io.BytesIO(image.encode("image/png"))) as again:
+        *colour, opacity = np.asarray(again.convert("RGBA"))[3, 3].tolist()
+    assert opacity == alpha
+    if alpha:
+        assert colour == pytest.approx(TEAL, abs=1)
+    assert Image.decode(image.encode("image/png")).pixels.sub(image.pixels).abs().max() < 1 / 255
+
+
 def test_values_are_rounded_and_clipped() -> None:
     levels = torch.tensor([-1.0, 0.0, 0.4999 / 255, 0.5001 / 255, 1.0, 3.0])
     image = Image(levels.view(1, 1, 6).expand(3, 1, 6))
