@@ -143,11 +143,21 @@ class TestInteractiveTechniquesAsJobs:
         assert len(json.loads(result_of(stack, job))) == 3
 
     def test_a_wrong_call_fails_under_its_code(self, stack: Running, tiny: bytes) -> None:
-        final = stack.ended(stack.submit("deep-dream", {"image": tiny}, layer="nope"))
+        # only the worker learns how many classes the network has
+        final = stack.ended(stack.submit("grad-cam", {"image": tiny}, target=5000))
         assert final["status"] == "failed"
-        assert final["error"]["type"] == "/problems/unknown-layer"
+        assert final["error"]["type"] == "/problems/invalid-parameter"
         document = problem(stack.get(final["links"]["result"]), 409, "no-result")
-        assert "no such layer" in document["detail"]
+        assert "0 to 999" in document["detail"]
+
+    @pytest.mark.parametrize(
+        ("fields", "code"),
+        [({"layer": "nope"}, "unknown-layer"), ({"model": "vgg19"}, "weights-missing")],
+    )
+    def test_what_the_worker_would_refuse_is_refused_at_once(
+        self, stack: Running, tiny: bytes, fields: dict[str, str], code: str
+    ) -> None:
+        problem(stack.form("deep-dream", {"image": tiny}, **fields), 422, code)
 
 
 class TestWaiting:
