@@ -1,9 +1,9 @@
-# One image, three roles: the gateway (the default command), the worker and TorchServe.
-# The commands of the other two stand in docker-compose.yml and k8s/base.
+# One image, five roles: the gateway (the default command), three kinds of workers and TorchServe.
+# The commands of the others stand in docker-compose.yml and k8s/base.
 FROM python:3.11-slim
 
-# Further words for `pip install`, for example an index whose torch comes without CUDA:
-# docker build --build-arg INSTALL_OPTIONS="--extra-index-url <address>" .
+# Further words for `pip install`, for example an index whose torch comes without CUDA, or s3fs for a
+# file store at s3://: docker build --build-arg INSTALL_OPTIONS="--extra-index-url <address> s3fs" .
 ARG INSTALL_OPTIONS=""
 
 # HOME: the one place that can be written where the root file system is read-only.
@@ -14,13 +14,15 @@ ENV HOME=/tmp \
     PYTHONUNBUFFERED=1
 
 # tini: TorchServe's launcher has no handler for SIGTERM, so as process 1 it would ignore it.
+# /files: a fresh volume that is mounted there takes its owner from it.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends tini \
     && rm -rf /var/lib/apt/lists/* \
     && groupadd --gid 10001 lantern \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp \
-        --shell /usr/sbin/nologin lantern
+        --shell /usr/sbin/nologin lantern \
+    && install --directory --owner lantern --group lantern --mode 700 /files
 
 WORKDIR /app
 

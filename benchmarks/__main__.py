@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from benchmarks import attribution, service
+from benchmarks import attribution, durability, service
 from benchmarks.measure import Row
 from lantern.zoo import Zoo
 
@@ -14,10 +14,12 @@ def main() -> None:
     print(service.settings_facts())
     model = Zoo(downloads=False).load()
     _show(attribution.grad_cam(model))
-    with service.running_stack() as url:
+    with service.running_stack() as (url, run_dir):
         _show(service.overhead(url))
         _show(service.fast_style(url))
         _show(service.grad_cam_service(url, model))
+        _show(durability.checkpoints(model, run_dir))
+        _show(durability.streams(url))
 
 
 def _show(rows: Iterable[Row]) -> None:

@@ -9,6 +9,7 @@ from lantern import registry
 from services.gateway.app import create_app
 from services.gateway.context import current
 from services.gateway.reading import read_call
+from services.gateway.techniques import answer
 from services.settings import read
 
 app = create_app(read())
@@ -18,7 +19,6 @@ app = create_app(read())
 def echo() -> flask.Response:
     """Read and check a call as the real route does, send it to the echo, answer."""
     technique = registry.find("classify")
-    call = read_call(technique, current().files)
+    call, _ = read_call(technique)
     calls.check(technique, call.inputs, thoroughly=False)
-    answer = current().backend.send("echo", *call.pack())
-    return flask.Response(answer.body, content_type=answer.media_type)
+    return answer(technique, call, lambda _, call: current().backend.send("echo", *call.pack()))

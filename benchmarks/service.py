@@ -6,8 +6,6 @@ import contextlib
 import io
 import json
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +16,7 @@ import torch
 import urllib3
 
 from benchmarks.measure import Row, take_turns
+from handlers.archive import package
 from lantern import samples
 from lantern.image import Image
 from lantern.styles.engine import engine_for
@@ -32,19 +31,19 @@ HERE = Path(__file__).parent
 
 
 @contextlib.contextmanager
-def running_stack() -> Iterator[str]:
-    """Run the real stack with the echo beside it; yield the gateway's address."""
+def running_stack() -> Iterator[tuple[str, Path]]:
+    """Run the real stack with the echo beside it; yield the gateway's address and its folder."""
     with tempfile.TemporaryDirectory(prefix="lantern-bench-") as scratch:
         store = Path(scratch) / "model_store"
         shutil.copytree(Settings().styles_path, store / "styles")
-        _archive_echo(store)
+        package("echo", HERE / "echo_handler.py", store)
         (port,) = free_ports(1)
         settings = Settings(port=port, run_dir=f"{scratch}/run", model_store=str(store))
         stack = Stack(settings, application="benchmarks.echo_gateway:app")
         try:
             stack.start()
             _register_echo(Path(scratch) / "run" / "torchserve")
-            yield stack.url
+            yield stack.url, Path(settings.run_dir)
         finally:
             stack.stop()
 
@@ -56,7 +55,10 @@ def overhead(url: str) -> list[Row]:
 
     def call() -> None:
         response = http.request(
-            "POST", f"{url}/echo", body=body, headers={"Content-Type": "image/jpeg"}
+            "POST",
+            f"{url}/echo",
+            body=body,
+            headers={"Content-Type": "image/jpeg", "Cache-Control": "no-cache"},
         )
         assert response.status == 200, response.data
         assert response.data == body
@@ -83,7 +85,7 @@ def fast_style(url: str) -> list[Row]:
     body = photo.encode("image/jpeg", 90)
     http = urllib3.PoolManager(retries=False)
     path = f"{url}/v1/techniques/fast-style?style=starry-night&size=512"
-    headers = {"Content-Type": "image/jpeg", "Accept": "image/jpeg"}
+    headers = {"Content-Type": "image/jpeg", "Accept": "image/jpeg", "Cache-Control": "no-cache"}
     pixels = photo.pixels[None]
     classic = StyleNetwork(CLASSIC).eval()
     network = StyleLibrary(Settings().styles_path).painter("starry-night")
@@ -135,7 +137,9 @@ def grad_cam_service(url: str, model: VisionModel) -> list[Row]:
     def service() -> None:
         response = http.request(
             "POST", f"{url}/v1/techniques/grad-cam", body=body,
-            headers={"Content-Type": "image/jpeg", "Accept": "image/jpeg"},
+            headers={
+                "Content-Type": "image/jpeg", "Accept": "image/jpeg", "Cache-Control": "no-cache"
+            },
         )  # fmt: skip
         assert response.status == 200, response.data
 
@@ -149,18 +153,6 @@ def grad_cam_service(url: str, model: VisionModel) -> list[Row]:
         f"{times['service'].median * 1e3:.1f} ms = {ratio:.2f} times a bare forward + backward"
     )
     return [Row("grad-cam 224 px, whole service", figures)]
-
-
-def _archive_echo(store: Path) -> None:
-    subprocess.run(
-        [
-            sys.executable, "-c",
-            "from model_archiver.model_packaging import generate_model_archive as go; go()",
-            "--model-name", "echo", "--version", "1.0", "--force",
-            "--handler", str(HERE / "echo_handler.py"), "--export-path", str(store),
-        ],
-        check=True, stdout=subprocess.DEVNULL,
-    )  # fmt: skip
 
 
 def _register_echo(run_dir: Path) -> None:

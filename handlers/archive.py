@@ -34,7 +34,7 @@ def _build(name: str, config: Path, store: Path) -> Path:
     scratch = store / f".{name}-{os.getpid()}"
     scratch.mkdir(exist_ok=True)
     try:
-        _package(name, config, scratch)
+        package(name, HERE / "technique_handler.py", scratch, config=config)
         (scratch / f"{name}.mar").replace(target)
     finally:
         for leftover in scratch.iterdir():
@@ -43,15 +43,16 @@ def _build(name: str, config: Path, store: Path) -> Path:
     return target
 
 
-def _package(name: str, config: Path, folder: Path) -> None:
+def package(name: str, handler: Path, folder: Path, *, config: Path | None = None) -> None:
+    """Write the archive `<name>.mar` of a handler into a folder."""
     subprocess.run(
         [
             sys.executable, "-c",
             "from model_archiver.model_packaging import generate_model_archive as go; go()",
             "--model-name", name,
             "--version", "1.0",
-            "--handler", str(HERE / "technique_handler.py"),
-            "--config-file", str(config),
+            "--handler", str(handler),
+            *(["--config-file", str(config)] if config else []),
             "--export-path", str(folder),
             "--force",
         ],

@@ -13,8 +13,6 @@ import torch
 from lantern.call import Call, Studio
 from lantern.errors import InvalidParameters, LanternError
 from lantern.image import Image
-from lantern.styles.library import StyleLibrary
-from lantern.zoo import Zoo
 
 HEAD = "x-lantern-call"
 PROBLEM = "application/json"
@@ -31,12 +29,8 @@ class TechniqueHandler:
         options = (context.model_yaml_config or {}).get("handler", {})
         threads = int(os.environ.get("LANTERN_TORCH_THREADS") or 0)
         torch.set_num_threads(threads or os.cpu_count() or 1)
-        torch.set_flush_denormal(True)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
         store = Path(os.environ["LANTERN_MODEL_STORE"])
-        self.studio = Studio(
-            Zoo(downloads=False, device=device), StyleLibrary(store / "styles", device=device)
-        )
+        self.studio = Studio.open(store / "styles", downloads=False)
         blank = Image(torch.zeros(3, 512, 512)).encode("image/jpeg")
         for warm_up in options.get("warm_up", ()):
             self._warm_up(Call(inputs={"image": blank}, **warm_up))

@@ -8,7 +8,10 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
+
+import torch
 
 from lantern import registry
 from lantern.artifact import JSON, NPZ, Artifact, NotAcceptable, Rendering, Result
@@ -72,6 +75,14 @@ class Studio:
 
     zoo: Zoo
     styles: StyleLibrary
+
+    @staticmethod
+    def open(styles: Path, *, downloads: bool) -> Studio:
+        """Make the studio of this process, on its GPU where it has one."""
+        # numbers too small to matter would slow every operation they pass through
+        torch.set_flush_denormal(True)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        return Studio(Zoo(downloads=downloads, device=device), StyleLibrary(styles, device=device))
 
     def perform(self, call: Call) -> Answer:
         """Decode, run and encode.

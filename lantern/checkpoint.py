@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 import io
+import pickle
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+from lantern.errors import LanternError
+from lantern.progress import Suspended
+
+# Share of a run's time that keeping its state may take.
+MOST_COST = 0.02
+
+
+class DamagedCheckpoint(LanternError):
+    """The state that was kept cannot be read; the run has to begin anew."""
+
+    code = "damaged-checkpoint"
+
+
+def never() -> bool:
+    """Say that the run is to go on."""
+    return False
 
 
 @dataclass(frozen=True)
@@ -26,6 +44,12 @@ class Checkpoints:
     A run has one or more stages, numbered from 0, each one optimisation. The state is what the next
     step depends on: parameters, optimiser, generator, losses; `save` receives it as bytes that
     `torch.load(weights_only=True)` reads. A resumed run ends in the same bytes as an unbroken one.
+    It is saved every `every_s` seconds, or more rarely where that would take more than the share
+    `most_cost` of the time. When `suspend` says so, it is saved behind the next step and the run
+    stops.
+
+    Raises:
+        DamagedCheckpoint: `saved` is not a state.
     """
 
     def __init__(
@@ -34,11 +58,14 @@ class Checkpoints:
         saved: bytes | None = None,
         *,
         every_s: float = 5.0,
+        most_cost: float = MOST_COST,
+        suspend: Callable[[], bool] = never,
     ) -> None:
-        self._save, self._every_s = save, every_s
+        self._save, self._suspend = save, suspend
+        self._every_s, self._most_cost = every_s, most_cost
         self._state: dict[str, Any] | None = _read(saved) if saved else None
         self._ended: list[dict[str, Any]] = list(self._state["ended"]) if self._state else []
-        self._saved_at = time.monotonic()
+        self._saved_at, self._cost_s = time.monotonic(), 0.0
 
     def restore(
         self, stage: int, optimizer: torch.optim.Optimizer, generator: torch.Generator | None
@@ -63,26 +90,42 @@ class Checkpoints:
         optimizer: torch.optim.Optimizer,
         generator: torch.Generator | None,
     ) -> None:
-        """Save the state behind a step, if the last time was long enough ago."""
-        if self._save is None or time.monotonic() - self._saved_at < self._every_s:
-            return
-        out = io.BytesIO()
-        torch.save(
-            {
-                "ended": self._ended,
-                "losses": list(losses),
-                "parameters": [parameter.detach() for parameter in _parameters(optimizer)],
-                "optimizer": optimizer.state_dict(),
-                "generator": generator.get_state() if generator is not None else None,
-            },
-            out,
-        )
-        self._save(out.getvalue())
-        self._saved_at = time.monotonic()
+        """Save the state behind a step, if the last time was long enough ago.
+
+        Raises:
+            Suspended: the run is to go on later, from the state that was just saved.
+        """
+        suspend = self._suspend()
+        pause_s = max(self._every_s, self._cost_s / self._most_cost)
+        if self._save is not None and (suspend or time.monotonic() - self._saved_at >= pause_s):
+            began = time.monotonic()
+            self._save(_written(self._ended, losses, optimizer, generator))
+            self._saved_at = time.monotonic()
+            self._cost_s = self._saved_at - began
+        if suspend:
+            raise Suspended
 
     def end(self, losses: Sequence[float], *, settled: bool) -> None:
         """Note that a stage is over: a resumed run passes it by."""
         self._ended.append({"losses": tuple(losses), "settled": settled})
+
+
+def _written(
+    ended: Sequence[dict[str, Any]],
+    losses: Sequence[float],
+    optimizer: torch.optim.Optimizer,
+    generator: torch.Generator | None,
+) -> bytes:
+    out = io.BytesIO()
+    state = {
+        "ended": list(ended),
+        "losses": list(losses),
+        "parameters": [parameter.detach() for parameter in _parameters(optimizer)],
+        "optimizer": optimizer.state_dict(),
+        "generator": generator.get_state() if generator is not None else None,
+    }
+    torch.save(state, out)
+    return out.getvalue()
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
@@ -90,5 +133,10 @@ def _parameters(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
 
 
 def _read(saved: bytes) -> dict[str, Any]:
-    state: dict[str, Any] = torch.load(io.BytesIO(saved), map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(io.BytesIO(saved), map_location="cpu", weights_only=True)
+    except (RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
+        raise DamagedCheckpoint("the state that was kept cannot be read") from error
+    if not isinstance(state, dict) or "ended" not in state:
+        raise DamagedCheckpoint("what was kept is not the state of a run")
     return state

@@ -14,6 +14,10 @@ class Cancelled(Exception):
     """Raised by a progress callback to stop the computation at once."""
 
 
+class Suspended(Cancelled):
+    """Raised once the state is kept, to stop a computation that is to go on later."""
+
+
 @dataclass(frozen=True)
 class Step:
     """One finished step: `done` of `total`, the loss there, and a way to see the picture so far."""

@@ -23,7 +23,12 @@ Family = Literal["inference", "attribution", "stylization", "synthesis"]
 Runs = Literal["interactive", "job"]
 
 # Names that mean the same for every technique and so may not be parameters of one.
-RESERVED = {"model", "seed", "params", "inputs", "webhook", *Rendering.model_fields}
+RESERVED = {
+    *("model", "seed", "params", "inputs", *Rendering.model_fields),
+    # of a call that is run as a job
+    *("priority", "deadline_s", "preview_every_s", "preview_size"),
+    *("webhook", "webhook_url", "webhook_secret"),
+}
 
 _INJECTED: dict[Any, str] = {
     VisionModel: "model",
@@ -143,8 +148,7 @@ def _arguments(name: str, function: Callable[..., Outcome]) -> dict[str, Any]:
     inputs: dict[str, str] = {}
     injected: dict[str, str] = {}
     params_type: type[Params] = Params
-    hints = get_type_hints(function, include_extras=True)
-    for argument, hint in hints.items():
+    for argument, hint in get_type_hints(function, include_extras=True).items():
         if argument == "return":
             continue
         if get_origin(hint) is Annotated and get_args(hint)[0] is Image:

@@ -1,15 +1,15 @@
-"""Where a technique runs: TorchServe or this process, behind one contract."""
+"""TorchServe as the gateway sees it: techniques that answer at once run there."""
 
 from __future__ import annotations
 
 import json
 import time
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import urllib3
 
-from lantern.call import Answer, Call, Studio
+from lantern.call import Answer, Call
 from lantern.errors import LanternError
 from lantern.registry import Technique
 
@@ -27,29 +27,6 @@ class Refused(LanternError):
 
 class Unavailable(Exception):
     """The engine cannot take the call now: it is full, late or down."""
-
-
-class Backend(Protocol):
-    """Performs calls."""
-
-    def perform(self, technique: Technique, call: Call) -> Answer:
-        """Run a call.
-
-        Raises:
-            LanternError: the call is wrong.
-            Unavailable: it cannot be served now.
-        """
-
-
-class LocalBackend:
-    """Runs calls in this process."""
-
-    def __init__(self, studio: Studio) -> None:
-        self._studio = studio
-
-    def perform(self, technique: Technique, call: Call) -> Answer:
-        """Run a call here and now."""
-        return self._studio.perform(call)
 
 
 def archive_of(technique: Technique) -> str:

@@ -118,7 +118,8 @@ def _params(chosen: argparse.Namespace, kind: Any) -> Any:
 
 def _technique(chosen: argparse.Namespace, settings: Settings) -> int:
     from lantern.artifact import JSON, Rendering
-    from lantern.call import Call, choose, decode, encode
+    from lantern.call import Call, Studio, choose, decode, encode
+    from lantern.progress import silent
 
     technique = chosen.technique
     inputs = {slot: _read(getattr(chosen, slot)) for slot in technique.inputs}
@@ -129,9 +130,9 @@ def _technique(chosen: argparse.Namespace, settings: Settings) -> int:
         model=getattr(chosen, "model", ""),
         seed=getattr(chosen, "seed", 0),
     )
-    result = _studio(settings).run(
-        call, decode(inputs), _print_progress if technique.takes_progress else _quiet
-    )
+    studio = Studio.open(settings.styles_path, downloads=True)
+    watch = _print_progress if technique.takes_progress else silent
+    result = studio.run(call, decode(inputs), watch)
     output = chosen.output
     accept = (
         [_media_type(output)] if output else [JSON if result.principal.kind == "table" else "*/*"]
@@ -147,19 +148,6 @@ def _technique(chosen: argparse.Namespace, settings: Settings) -> int:
     return 0
 
 
-def _studio(settings: Settings) -> Any:
-    import torch
-
-    from lantern.call import Studio
-    from lantern.styles.library import StyleLibrary
-    from lantern.zoo import Zoo
-
-    torch.set_flush_denormal(True)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    styles = StyleLibrary(settings.styles_path, device=device)
-    return Studio(Zoo(downloads=True, device=device), styles)
-
-
 def _summary(facts: Mapping[str, Any]) -> str:
     shown = {
         name: facts[name]
@@ -167,10 +155,6 @@ def _summary(facts: Mapping[str, Any]) -> str:
         if name in facts
     }
     return json.dumps(shown)
-
-
-def _quiet(step: Any) -> None:
-    pass
 
 
 def _print_progress(step: Any) -> None:

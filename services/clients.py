@@ -2,36 +2,69 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import redis
 
+from services.blobs import Blobs
 from services.files import Files
-from services.jobs import Jobs
+from services.jobs import Jobs, Limits
+from services.outbox import Outbox
 from services.settings import Settings
 
+LONGEST_BLOCK_S = 35.0
+DELIVERY_LEASE_S = 60.0
 
-def connect(settings: Settings) -> redis.Redis:
-    """Connect to Redis; the pool opens connections on first use and is safe over a fork."""
+
+@dataclass(frozen=True)
+class Stores:
+    """Everything that outlives a process; nothing connects before it is used."""
+
+    state: redis.Redis
+    jobs: Jobs
+    blobs: Blobs
+    files: Files
+    outbox: Outbox
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.state.close()
+        self.blobs.close()
+
+
+def stores(settings: Settings) -> Stores:
+    """Return the stores of these settings."""
+    state = connect(settings.state_url, timeout_s=LONGEST_BLOCK_S)
+    blobs = Blobs(
+        connect(settings.blob_url, timeout_s=5.0),
+        settings.file_store_url,
+        inline_bytes=settings.inline_bytes,
+        high=settings.storage_high,
+    )
+    limits = Limits(
+        lease_s=settings.lease_s,
+        ttl_s=settings.result_ttl_s,
+        max_attempts=settings.max_attempts,
+        max_queued=settings.max_queued,
+        max_active=settings.max_active,
+        max_age_s=settings.max_age_s,
+    )
+    return Stores(
+        state=state,
+        jobs=Jobs(state, limits),
+        blobs=blobs,
+        files=Files(blobs, ttl_s=settings.result_ttl_s),
+        outbox=Outbox(state, lease_s=DELIVERY_LEASE_S, ttl_s=settings.result_ttl_s),
+    )
+
+
+def connect(url: str, *, timeout_s: float) -> redis.Redis:
+    """Connect to a Redis; the pool opens connections on first use and is safe over a fork."""
     return redis.Redis.from_url(
-        settings.redis_url or "redis://127.0.0.1:6379/0",
-        socket_timeout=35.0,  # longer than the longest blocking read
+        url,
+        socket_timeout=timeout_s,  # longer than the longest blocking read
         socket_connect_timeout=2.0,
         socket_keepalive=True,
         health_check_interval=10,
         max_connections=512,
     )
-
-
-def jobs(settings: Settings, client: redis.Redis) -> Jobs:
-    """Return the jobs of this Redis."""
-    return Jobs(
-        client,
-        lease_s=settings.lease_s,
-        ttl_s=settings.result_ttl_s,
-        max_attempts=settings.max_attempts,
-        max_queued=settings.max_queued,
-    )
-
-
-def files(settings: Settings, client: redis.Redis) -> Files:
-    """Return the files of this Redis."""
-    return Files(client, ttl_s=settings.result_ttl_s)

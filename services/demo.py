@@ -52,7 +52,10 @@ class Client:
     def post(self, path: str, fields: dict[str, Any], accept: str) -> urllib3.BaseHTTPResponse:
         """Send a form; fail on any answer but success."""
         response = self._http.request(
-            "POST", self._url + path, fields=fields, headers={"Accept": accept}
+            "POST",
+            self._url + path,
+            fields=fields,
+            headers={"Accept": accept, "Cache-Control": "no-cache"},
         )
         if response.status >= 300:
             raise StackError(f"{path} answered {response.status}: {response.data.decode()}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import secrets
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,17 +11,17 @@ from typing import Any, Literal, cast
 
 import redis
 
-Status = Literal["queued", "running", "succeeded", "failed", "canceled", "expired"]
-FINAL = frozenset({"succeeded", "failed", "canceled", "expired"})
-Word = Literal["ok", "cancel", "lost"]
-Position = tuple[int, str]
-"""Where a job stands in the list of all: the millisecond it was made in, and its id."""
+from services.record import HEAD_START_MS, LANES, Job, Lane, Priority, Status, new_id, parse
 
-PREFIX = "lantern:job:"
-QUEUED, RUNNING, ALL = "lantern:jobs:queued", "lantern:jobs:running", "lantern:jobs:all"
-WORKERS = "lantern:workers"
-RESEND_AFTER_S = 30.0
+Word = Literal["ok", "lost", "late", "cancel", "pause", "release"]
+Position = tuple[int, str]
+"""Where a job stands in its owner's list: the millisecond it was made in, and its id."""
+
+JOB, ALL, ACTIVE = "lantern:job:", "lantern:jobs:all:", "lantern:jobs:active:"
+QUEUED, RUNNING = "lantern:jobs:queued:", "lantern:jobs:running"
+CACHE, WORKERS = "lantern:cache:", "lantern:workers:"
 SCRIPTS = Path(__file__).parent / "scripts"
+PRELUDE = "prelude"
 
 
 class IdempotencyConflict(Exception):
@@ -33,28 +32,35 @@ class QueueFull(Exception):
     """As many jobs as may wait are waiting."""
 
 
+class QuotaReached(Exception):
+    """The caller has as many jobs under way as one key may have."""
+
+
 @dataclass(frozen=True)
-class Job:
-    """One job as it stands; times are seconds since 1970, None where not yet reached."""
+class Limits:
+    """How long jobs are held and kept, and how many there may be."""
 
-    id: str
-    status: Status
+    lease_s: float
+    ttl_s: int
+    max_attempts: int
+    max_queued: int
+    max_active: int
+    max_age_s: int
+
+
+@dataclass(frozen=True)
+class Order:
+    """A job to be made: `call` is kept as it is, `cache` names what it computes."""
+
     call: Mapping[str, Any]
-    created_at: float
-    started_at: float | None = None
-    finished_at: float | None = None
-    expires_at: float | None = None
-    attempts: int = 0
-    progress: Mapping[str, Any] | None = None
-    preview_step: int | None = None
-    checkpoint: str | None = None
+    owner: str
+    lane: Lane = "jobs"
+    id: str = ""
+    options: Mapping[str, Any] | None = None
+    webhook: Mapping[str, Any] | None = None
+    cache: str = ""
     result: Mapping[str, Any] | None = None
-    error: Mapping[str, Any] | None = None
-
-    @property
-    def is_final(self) -> bool:
-        """Whether nothing about it will change."""
-        return self.status in FINAL
+    """The result where it is known already: the job is born finished."""
 
 
 @dataclass(frozen=True)
@@ -77,87 +83,135 @@ class Claim:
 class Jobs:
     """Every job of one Redis; each change is one Lua script."""
 
-    def __init__(
-        self, client: redis.Redis, *, lease_s: float, ttl_s: int, max_attempts: int, max_queued: int
-    ) -> None:
-        self._redis = client
+    def __init__(self, client: redis.Redis, limits: Limits) -> None:
+        self._redis, self._limits = client, limits
         # read once: files that are replaced while a process runs must not break it
-        self._scripts = {path.stem: path.read_text() for path in SCRIPTS.glob("*.lua")}
-        self._lease_ms = int(lease_s * 1000)
-        self._ttl_s, self._max_attempts, self._max_queued = ttl_s, max_attempts, max_queued
+        prelude = (SCRIPTS / f"{PRELUDE}.lua").read_text()
+        self._scripts = {
+            path.stem: client.register_script(prelude + path.read_text())
+            for path in SCRIPTS.glob("*.lua")
+            if path.stem != PRELUDE
+        }
+        self._lease_ms = int(limits.lease_s * 1000)
+        self._ttl_s = limits.ttl_s
 
-    def create(
-        self, call: Mapping[str, Any], *, key: str = "", fingerprint: str = ""
-    ) -> tuple[Job, bool]:
-        """Queue a call; return the job and whether it is new.
+    # --- What callers do
+
+    def create(self, order: Order, *, key: str = "", fingerprint: str = "") -> tuple[Job, bool]:
+        """Make a job; return it and whether it is new.
 
         With an idempotency `key`, the same `fingerprint` gets the job made the first time.
 
         Raises:
             IdempotencyConflict: the key stands for another payload.
+            QuotaReached: the owner has too many jobs under way.
             QueueFull: too many jobs wait.
         """
-        job_id = new_id()
-        keys = [*_keys(job_id, "", QUEUED, ALL, ":events"), f"lantern:idempotency:{key}"]
-        record = json.dumps({"call": json.dumps(dict(call))})
+        options = order.options or {}
+        record = {"call": order.call, "options": options, "webhook": order.webhook}
+        texts = {name: json.dumps(part) for name, part in record.items() if part is not None}
+        if order.cache:
+            texts["cache"] = order.cache
+        if order.result is not None:
+            texts["result"] = json.dumps(order.result)
+        priority = cast(Priority, options.get("priority", "normal"))
+        seconds = min(options.get("deadline_s") or self._limits.max_age_s, self._limits.max_age_s)
+        status = "queued" if order.result is None else "succeeded"
         outcome, known = self._call(
-            "create", keys,
-            [job_id, fingerprint if key else "", self._ttl_s, self._max_queued, record],
+            "create", order.id or new_id(), order.owner, order.lane, HEAD_START_MS[priority],
+            key, fingerprint, self._ttl_s, self._limits.max_active, self._limits.max_queued,
+            int(seconds * 1000), json.dumps(texts), status,
         )  # fmt: skip
-        if outcome == b"conflict":
-            raise IdempotencyConflict
-        if outcome == b"full":
-            raise QueueFull
+        if outcome in _REFUSALS:
+            raise _REFUSALS[outcome]
         job = self.get(known.decode())
         assert job is not None
         return job, outcome == b"created"
 
     def get(self, job_id: str) -> Job | None:
         """Return a job, or None where there is none or it has expired."""
-        fields = cast(dict[bytes, bytes], self._redis.hgetall(PREFIX + job_id))
-        return _job(fields) if fields else None
+        fields = cast(dict[bytes, bytes], self._redis.hgetall(JOB + job_id))
+        return parse(fields) if fields else None
 
-    def newest(self, limit: int, after: Position | None = None) -> list[Position]:
-        """Return the positions of up to `limit` jobs, newest first, from behind `after` on.
+    def get_all(self, job_ids: list[str]) -> list[Job]:
+        """Return those of the jobs that are still there, in one round trip."""
+        pipe = self._redis.pipeline(transaction=False)
+        for job_id in job_ids:
+            pipe.hgetall(JOB + job_id)
+        return [parse(fields) for fields in pipe.execute() if fields]
+
+    def newest(self, owner: str, limit: int, after: Position | None = None) -> list[Position]:
+        """Return the positions of up to `limit` jobs of an owner, newest first, behind `after`.
 
         A job may have expired while its position is still there.
         """
-        top, skip = "+inf", 0
+        index, top, skip = ALL + owner, "+inf", 0
         if after is not None:
             # of one millisecond there may be several, in the order of their ids
             top = str(after[0])
-            peers = cast(list[bytes], self._redis.zrangebyscore(ALL, top, top))
+            peers = cast(list[bytes], self._redis.zrangebyscore(index, top, top))
             skip = sum(name.decode() >= after[1] for name in peers)
         rows = cast(
             list[tuple[bytes, float]],
-            self._redis.zrevrangebyscore(ALL, top, "-inf", skip, limit, withscores=True),
+            self._redis.zrevrangebyscore(index, top, "-inf", skip, limit, withscores=True),
         )
         return [(int(score), name.decode()) for name, score in rows]
 
-    def claim(self, job_id: str, worker: str) -> Claim | None:
-        """Take a job that waits or whose worker is lost; None where there is nothing to take."""
-        fence = self._call(
-            "claim", _keys(job_id, "", QUEUED, RUNNING, ":events"),
-            [job_id, worker, self._lease_ms, self._max_attempts],
-        )  # fmt: skip
-        return Claim(job_id, int(fence)) if fence else None
+    def known(self, cache: str) -> Job | None:
+        """Return the finished job that has computed this, None where there is none."""
+        job_id = cast(bytes | None, self._redis.get(CACHE + cache))
+        return self.get(job_id.decode()) if job_id else None
+
+    def cancel(self, job_id: str) -> Status | None:
+        """Ask for the job to end; return the status it has now, None where there is none."""
+        return self._status(self._call("cancel", job_id, self._ttl_s))
+
+    def pause(self, job_id: str) -> Status | None:
+        """Ask for the job to be put down; return the status it has now, None where none is."""
+        return self._status(self._call("pause", job_id))
+
+    def resume(self, job_id: str) -> Status | None:
+        """Let a paused job go on; return the status it has now, None where there is none."""
+        return self._status(self._call("resume", job_id))
+
+    def delete(self, job: Job) -> None:
+        """Forget a job and its events."""
+        self._call("delete", job.id)
+
+    def previews(self, job_id: str) -> list[int]:
+        """Return the steps there are previews of, first to last."""
+        steps = cast(list[bytes], self._redis.zrange(JOB + job_id + ":previews", 0, -1))
+        return [int(step) for step in steps]
+
+    # --- What workers do
+
+    def claim(self, lane: Lane, worker: str) -> Claim | None:
+        """Take the first job that waits in a lane; None where none does."""
+        taken = self._call("claim", lane, worker, self._lease_ms, self._ttl_s)
+        return Claim(taken[0].decode(), int(taken[1])) if taken else None
 
     def beat(
         self,
         claim: Claim,
         *,
         progress: Mapping[str, Any] | None = None,
-        preview: tuple[int, str] | None = None,
+        preview: int | None = None,
         checkpoint: str = "",
     ) -> Word:
         """Renew the lease, record progress and where the state is kept; learn whether to go on."""
-        step, file = preview or ("", "")
         word = self._call(
-            "beat", _keys(claim.job_id, "", RUNNING, ":events", ":previews"),
-            [claim.job_id, claim.fence, self._lease_ms,
-             json.dumps(dict(progress)) if progress else "", step, file, self._ttl_s, checkpoint],
+            "beat", claim.job_id, claim.fence, self._lease_ms,
+            json.dumps(dict(progress)) if progress else "",
+            "" if preview is None else preview, checkpoint,
         )  # fmt: skip
         return cast(Word, word.decode())
+
+    def suspend(self, claim: Claim) -> Status | None:
+        """Put the job down: for another worker, or as its caller wishes by now.
+
+        Return the status it has now, None where another worker has taken over meanwhile.
+        """
+        return self._status(self._call("suspend", claim.job_id, claim.fence, self._ttl_s))
 
     def finish(
         self,
@@ -169,41 +223,26 @@ class Jobs:
     ) -> bool:
         """Make the state final; False where another worker has taken over meanwhile."""
         texts = [json.dumps(dict(part)) if part else "" for part in (result, error)]
-        return bool(
-            self._call(
-                "finish", _keys(claim.job_id, "", RUNNING, ":events", QUEUED),
-                [claim.job_id, claim.fence, status, *texts, self._ttl_s],
-            )
-        )  # fmt: skip
+        arguments = (claim.job_id, claim.fence, status, *texts, self._ttl_s)
+        return bool(self._call("finish", *arguments))
 
-    def cancel(self, job_id: str) -> Status | None:
-        """Ask for the job to end; return the status it has now, None where there is none."""
-        keys = _keys(job_id, "", QUEUED, ":events")
-        status = self._call("cancel", keys, [job_id, self._ttl_s]).decode()
-        return cast(Status, status) if status else None
+    def release(self, worker: str) -> None:
+        """Ask a worker that is to stop to put its jobs down."""
+        self._call("release", worker)
 
-    def reap(self) -> list[str]:
-        """Requeue jobs of silent workers; return the ids whose message has to be sent (again)."""
-        ids = self._call(
-            "reap", [QUEUED, RUNNING, ALL],
-            [PREFIX, self._max_attempts, int(RESEND_AFTER_S * 1000), self._ttl_s],
-        )  # fmt: skip
-        return [job_id.decode() for job_id in ids]
+    def reap(self) -> dict[Lane, int]:
+        """Requeue jobs of silent workers, end late ones; return how many wait in each lane."""
+        found = self._call("reap", self._limits.max_attempts, self._lease_ms, self._ttl_s)
+        return {
+            cast(Lane, lane.decode()): int(count)
+            for lane, count in zip(found[::2], found[1::2], strict=True)
+        }
 
-    def delete(self, job_id: str) -> None:
-        """Forget a job and its events."""
-        self._redis.delete(*(PREFIX + job_id + part for part in ("", ":events", ":previews")))
-        for index in (QUEUED, RUNNING, ALL):
-            self._redis.zrem(index, job_id)
-
-    def preview(self, job_id: str, step: int) -> str | None:
-        """Return the file id of one preview."""
-        file = cast(bytes | None, self._redis.hget(PREFIX + job_id + ":previews", str(step)))
-        return file.decode() if file else None
+    # --- Events
 
     def events(self, job_id: str, after: str, wait_s: float) -> list[Event]:
         """Return the events behind position `after`, waiting up to `wait_s` for the first."""
-        stream = PREFIX + job_id + ":events"
+        stream = JOB + job_id + ":events"
         block = max(1, int(wait_s * 1000))
         found = cast(Any, self._redis.xread({stream: after}, count=100, block=block))
         entries = found[0][1] if found else []
@@ -211,6 +250,11 @@ class Jobs:
             Event(name.decode(), fields[b"event"].decode(), json.loads(fields[b"data"]))
             for name, fields in entries
         ]
+
+    def first_event(self, job_id: str) -> str:
+        """Return the position of the oldest event that is kept, "" where there is none."""
+        found = cast(Any, self._redis.xrange(JOB + job_id + ":events", count=1))
+        return found[0][0].decode() if found else ""
 
     def wait(self, job_id: str, seconds: float) -> Job | None:
         """Return the job once it is final, or as it stands when the time is over."""
@@ -223,66 +267,37 @@ class Jobs:
                 after = event.id
         return job
 
+    # --- How things stand
+
     def counts(self) -> dict[str, int]:
         """Return how many jobs wait and run."""
-        return {
-            "queued": self._redis.zcard(QUEUED),
-            "running": self._redis.zcard(RUNNING),
-        }
+        queued = [self._redis.zcard(QUEUED + lane) for lane in LANES]
+        return {"queued": sum(queued), "running": self._redis.zcard(RUNNING)}
 
-    def greet(self, worker: str, ttl_s: float) -> None:
-        """Record that a worker is alive, for readiness."""
+    def greet(self, lane: str, worker: str, *, ttl_s: float) -> None:
+        """Note that a worker lives."""
         now = self._now()
-        self._redis.zadd(WORKERS, {worker: now + ttl_s})
-        self._redis.zremrangebyscore(WORKERS, "-inf", now)
+        self._redis.zadd(WORKERS + lane, {worker: now + ttl_s})
+        self._redis.zremrangebyscore(WORKERS + lane, "-inf", now)
 
-    def workers(self) -> int:
-        """Count the workers that are alive."""
-        return self._redis.zcount(WORKERS, self._now(), "+inf")
+    def workers(self, lane: str) -> int:
+        """Count the workers of a lane that gave a sign of life lately."""
+        return self._redis.zcount(WORKERS + lane, self._now(), "+inf")
 
     def _now(self) -> float:
         """Return Redis's time: the clocks of two machines differ."""
         seconds, microseconds = self._redis.time()
         return float(seconds) + microseconds / 1e6
 
-    def _call(self, script: str, keys: list[str], arguments: list[Any]) -> Any:
-        return self._redis.register_script(self._scripts[script])(keys=keys, args=arguments)
+    def _call(self, name: str, *arguments: Any) -> Any:
+        return self._scripts[name](args=arguments)
+
+    @staticmethod
+    def _status(answer: bytes) -> Status | None:
+        return cast(Status, answer.decode()) if answer else None
 
 
-def new_id() -> str:
-    """Return a job id: time first, so that ids sort by age, then 80 random bits."""
-    return f"job_{int(time.time() * 1000):012x}{secrets.token_hex(10)}"
-
-
-def _keys(job_id: str, *parts: str) -> list[str]:
-    """Make a script's keys: parts of the job's own ("" or ":suffix") and shared ones."""
-    own = PREFIX + job_id
-    return [own + part if part == "" or part.startswith(":") else part for part in parts]
-
-
-def _job(fields: Mapping[bytes, bytes]) -> Job:
-    def seconds(name: bytes) -> float | None:
-        return int(fields[name]) / 1000 if name in fields else None
-
-    def plain(name: bytes) -> Mapping[str, Any] | None:
-        return json.loads(fields[name]) if name in fields else None
-
-    step = fields.get(b"preview_step")
-    return Job(
-        id=fields[b"id"].decode(),
-        status=cast(Status, fields[b"status"].decode()),
-        call=json.loads(fields[b"call"]),
-        created_at=seconds(b"created_ms") or 0.0,
-        started_at=seconds(b"started_ms"),
-        finished_at=seconds(b"finished_ms"),
-        expires_at=seconds(b"expires_ms"),
-        attempts=int(fields[b"attempts"]),
-        progress=plain(b"progress"),
-        preview_step=int(step) if step else None,
-        checkpoint=fields[b"checkpoint"].decode() if b"checkpoint" in fields else None,
-        result=plain(b"result"),
-        error=plain(b"error"),
-    )
+_REFUSALS = {b"conflict": IdempotencyConflict, b"quota": QuotaReached, b"full": QueueFull}
 
 
 def events_until_done(

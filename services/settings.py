@@ -25,7 +25,15 @@ class Settings:
     port: int = 8000
     """Port of the gateway."""
     redis_url: str = ""
-    """Redis to use; `REDIS_URL` is read too. `lantern up` starts its own where this is empty."""
+    """Redis of job records; `REDIS_URL` is read too. `lantern up` starts its own if empty."""
+    blob_redis_url: str = ""
+    """Redis of uploads, results and previews; that of the job records where this is empty."""
+    file_store: str = ""
+    """Where larger files lie, an fsspec URL; `files` in the run directory where this is empty."""
+    inline_bytes: int = 1024 * 1024
+    """Files above this many bytes go to the file store, others into Redis."""
+    storage_high: float = 0.85
+    """Share of the storage in use from which on new work is refused."""
     torchserve_url: str = "http://127.0.0.1:8080"
     """TorchServe's inference address."""
     torchserve_management_url: str = "http://127.0.0.1:8081"
@@ -45,7 +53,9 @@ class Settings:
     gateway_threads: int = 96
     """Threads of each gunicorn process; an open event stream takes one."""
     workers: int = 1
-    """Celery workers, one job at a time each."""
+    """Celery workers for long jobs, one job at a time each."""
+    fast_workers: int = 1
+    """Celery workers for interactive calls that became jobs; long jobs never hold these up."""
     torch_threads: int = 0
     """torch threads of a process; all cores, shared among the workers, where this is 0."""
     drain_s: int = 2
@@ -54,23 +64,52 @@ class Settings:
     """Largest request body."""
     interactive_timeout_s: float = 20.0
     """How long the gateway waits for TorchServe."""
-    lease_s: float = 15.0
+    lease_s: float = 8.0
     """How long a job stays with a worker that gives no sign of life."""
     beat_s: float = 0.5
     """How often a worker gives one."""
     max_attempts: int = 3
-    """How often a job is started before it is given up."""
+    """How often a job is started without getting further before it is given up."""
+    checkpoint_every_s: float = 5.0
+    """Shortest time between two checkpoints of a job."""
     result_ttl_s: int = 24 * 3600
     """How long results, uploads and job records are kept."""
-    preview_every_s: float = 2.0
-    """Shortest time between two previews of a job."""
-    max_queued: int = 100
-    """Most jobs that wait at a time."""
+    preview_ttl_s: int = 3600
+    """How long previews are kept after their job's end."""
+    cache_ttl_s: int = 3600
+    """How long an interactive answer is kept to be given again; 0 keeps none."""
+    max_age_s: int = 7 * 24 * 3600
+    """How long after its making a job may end; a caller's `deadline_s` may be shorter."""
+    max_queued: int = 1000
+    """Most jobs that wait at a time, of all callers."""
+    max_active: int = 100
+    """Most jobs of one key that wait, run or are paused at a time."""
+    max_streams: int = 80
+    """Most event streams and waiting calls of one gunicorn process at a time."""
+    max_streams_per_key: int = 80
+    """Most of these of one key."""
+    webhook_loopback: bool = False
+    """Whether webhooks may go to this machine; for tests only."""
 
     @property
     def run_path(self) -> Path:
         """Folder for the files of a running stack."""
         return Path(self.run_dir or ROOT / ".run" / str(self.port)).absolute()
+
+    @property
+    def state_url(self) -> str:
+        """The Redis of the job records, named or not."""
+        return self.redis_url or "redis://127.0.0.1:6379/0"
+
+    @property
+    def blob_url(self) -> str:
+        """The Redis of the bytes."""
+        return self.blob_redis_url or self.state_url
+
+    @property
+    def file_store_url(self) -> str:
+        """Where larger files lie."""
+        return self.file_store or f"file://{self.run_path}/files"
 
     @property
     def styles_path(self) -> Path:

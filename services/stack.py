@@ -13,7 +13,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -31,9 +31,11 @@ from services.processes import (
     end,
     free_ports,
 )
+from services.queues import HOOKS, queue_of
 from services.settings import ROOT, Settings
 
 READY_WITHIN_S = 60.0
+COURIER = "courier"
 
 
 TELL = functools.partial(print, flush=True)
@@ -67,7 +69,7 @@ class Stack:
         check_port(self.settings.host, self.settings.port)
         self._temporary = Path(tempfile.mkdtemp(prefix="lantern-"))
         started = time.monotonic()
-        settings = self._start_redis(run)
+        settings = self._start_stores(run)
         serving = self._serving(run)
         settings = dataclasses.replace(
             settings,
@@ -79,8 +81,8 @@ class Stack:
         environment = exported(settings)
         command = serving.prepare()
         self._add("torchserve", command, serving.environment(), cwd=serving.run_dir)
-        for number in range(1, settings.workers + 1):
-            self._add(f"worker-{number}", worker_command(number), environment, niceness=10)
+        for name, queue, niceness in _workers(settings):
+            self._add(name, worker_command(name, queue), environment, niceness=niceness)
         # its few tensor operations must not start a team of threads in each of its threads
         own = environment | {"OMP_NUM_THREADS": "1"}
         self._add("gateway", gateway_command(self.application), own)
@@ -99,10 +101,11 @@ class Stack:
 
     def stop(self) -> None:
         """Stop who calls before who is called, within ten seconds; leave no process behind."""
-        last = {"torchserve": 2.0, "redis": 2.0}
-        end([child for child in self.children if child.name not in last], seconds=4.0)
-        for name, seconds in last.items():
-            end([child for child in self.children if child.name == name], seconds=seconds)
+        stores = [child for child in self.children if child.name in ("redis", "blobs")]
+        engines = [child for child in self.children if child.name == "torchserve"]
+        end([c for c in self.children if c not in stores + engines], seconds=5.0)
+        end(engines, seconds=2.0)
+        end(stores, seconds=2.0)
         self.children.clear()
         if self._temporary is not None:
             shutil.rmtree(self._temporary, ignore_errors=True)
@@ -110,20 +113,29 @@ class Stack:
             (self.settings.run_path / "stack.json").unlink(missing_ok=True)
             self._lock.close()
 
-    def _start_redis(self, run: Path) -> Settings:
+    def _start_stores(self, run: Path) -> Settings:
+        """Start a Redis for the job records and one for the bytes, unless one is named."""
         if self.settings.redis_url:
             return self.settings
+        return dataclasses.replace(
+            self.settings,
+            redis_url=self._start_redis(run, "redis", memory="256mb"),
+            blob_redis_url=self.settings.blob_redis_url
+            or self._start_redis(run, "blobs", memory="512mb"),
+        )
+
+    def _start_redis(self, run: Path, name: str, *, memory: str) -> str:
         (port,) = free_ports(1)
         password = secrets.token_urlsafe(24)
-        data = run / "redis"
+        data = run / name
         data.mkdir(exist_ok=True)
         config = data / "redis.conf"
         config.touch(mode=0o600)
-        config.write_text(REDIS_CONF.format(port=port, password=password, data=data))
-        self._add("redis", [redis_server(), str(config)], {})
+        config.write_text(REDIS_CONF.format(port=port, password=password, data=data, memory=memory))
+        self._add(name, [redis_server(), str(config)], {})
         url = f"redis://:{password}@127.0.0.1:{port}/0"
-        self._await("redis", lambda: bool(redis.Redis.from_url(url).ping()), seconds=15)
-        return dataclasses.replace(self.settings, redis_url=url)
+        self._await(name, lambda: bool(redis.Redis.from_url(url).ping()), seconds=15)
+        return url
 
     def _serving(self, run: Path) -> Serving:
         assert self._temporary is not None
@@ -212,7 +224,7 @@ dir "{data}"
 appendonly yes
 appendfsync everysec
 save ""
-maxmemory 1gb
+maxmemory {memory}
 maxmemory-policy noeviction
 """
 
@@ -249,13 +261,25 @@ def gateway_command(application: str) -> list[str]:
     return [sys.executable, "-m", "gunicorn", "-c", config, application]
 
 
-def worker_command(number: int) -> list[str]:
+def worker_command(name: str, queue: str) -> list[str]:
     """Return the command that runs one Celery worker."""
+    pool = (
+        ["threads", "--concurrency", "4"] if name == COURIER else ["prefork", "--concurrency", "1"]
+    )
     return [
         sys.executable, "-m", "celery", "-A", "services.worker.app", "worker",
-        "--pool", "prefork", "--concurrency", "1", "--hostname", f"worker-{number}@%h",
+        "--queues", queue, "--pool", *pool, "--hostname", f"{name}@%h",
         "--loglevel", "WARNING", "--without-gossip", "--without-mingle",
     ]  # fmt: skip
+
+
+def _workers(settings: Settings) -> Iterator[tuple[str, str, int]]:
+    """Name every worker, its queue and its niceness: long jobs give way to quick calls."""
+    for number in range(1, settings.workers + 1):
+        yield f"worker-{number}", queue_of("jobs"), 10
+    for number in range(1, settings.fast_workers + 1):
+        yield f"fast-{number}", queue_of("fast"), 5
+    yield COURIER, HOOKS, 5
 
 
 def exported(settings: Settings) -> dict[str, str]:
@@ -273,8 +297,6 @@ def exported(settings: Settings) -> dict[str, str]:
         "PYTHONPATH": path,
         # threads that wait must sleep: spinning ones steal the cores of the other processes
         "OMP_WAIT_POLICY": "PASSIVE",
-        # a stopping worker gives its job back instead of finishing it
-        "REMAP_SIGTERM": "SIGQUIT",
     }
 
 

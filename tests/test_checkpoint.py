@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import pickle
+import time
 from typing import Any
 
 import pytest
 import torch
 
-from lantern.checkpoint import Checkpoints
+from lantern.checkpoint import Checkpoints, DamagedCheckpoint
 from lantern.image import Image
-from lantern.progress import Step
+from lantern.progress import Step, Suspended
 from lantern.run import run
 from lantern.vision_model import VisionModel
 from lantern.zoo import Zoo
@@ -74,13 +76,13 @@ def test_a_resumed_run_ends_in_the_same_bytes(
     with pytest.raises(Killed):
         run(
             name, images, params, model=network, seed=3, progress=die,
-            checkpoints=Checkpoints(store.save, every_s=0.0),
+            checkpoints=Checkpoints(store.save, every_s=0.0, most_cost=1e9),
         )  # fmt: skip
     assert store.count == dies_at
     seen: list[int] = []
     resumed = run(
         name, images, params, model=network, seed=3, progress=lambda step: seen.append(step.done),
-        checkpoints=Checkpoints(store.save, store.saved, every_s=0.0),
+        checkpoints=Checkpoints(store.save, store.saved, every_s=0.0, most_cost=1e9),
     )  # fmt: skip
     assert seen[0] == dies_at + 1
     assert resumed.principal.encode("image/png") == whole.principal.encode("image/png")
@@ -99,6 +101,75 @@ def test_checkpoints_are_no_more_frequent_than_asked(network: VisionModel) -> No
     assert store.count == 0
 
 
+@pytest.mark.parametrize("dies_at", [1, 9])
+@pytest.mark.parametrize(("name", "slots", "params"), CASES)
+def test_a_suspended_run_keeps_its_state_and_goes_on(
+    network: VisionModel, name: str, slots: tuple[str, ...], params: dict[str, Any], dies_at: int
+) -> None:
+    images = {slot: _picture(number) for number, slot in enumerate(slots)}
+    whole = run(name, images, params, model=network, seed=3)
+    store, steps = Store(), list[int]()
+
+    def note(step: Step) -> None:
+        steps.append(step.done)
+
+    with pytest.raises(Suspended):
+        run(
+            name, images, params, model=network, seed=3, progress=note,
+            checkpoints=Checkpoints(
+                store.save, every_s=3600.0, suspend=lambda: len(steps) == dies_at
+            ),
+        )  # fmt: skip
+    assert (len(steps), store.count) == (dies_at, 1)
+    resumed = run(
+        name, images, params, model=network, seed=3, progress=note,
+        checkpoints=Checkpoints(saved=store.saved),
+    )  # fmt: skip
+    assert steps == list(range(1, len(steps) + 1))
+    assert resumed.principal.encode("image/png") == whole.principal.encode("image/png")
+
+
+def test_saving_takes_no_more_than_its_share_of_the_time(network: VisionModel) -> None:
+    saved_at: list[float] = []
+
+    def save_slowly(state: bytes) -> None:
+        time.sleep(0.02)
+        saved_at.append(time.monotonic())
+
+    images = {"image": _picture(0)}
+    began = time.monotonic()
+    run(
+        "deep-dream", images, {"steps": 200, "octaves": 1, "size": 64}, model=network,
+        checkpoints=Checkpoints(save_slowly, every_s=0.0, most_cost=0.1),
+    )  # fmt: skip
+    assert 1 <= len(saved_at) <= 1 + (time.monotonic() - began) / (0.02 / 0.1)
+
+
 def test_a_checkpoint_that_holds_code_is_refused() -> None:
-    with pytest.raises(pickle.UnpicklingError):
+    with pytest.raises(DamagedCheckpoint):
         Checkpoints(saved=pickle.dumps(Trap(), protocol=2))
+
+
+@pytest.mark.parametrize("saved", [b"x", b"PK", bytes(1000)])
+def test_what_is_no_checkpoint_is_refused(saved: bytes) -> None:
+    with pytest.raises(DamagedCheckpoint):
+        Checkpoints(saved=saved)
+
+
+@pytest.mark.parametrize("state", [[1, 2], {"losses": []}])
+def test_what_is_no_state_of_a_run_is_refused(state: Any) -> None:
+    out = io.BytesIO()
+    torch.save(state, out)
+    with pytest.raises(DamagedCheckpoint):
+        Checkpoints(saved=out.getvalue())
+
+
+def test_a_checkpoint_that_was_cut_off_is_refused(network: VisionModel) -> None:
+    store = Store()
+    run(
+        "deep-dream", {"image": _picture(0)}, {"steps": 2, "octaves": 1, "size": 64}, model=network,
+        checkpoints=Checkpoints(store.save, every_s=0.0),
+    )  # fmt: skip
+    assert store.saved is not None
+    with pytest.raises(DamagedCheckpoint):
+        Checkpoints(saved=store.saved[: len(store.saved) // 2])

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
+import ipaddress
 import itertools
 import re
 import shlex
@@ -18,16 +20,32 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from lantern.errors import InvalidParameter
+from services.queues import HOOKS, queue_of
+from services.record import LANES
 from services.settings import Settings, read
+from services.stack import COURIER, worker_command
+from services.webhooks import check_target, deliver
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE = ROOT / "k8s" / "base"
+S3 = ROOT / "k8s" / "overlays" / "s3"
 KUBERNETES = "1.32"
-PARTS = {"gateway", "worker", "torchserve", "redis"}
-OURS = PARTS - {"redis"}
+LONG, FAST = "worker", "fast"
+QUEUES = {LONG: queue_of("jobs"), FAST: queue_of("fast"), COURIER: HOOKS}
+"""The kinds of workers, and the queue that each consumes."""
+STORES = {"redis": "256mb", "blobs": "512mb"}
+"""The two Redis, and how much each holds."""
+CLIENTS = {"gateway", *QUEUES}
+"""The parts that use the stores: both Redis and the file store."""
+OURS = {*CLIENTS, "torchserve"}
+PARTS = {*OURS, *STORES}
+PLACES = ("compose", "kubernetes")
 LOOPBACK = ("127.0.0.1", "[::1]")
 
 Document = dict[str, Any]
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 # --- Reading -----------------------------------------------------------------------------------
@@ -81,8 +99,13 @@ def containers(workload: Document) -> list[Document]:
 
 
 def container(part: str) -> Document:
-    (only,) = containers(next(w for w in workloads() if name_of(w) == part))
+    (only,) = containers(workload_of(part))
     return only
+
+
+def workload_of(part: str) -> Document:
+    (found,) = (workload for workload in workloads() if name_of(workload) == part)
+    return found
 
 
 def compose() -> Document:
@@ -121,6 +144,15 @@ def pod_environment(part: str) -> dict[str, str]:
     return values
 
 
+def environment_of(part: str, place: str) -> dict[str, str]:
+    """Return a part's variables; a real digest stands where the example of the Secret has words."""
+    values = {"LANTERN_API_KEYS": "0" * 64, "REDIS_PASSWORD": "secret"}
+    if place == "compose":
+        return compose_environment(part, values)
+    found = pod_environment(part)
+    return {name: values.get(name, value) for name, value in found.items()}
+
+
 def _value(part: str, entry: Document) -> str:
     if "value" in entry:
         return str(entry["value"])
@@ -157,10 +189,12 @@ def test_kustomization_lists_every_file_but_the_example() -> None:
     assert examples == {"secret.example.yaml"}
 
 
-def test_no_secret_is_applied_and_the_example_holds_no_real_value() -> None:
+def test_no_secret_is_applied_and_the_example_shows_what_to_make_without_real_values() -> None:
     (secret,) = of_kind("Secret")
     assert "data" not in secret
     assert all("replace-with-" in value for value in secret["stringData"].values())
+    readme = (ROOT / "k8s" / "README.md").read_text()
+    assert [name for name in secret["stringData"] if f"--from-literal={name}=" not in readme] == []
 
 
 def test_documents_live_in_the_namespace_of_the_kustomization() -> None:
@@ -230,15 +264,30 @@ def test_mounts_are_declared_and_bounded(workload: Document) -> None:
     declared = {volume["name"] for volume in volumes} | {name_of(claim) for claim in claims}
     mounted = {mount["name"] for one in containers(workload) for mount in one["volumeMounts"]}
     assert mounted == declared
-    assert all("sizeLimit" in volume["emptyDir"] for volume in volumes)
+    for volume in volumes:
+        if "persistentVolumeClaim" in volume:
+            assert named("PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"])
+        else:
+            assert "sizeLimit" in volume["emptyDir"]
+
+
+def test_the_claim_of_the_file_store_serves_pods_on_several_nodes() -> None:
+    (claim,) = of_kind("PersistentVolumeClaim")
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+    for part in CLIENTS:
+        context = pod(workload_of(part))["securityContext"]
+        # without it the folder would belong to root, and without the second it would be gone
+        # through at each start
+        assert context["fsGroup"] == context["runAsGroup"]
+        assert context["fsGroupChangePolicy"] == "OnRootMismatch"
 
 
 @pytest.mark.parametrize("workload", workloads(), ids=title)
 def test_probes_and_ends(workload: Document) -> None:
     for one in containers(workload):
-        assert "livenessProbe" in one
+        assert {"startupProbe", "livenessProbe"} <= one.keys()
         if "ports" in one:
-            assert {"startupProbe", "readinessProbe"} <= one.keys()
+            assert "readinessProbe" in one
         assert probed_ports(one) <= port_names(workload)
         sleep = (
             one.get("lifecycle", {}).get("preStop", {}).get("exec", {}).get("command", ["", "0"])
@@ -265,14 +314,85 @@ def test_everything_is_denied_first() -> None:
 
 
 def test_only_these_ways_are_open() -> None:
-    ways = {
-        ("gateway", "torchserve", 8080),
-        ("gateway", "torchserve", 8081),
-        ("gateway", "redis", 6379),
-        ("worker", "redis", 6379),
-    }
-    assert ways_out() == ways
+    ways = {("gateway", "torchserve", 8080), ("gateway", "torchserve", 8081)}
+    ways |= {(client, store, 6379) for client in CLIENTS for store in STORES}
+    abroad = {(client, "names", 53) for client in CLIENTS} | {(COURIER, "outside", 443)}
+    assert ways_out() == ways | abroad
     assert ways_in() == ways | {("anyone", "gateway", 8000)}
+
+
+NOT_PUBLIC = """
+    10.0.0.1 100.64.0.1 127.0.0.1 169.254.169.254 172.16.0.1 172.31.255.255 192.168.1.1 198.18.0.1
+    224.0.0.1 240.0.0.1 255.255.255.255 ::1 ::ffff:10.0.0.1 64:ff9b::a00:1 fd00::1 fe80::1
+    2002:a00:1::1 ff02::1
+""".split()
+
+
+@pytest.mark.parametrize("text", NOT_PUBLIC)
+def test_the_courier_is_kept_from_addresses_that_are_not_public(text: str) -> None:
+    assert not courier_may_call(ipaddress.ip_address(text))
+
+
+@pytest.mark.parametrize("text", ["1.1.1.1", "8.8.8.8", "172.32.0.1", "2606:4700:4700::1111"])
+def test_the_courier_may_call_public_addresses(text: str) -> None:
+    assert courier_may_call(ipaddress.ip_address(text))
+    check_target(f"https://{bracketed(text)}/", loopback=False)
+
+
+def test_the_courier_is_let_out_nowhere_where_webhooks_are_refused() -> None:
+    lets_out = [address for address in probes_of_addresses() if courier_may_call(address)]
+    assert lets_out
+    assert [address for address in lets_out if not webhook_may_call(address)] == []
+
+
+def test_webhooks_reach_what_they_may() -> None:
+    sweep = [ipaddress.IPv4Address(number) for number in range(1, 2**32, 2**22)]
+    assert [a for a in sweep if webhook_may_call(a) and not courier_may_call(a)] == []
+
+
+@functools.cache
+def blocks() -> list[tuple[Network, list[Network]]]:
+    """Return the blocks of addresses that the courier may call, each with its exceptions."""
+    (rule,) = named("NetworkPolicy", COURIER)["spec"]["egress"]
+    return [
+        (
+            ipaddress.ip_network(peer["ipBlock"]["cidr"]),
+            [ipaddress.ip_network(text) for text in peer["ipBlock"]["except"]],
+        )
+        for peer in rule["to"]
+    ]
+
+
+def courier_may_call(address: Address) -> bool:
+    return any(
+        address in block and not any(address in hole for hole in holes) for block, holes in blocks()
+    )
+
+
+def webhook_may_call(address: Address) -> bool:
+    try:
+        check_target(f"https://{bracketed(str(address))}/", loopback=False)
+    except InvalidParameter:
+        return False
+    return True
+
+
+def probes_of_addresses() -> list[Address]:
+    """Return addresses on both sides of every edge, and some of everywhere else."""
+    found: list[Address] = []
+    for block, holes in blocks():
+        for network in (block, *holes):
+            first, last = network[0], network[-1]
+            found += [first, last]
+            found += [first - 1] if int(first) else []
+            found += [last + 1] if int(last) != 2**network.max_prefixlen - 1 else []
+        step = block.num_addresses // 500
+        found += [block[0] + number * step for number in range(500)]
+    return found
+
+
+def bracketed(text: str) -> str:
+    return f"[{text}]" if ":" in text else text
 
 
 @pytest.mark.parametrize("policy", of_kind("NetworkPolicy"), ids=title)
@@ -285,8 +405,7 @@ def test_policies_name_pods_and_ports_that_exist(policy: Document) -> None:
 
 def test_open_ways_end_at_open_ports() -> None:
     for _, target, port in ways_in():
-        (workload,) = (w for w in workloads() if name_of(w) == target)
-        assert port in port_numbers(workload)
+        assert port in port_numbers(workload_of(target))
 
 
 def ways_out() -> set[tuple[str, str, int]]:
@@ -312,12 +431,21 @@ def ways_in() -> set[tuple[str, str, int]]:
 
 
 def ends(peers: Sequence[Document]) -> Iterator[str]:
-    """Name the workloads that peers of a rule mean; the cluster's name server is nobody's."""
+    """Name the workloads that peers of a rule mean; `names` is the cluster's name server."""
     for peer in peers:
-        if "k8s-app" in peer["podSelector"].get("matchLabels", {}):
-            continue
-        assert peer.keys() == {"podSelector"}, "a way from or to another namespace"
-        yield from (name_of(workload) for workload in selected(peer["podSelector"]))
+        if peer == NAME_SERVER:
+            yield "names"
+        elif peer.keys() == {"ipBlock"}:
+            yield "outside"
+        else:
+            assert peer.keys() == {"podSelector"}, "a way from or to another namespace"
+            yield from (name_of(workload) for workload in selected(peer["podSelector"]))
+
+
+NAME_SERVER = {
+    "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}},
+    "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}},
+}
 
 
 def selected(selector: Document) -> list[Document]:
@@ -339,10 +467,81 @@ def port_numbers(workload: Document) -> set[int]:
     return {port["containerPort"] for one in containers(workload) for port in one.get("ports", ())}
 
 
+# --- Kubernetes with an object store -----------------------------------------------------------
+
+
+def s3_patches() -> list[tuple[Document, Any]]:
+    """Return each patch of the overlay: its target, where it names one, and what it does."""
+    (kustomization,) = documents(S3 / "kustomization.yaml")
+    return [(p.get("target", {}), yaml.safe_load(p["patch"])) for p in kustomization["patches"]]
+
+
+def test_s3_builds_on_the_base() -> None:
+    (kustomization,) = documents(S3 / "kustomization.yaml")
+    (base,) = documents(BASE / "kustomization.yaml")
+    assert kustomization["namespace"] == base["namespace"]
+    assert kustomization["resources"] == ["../../base", "networkpolicy.yaml"]
+    assert {path.name for path in S3.iterdir()} == {"kustomization.yaml", "networkpolicy.yaml"}
+
+
+def test_s3_takes_the_place_of_the_claim() -> None:
+    (_, settings), (_, claim), _ = s3_patches()
+    assert settings["kind"] == "ConfigMap"
+    assert settings["metadata"] == {"name": "lantern"}
+    assert settings["data"].keys() == {"LANTERN_FILE_STORE"}
+    assert read(environment_of("gateway", "kubernetes") | settings["data"]).file_store_url == (
+        "s3://replace-with-bucket/lantern"
+    )
+    assert claim == {
+        "$patch": "delete",
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "files"},
+    }
+    assert named("PersistentVolumeClaim", "files")
+
+
+def test_s3_takes_the_volume_from_all_that_mount_it_and_nothing_else() -> None:
+    *_, (target, operations) = s3_patches()
+    assert target["kind"] == "Deployment"
+    assert set(target["name"].split("|")) == CLIENTS
+    removed = [one["path"] for one in operations if one["op"] == "remove"]
+    for part in CLIENTS:
+        assert [at(workload_of(part), path)["name"] for path in removed] == ["files", "files"]
+
+
+def test_s3_brings_the_credentials_of_a_secret() -> None:
+    *_, (_, operations) = s3_patches()
+    (added,) = (one for one in operations if one["op"] == "add")
+    assert added["value"] == {"secretRef": {"name": "files"}}
+    for part in CLIENTS:
+        assert isinstance(at(workload_of(part), added["path"].removesuffix("/-")), list)
+    readme = (ROOT / "k8s" / "README.md").read_text()
+    assert "create secret generic files" in readme
+    assert "INSTALL_OPTIONS=s3fs" in readme
+
+
+def test_s3_lets_out_who_uses_the_file_store() -> None:
+    (policy,) = documents(S3 / "networkpolicy.yaml")
+    kubernetes_validate.validate(policy, KUBERNETES, strict=True)
+    assert {name_of(w) for w in selected(policy["spec"]["podSelector"])} == CLIENTS
+    assert policy["spec"]["policyTypes"] == ["Egress"]
+    (rule,) = policy["spec"]["egress"]
+    assert [port["port"] for port in rule["ports"]] == [443]
+
+
+def at(document: Document, path: str) -> Any:
+    """Return what a JSON pointer leads to."""
+    found: Any = document
+    for word in path.strip("/").split("/"):
+        found = found[int(word)] if isinstance(found, list) else found[word]
+    return found
+
+
 # --- Compose -----------------------------------------------------------------------------------
 
 
-def test_compose_has_the_four_parts() -> None:
+def test_compose_has_every_part() -> None:
     assert services().keys() == PARTS
 
 
@@ -353,13 +552,13 @@ def test_compose_publishes_the_gateway_only_and_to_this_machine() -> None:
     assert substituted(port, {}).endswith(":8000")
 
 
-def test_compose_lets_only_the_gateway_out() -> None:
+def test_compose_lets_only_the_gateway_and_the_courier_out() -> None:
     networks = compose()["networks"]
     closed = {name for name, network in networks.items() if network.get("internal") is True}
     for name, service in services().items():
         assert "network_mode" not in service
         assert set(service["networks"]) <= networks.keys()
-        assert (set(service["networks"]) <= closed) == (name != "gateway")
+        assert (set(service["networks"]) <= closed) == (name not in ("gateway", COURIER))
 
 
 def test_compose_volumes_are_declared() -> None:
@@ -375,8 +574,14 @@ def test_compose_waits_for_parts_that_tell_their_health(name: str) -> None:
 
 
 def test_compose_waits_for_what_is_called() -> None:
-    assert services()["gateway"]["depends_on"].keys() == {"redis", "torchserve"}
-    assert services()["worker"]["depends_on"].keys() == {"redis"}
+    assert services()["gateway"]["depends_on"].keys() == {*STORES, "torchserve"}
+    for part in QUEUES:
+        assert services()[part]["depends_on"].keys() == STORES.keys()
+
+
+def test_compose_lets_long_jobs_give_way() -> None:
+    shares = {name: service.get("cpu_shares", 1024) for name, service in services().items()}
+    assert shares[LONG] < shares[FAST] < shares["torchserve"] == shares["gateway"]
 
 
 @pytest.mark.parametrize("name", sorted(PARTS))
@@ -401,7 +606,7 @@ def test_compose_refuses_to_start_without_keys_and_password() -> None:
     keys = services()["gateway"]["environment"]["LANTERN_API_KEYS"]
     assert keys.startswith("${LANTERN_API_KEYS:?")
     assert "`lantern key`" in keys
-    for part in ("gateway", "worker", "redis"):
+    for part in {*CLIENTS, *STORES}:
         variables = "".join(services()[part]["environment"].values())
         assert "${REDIS_PASSWORD:?" in variables
 
@@ -431,24 +636,58 @@ def test_the_image_starts_the_gateway_and_keeps_its_entry_point() -> None:
 @pytest.mark.parametrize("part", sorted(OURS))
 def test_one_user_everywhere(part: str) -> None:
     user = instruction("USER").removeprefix("USER ")
-    (workload,) = (w for w in workloads() if name_of(w) == part)
-    context = pod(workload)["securityContext"]
+    context = pod(workload_of(part))["securityContext"]
     assert services()[part]["user"] == user
     assert f"{context['runAsUser']}:{context['runAsGroup']}" == user
 
 
-def test_redis_is_the_same_in_both() -> None:
-    image = services()["redis"]["image"]
-    assert image == container("redis")["image"]
-    assert settings_of_redis(services()["redis"]["command"]) == settings_of_redis(
-        container("redis")["args"]
+@pytest.mark.parametrize("part", sorted(STORES))
+def test_redis_is_the_same_in_both(part: str) -> None:
+    image = services()[part]["image"]
+    assert image == container(part)["image"]
+    assert settings_of_redis(services()[part]["command"]) == settings_of_redis(
+        container(part)["args"]
     )
 
 
-def test_redis_keeps_what_it_was_given() -> None:
-    settings = settings_of_redis(container("redis")["args"])
+@pytest.mark.parametrize("part", sorted(STORES))
+def test_redis_keeps_what_it_was_given(part: str) -> None:
+    settings = settings_of_redis(container(part)["args"])
     assert {"appendonly yes", "appendfsync everysec", "maxmemory-policy noeviction"} <= settings
+    assert {"dir /data", "maxmemory $MAXMEMORY"} <= settings
     assert any(line.startswith("requirepass ") for line in settings)
+
+
+@pytest.mark.parametrize("part", sorted(STORES))
+@pytest.mark.parametrize("place", PLACES)
+def test_redis_has_memory_for_what_it_may_hold_twice(part: str, place: str) -> None:
+    memory = (
+        services()[part]["mem_limit"]
+        if place == "compose"
+        else container(part)["resources"]["limits"]["memory"]
+    )
+    assert f'"{part}", memory="{STORES[part]}"' in (ROOT / "services" / "stack.py").read_text()
+    assert environment_of(part, place)["MAXMEMORY"] == STORES[part]
+    assert bytes_of(memory) == 2 * bytes_of(STORES[part])
+
+
+def test_the_two_redis_differ_in_size_and_volume_only() -> None:
+    one, other = (services()[part] for part in STORES)
+    different = {name for name in one | other if one.get(name) != other.get(name)}
+    assert different == {"environment", "volumes", "mem_limit"}
+    assert one["volumes"] == ["redis:/data"]
+    assert other["volumes"] == ["blobs:/data"]
+    assert container("redis")["args"] == container("blobs")["args"]
+    for part in STORES:
+        (claim,) = workload_of(part)["spec"]["volumeClaimTemplates"]
+        assert claim["spec"]["accessModes"] == ["ReadWriteOnce"]
+
+
+def bytes_of(text: str) -> int:
+    """Read an amount as Redis, Docker or Kubernetes write it; all of these count in 1024."""
+    found = re.fullmatch(r"(\d+)(mb|m|Mi|gb|g|Gi)", text)
+    assert found is not None, text
+    return int(found[1]) * 1024 ** (2 if found[2][0] in "mM" else 3)
 
 
 def settings_of_redis(arguments: Sequence[str]) -> set[str]:
@@ -469,11 +708,12 @@ def shell_words(words: Sequence[str]) -> list[str]:
     return shlex.split(text)
 
 
-def checks() -> list[list[str]]:
-    """Return the commands that look after the worker."""
+def checks(part: str) -> list[list[str]]:
+    """Return the commands that look after a worker."""
     return [
-        services()["worker"]["healthcheck"]["test"],
-        container("worker")["livenessProbe"]["exec"]["command"],
+        services()[part]["healthcheck"]["test"],
+        container(part)["startupProbe"]["exec"]["command"],
+        container(part)["livenessProbe"]["exec"]["command"],
     ]
 
 
@@ -491,12 +731,61 @@ def test_commands_name_the_code() -> None:
         "services/gateway/gunicorn_conf.py",
         "services/gateway/wsgi.py",
     }
-    assert code_named_by(command("worker")) == {"services/worker/app.py"}
     assert code_named_by(command("torchserve")) == {"handlers/serve.py"}
-    assert [code_named_by(shell_words(check)) for check in checks()] == [
-        {"services/worker/app.py"},
-        {"services/worker/app.py"},
-    ]
+    for part in QUEUES:
+        named_by_checks = [code_named_by(shell_words(check)) for check in checks(part)]
+        assert [code_named_by(command(part)), *named_by_checks] == [{"services/worker/app.py"}] * 4
+
+
+@pytest.mark.parametrize("part", sorted(QUEUES))
+def test_workers_are_started_as_on_one_machine(part: str) -> None:
+    _, _, *words = worker_command(part, QUEUES[part])
+    assert command(part) == words
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_every_queue_has_its_worker(place: str) -> None:
+    commands = {
+        part: command(part) if place == "compose" else container(part)["args"] for part in PARTS
+    }
+    consumed = [after(words, "--queues") for words in commands.values() if "--queues" in words]
+    assert sorted(consumed) == sorted([HOOKS, *(queue_of(lane) for lane in LANES)])
+
+
+def test_workers_take_one_job_at_a_time_and_the_courier_waits_for_several_servers() -> None:
+    for part in QUEUES:
+        pool = (after(command(part), "--pool"), after(command(part), "--concurrency"))
+        assert pool == (("threads", "4") if part == COURIER else ("prefork", "1"))
+
+
+@pytest.mark.parametrize("part", sorted(QUEUES))
+def test_checks_ask_the_worker_itself(part: str) -> None:
+    node = after(command(part), "--hostname").replace("%h", "$HOSTNAME")
+    assert node == f"{part}@$HOSTNAME"
+    for check in checks(part):
+        words = [word.replace("$$", "$") for word in shell_words(check)]
+        assert words[3:] == ["inspect", "ping", "-d", node, "--timeout", "10"]
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("part", sorted(QUEUES))
+def test_a_worker_that_is_told_to_stop_may_let_its_work_put_itself_down(
+    part: str, place: str
+) -> None:
+    # remapped to SIGQUIT it would kill the job before it is asked to put itself down
+    assert "REMAP_SIGTERM" not in environment_of(part, place)
+
+
+def test_a_courier_that_is_stopped_ends_its_deliveries() -> None:
+    longest_s = inspect.signature(deliver).parameters["timeout_s"].default
+    grace = pod(workload_of(COURIER))["terminationGracePeriodSeconds"]
+    assert services()[COURIER]["stop_grace_period"] == f"{grace}s"
+    assert grace >= 2 * longest_s
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_the_gateways_threads_start_none_of_their_own(place: str) -> None:
+    assert environment_of("gateway", place)["OMP_NUM_THREADS"] == "1"
 
 
 @pytest.mark.parametrize("part", sorted(OURS))
@@ -523,36 +812,70 @@ def test_the_image_copies_what_exists() -> None:
 
 def test_every_variable_is_a_setting() -> None:
     settings = {"LANTERN_" + field.name.upper() for field in dataclasses.fields(Settings)}
-    paths = [ROOT / "Dockerfile", ROOT / "docker-compose.yml", *BASE.glob("*.yaml")]
+    paths = [ROOT / "Dockerfile", ROOT / "docker-compose.yml", *(ROOT / "k8s").rglob("*.*")]
     used = {name for path in paths for name in re.findall(r"LANTERN_[A-Z_]+", path.read_text())}
     assert "LANTERN_API_KEYS" in used
     assert used <= settings
 
 
-def with_a_key(environment: dict[str, str]) -> dict[str, str]:
-    """Put a real digest where the example of the Secret has words; they would be refused."""
-    given = environment.get("LANTERN_API_KEYS", "")
-    return environment | ({"LANTERN_API_KEYS": "0" * 64} if "replace-with-" in given else {})
-
-
-@pytest.mark.parametrize("part", ["gateway", "worker"])
-@pytest.mark.parametrize("place", ["compose", "kubernetes"])
+@pytest.mark.parametrize("part", sorted(CLIENTS))
+@pytest.mark.parametrize("place", PLACES)
 def test_settings_can_be_read(part: str, place: str) -> None:
-    values = {"LANTERN_API_KEYS": "0" * 64, "REDIS_PASSWORD": "secret"}
-    environment = compose_environment(part, values) if place == "compose" else pod_environment(part)
-    settings = read(with_a_key(environment))
+    settings = read(environment_of(part, place))
     assert settings.redis_url.endswith("@redis:6379/0")
+    assert settings.blob_redis_url.endswith("@blobs:6379/0")
     assert settings.is_loopback == (part != "gateway")
     assert settings.port == 8000
 
 
-@pytest.mark.parametrize("place", ["compose", "kubernetes"])
+OWN = {
+    "host",
+    "drain_s",
+    "api_keys",
+    "torchserve_url",
+    "torchserve_management_url",
+    "torch_threads",
+}
+"""The settings that one part may have for itself."""
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_all_parts_have_the_same_settings_but_for_their_own(place: str) -> None:
+    found = [dataclasses.asdict(read(environment_of(part, place))) for part in sorted(CLIENTS)]
+    shared = [{name: one[name] for name in one.keys() - OWN} for one in found]
+    assert all(one == shared[0] for one in shared)
+
+
+@pytest.mark.parametrize("part", sorted(CLIENTS))
+def test_the_file_store_is_one_volume_for_all_who_use_it(part: str) -> None:
+    for place in PLACES:
+        assert read(environment_of(part, place)).file_store == "file:///files"
+    assert services()[part]["volumes"] == ["files:/files"]
+    assert {"name": "files", "mountPath": "/files"} in container(part)["volumeMounts"]
+    (volume,) = (v for v in pod(workload_of(part))["volumes"] if v["name"] == "files")
+    assert volume["persistentVolumeClaim"] == {"claimName": "files"}
+
+
+def test_only_who_uses_the_stores_knows_of_them() -> None:
+    for place in PLACES:
+        assert environment_of("torchserve", place).keys() == {"LANTERN_TORCH_THREADS"}
+    assert "volumes" not in services()["torchserve"]
+    # the keys that may call are the gateway's alone
+    for part, place in itertools.product(PARTS, PLACES):
+        assert ("LANTERN_API_KEYS" in environment_of(part, place)) == (part == "gateway")
+
+
+def test_a_fresh_volume_of_files_belongs_to_the_user_of_the_image() -> None:
+    text = (ROOT / "Dockerfile").read_text()
+    assert re.search(r"install --directory --owner lantern --group lantern [^&]*/files\n", text)
+    user, group = instruction("USER").removeprefix("USER ").split(":")
+    assert f"groupadd --gid {group} lantern" in text
+    assert f"useradd --uid {user} --gid {group} " in text
+
+
+@pytest.mark.parametrize("place", PLACES)
 def test_the_gateway_calls_the_ports_that_torchserve_opens(place: str) -> None:
-    values = {"LANTERN_API_KEYS": "0" * 64}
-    environment = (
-        compose_environment("gateway", values) if place == "compose" else pod_environment("gateway")
-    )
-    settings = read(with_a_key(environment))
+    settings = read(environment_of("gateway", place))
     words = command("torchserve")
     assert settings.torchserve_url == f"http://torchserve:{after(words, '--port')}"
     management = f"http://torchserve:{after(words, '--management-port')}"

@@ -8,15 +8,18 @@ from pathlib import Path
 
 import flask
 from celery import Celery
-from redis import Redis
+from kombu.exceptions import OperationalError
 
 from lantern.styles.library import StyleLibrary
 from services import clients
 from services.backend import TorchServeBackend
-from services.files import Files
-from services.jobs import Jobs
+from services.clients import Stores
+from services.gateway.answers import Answers
+from services.gateway.seats import Seats
+from services.queues import send
+from services.record import Job
 from services.settings import Settings
-from services.worker.app import make_app, send
+from services.worker.app import make_app
 
 # A decoded picture takes up to 70 MB, and a process has many threads.
 DECODING = threading.BoundedSemaphore(3)
@@ -27,31 +30,29 @@ class Context:
     """Settings and connections; nothing connects before it is used."""
 
     settings: Settings
-    redis: Redis
-    jobs: Jobs
-    files: Files
+    stores: Stores
+    answers: Answers
+    seats: Seats
     backend: TorchServeBackend
     styles: StyleLibrary
     celery: Celery
 
-    def announce(self, job_id: str) -> None:
-        """Tell the workers of a job; where that fails the reaper will."""
-        from kombu.exceptions import OperationalError
-
+    def announce(self, job: Job) -> None:
+        """Tell the workers of a job; where that fails their caretaker will."""
         try:
-            send(self.celery, job_id)
+            send(self.celery, job.lane, job.id)
         except OperationalError:
-            flask.current_app.logger.warning("job %s will be announced later", job_id)
+            flask.current_app.logger.warning("job %s will be announced later", job.id)
 
 
 def make(settings: Settings) -> Context:
     """Make the context of an application."""
-    client = clients.connect(settings)
+    stores = clients.stores(settings)
     return Context(
         settings=settings,
-        redis=client,
-        jobs=clients.jobs(settings, client),
-        files=clients.files(settings, client),
+        stores=stores,
+        answers=Answers(stores.blobs, ttl_s=settings.cache_ttl_s),
+        seats=Seats(settings.max_streams, settings.max_streams_per_key),
         backend=TorchServeBackend(
             settings.torchserve_url,
             settings.torchserve_management_url,

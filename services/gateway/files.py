@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 import flask
 
 from lantern.image import Image
-from services.files import FILE_ID, File
+from services.files import File
 from services.gateway.context import DECODING, current
+from services.gateway.documents import moment
+from services.gateway.guard import owner
 from services.gateway.problems import Problem
 from services.gateway.reading import check_encoding, whole_body
 
@@ -31,7 +32,10 @@ def upload() -> flask.Response:
         raise Problem(400, "empty-body", "the body is empty; send a picture's bytes")
     with DECODING:
         header = Image.check(data)
-    file = current().files.put(data, header.media_type, width=header.width, height=header.height)
+    current().stores.blobs.require_room()
+    file = current().stores.files.put(
+        owner(), data, header.media_type, width=header.width, height=header.height
+    )
     response = flask.jsonify(_document(file))
     response.status_code = 201
     response.headers["Location"] = f"/v1/files/{file.id}"
@@ -41,8 +45,8 @@ def upload() -> flask.Response:
 @routes.get("/v1/files/<name>")
 def download(name: str) -> flask.Response:
     """Return a picture."""
-    file = current().files.facts(name)
-    data = current().files.read(name) if file else None
+    files = current().stores.files
+    file, data = files.facts(owner(), name), files.read(owner(), name)
     if file is None or data is None:
         raise _missing()
     response = flask.Response(data, content_type=file.media_type)
@@ -54,7 +58,7 @@ def download(name: str) -> flask.Response:
 @routes.delete("/v1/files/<name>")
 def delete(name: str) -> flask.Response:
     """Forget a picture."""
-    if not FILE_ID.fullmatch(name) or not current().files.delete(name):
+    if not current().stores.files.delete(owner(), name):
         raise _missing()
     return flask.Response(status=204)
 
@@ -71,5 +75,5 @@ def _document(file: File) -> dict[str, Any]:
         "width": file.width,
         "height": file.height,
         "bytes": file.size,
-        "expires_at": datetime.fromtimestamp(file.expires_at, UTC).isoformat(),
+        "expires_at": moment(file.expires_at),
     }

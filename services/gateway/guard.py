@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import hmac
 import re
@@ -10,13 +9,15 @@ import secrets
 from collections.abc import Sequence
 
 import flask
-from gunicorn.http.errors import ParseException
 
 from services.gateway.problems import Problem
 from services.settings import Settings
 
 OPEN_PATHS = ("/healthz/", "/static/")
 OPEN_PAGES = ("/", "/docs", "/openapi.json")
+# Who owns jobs and files where no key is asked for.
+NOBODY = "nobody"
+OWNER_DIGITS = 16
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -36,12 +37,13 @@ def install(app: flask.Flask, settings: Settings) -> None:
     def identify() -> None:
         given = flask.request.headers.get("X-Request-Id", "")
         flask.g.request_id = given if REQUEST_ID.fullmatch(given) else "req_" + secrets.token_hex(8)
+        flask.g.owner = NOBODY
         if digests and not _is_open(flask.request.path):
-            _check_key(flask.request.headers.get("Authorization", ""), digests)
+            header = flask.request.headers.get("Authorization", "")
+            flask.g.owner = _check_key(header, digests)[:OWNER_DIGITS]
 
     @app.after_request
     def mark(response: flask.Response) -> flask.Response:
-        _drain(settings.max_upload_bytes)
         response.headers["X-Request-Id"] = flask.g.get("request_id", "")
         for name, value in SECURITY_HEADERS.items():
             response.headers.setdefault(name, value)
@@ -58,21 +60,17 @@ def new_key() -> str:
     return "lk_" + secrets.token_urlsafe(24)
 
 
-def _drain(limit: int) -> None:
-    """Read what an early refusal left of the body: the server drops the connection otherwise."""
-    if (flask.request.content_length or 0) > limit:
-        return
-    stream = flask.request.environ["wsgi.input"]
-    with contextlib.suppress(OSError, ParseException):  # the rest may be broken or never come
-        while limit > 0 and (block := stream.read(min(limit, 65536))):
-            limit -= len(block)
-
-
 def _is_open(path: str) -> bool:
     return path in OPEN_PAGES or path.startswith(OPEN_PATHS)
 
 
-def _check_key(header: str, digests: Sequence[str]) -> None:
+def owner() -> str:
+    """Name the caller of this request: jobs and files are shown to their owner alone."""
+    name: str = flask.g.owner
+    return name
+
+
+def _check_key(header: str, digests: Sequence[str]) -> str:
     scheme, _, key = header.partition(" ")
     shown = digest(key.strip())
     known = [hmac.compare_digest(shown, one) for one in digests]
@@ -83,3 +81,4 @@ def _check_key(header: str, digests: Sequence[str]) -> None:
             "send a valid key as `Authorization: Bearer <key>`",
             headers={"WWW-Authenticate": "Bearer"},
         )
+    return shown

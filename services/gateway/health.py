@@ -9,6 +9,7 @@ import redis
 
 from services.backend import Unavailable
 from services.gateway.context import current
+from services.record import LANES
 
 routes = flask.Blueprint("health", __name__)
 
@@ -24,9 +25,9 @@ def ready() -> flask.Response:
     """Tell whether Redis, a worker of every TorchServe archive and a Celery worker are there."""
     context = current()
     checks = {
-        "redis": _holds(lambda: bool(context.redis.ping())),
+        "redis": _holds(lambda: bool(context.stores.state.ping()) and context.stores.blobs.ping()),
         "torchserve": _holds(lambda: all(context.backend.ready_workers().values())),
-        "worker": _holds(lambda: context.jobs.workers() > 0),
+        "worker": _holds(lambda: all(context.stores.jobs.workers(lane) for lane in LANES)),
     }
     response = flask.jsonify(
         {"status": "ready" if all(checks.values()) else "waiting", "checks": checks}
@@ -39,11 +40,13 @@ def ready() -> flask.Response:
 def metrics() -> flask.Response:
     """Report gauges in Prometheus' text format."""
     context = current()
-    counts = context.jobs.counts()
+    counts = context.stores.jobs.counts()
     values = {
         "lantern_jobs_queued": counts["queued"],
         "lantern_jobs_running": counts["running"],
-        "lantern_workers": context.jobs.workers(),
+        "lantern_workers": sum(context.stores.jobs.workers(lane) for lane in LANES),
+        "lantern_outbox_due": context.stores.outbox.due(),
+        "lantern_storage_used_ratio": round(context.stores.blobs.used(), 4),
     }
     lines = [f"# TYPE {name} gauge\n{name} {value}\n" for name, value in values.items()]
     return flask.Response("".join(lines), content_type="text/plain; version=0.0.4")

@@ -1,4 +1,4 @@
-"""Jobs over HTTP: state, events, results, cancel."""
+"""Jobs over HTTP: state, events, previews, results; cancel, pause and resume."""
 
 from __future__ import annotations
 
@@ -8,26 +8,23 @@ import json
 import re
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from typing import Any
 
 import flask
-from werkzeug.datastructures import MIMEAccept
 
-import lantern
-from lantern.artifact import JSON
-from lantern.image import FORMATS, Image, Limits
+from services import job_bytes
 from services.gateway.context import current
+from services.gateway.documents import document, preview
+from services.gateway.guard import owner
 from services.gateway.problems import Problem
-from services.gateway.reading import accepted
-from services.jobs import FINAL, Event, Job, Position, events_until_done
+from services.gateway.results import artifact_response, result_response
+from services.jobs import Event, Position, events_until_done
+from services.record import FINAL, LIVE, Job
 
 routes = flask.Blueprint("jobs", __name__)
 JOB_ID = re.compile(r"job_[0-9a-f]{32}")
 POSITION = re.compile(r"([0-9]{1,15}) (job_[0-9a-f]{32})", re.ASCII)
 STREAM_POSITION = re.compile(r"[0-9]{1,19}(-[0-9]{1,19})?", re.ASCII)
-# our own results are not what the limits for strangers' pictures are for
-OWN = Limits(2**40, 2**40, 1, 2**20, float(2**20))
 LONGEST_POLL_S = 30
 MOST_PER_PAGE = 200
 COMMENT_EVERY_S = 15.0
@@ -39,18 +36,17 @@ def list_jobs() -> flask.Response:
     """List jobs, newest first."""
     limit = _number("limit", 50, 1, MOST_PER_PAGE)
     wanted = {name: flask.request.args.get(name) for name in ("status", "technique")}
-    if wanted["status"] and wanted["status"] not in {"queued", "running", *FINAL}:
-        raise Problem(
-            422, "invalid-parameter", f"status may be queued, running, {', '.join(sorted(FINAL))}"
-        )
+    if wanted["status"] and wanted["status"] not in (*LIVE, *FINAL):
+        raise Problem(422, "invalid-parameter", f"status may be {', '.join((*LIVE, *FINAL))}")
     position = _position(flask.request.args.get("cursor"))
     found: list[Job] = []
     more = True
     while more and len(found) < limit:
-        positions = current().jobs.newest(MOST_PER_PAGE, position)
+        positions = current().stores.jobs.newest(owner(), MOST_PER_PAGE, position)
         more = len(positions) == MOST_PER_PAGE
+        jobs = {job.id: job for job in current().stores.jobs.get_all([p[1] for p in positions])}
         for position in positions:
-            job = current().jobs.get(position[1])
+            job = jobs.get(position[1])
             if job is not None and _matches(job, wanted):
                 found.append(job)
             if len(found) == limit:
@@ -66,8 +62,12 @@ def get_job(job_id: str) -> flask.Response:
     """Return a job; `?wait=20` waits up to that many seconds for its end."""
     seconds = _number("wait", 0, 0, LONGEST_POLL_S)
     job = _find(job_id)
-    if seconds:
-        job = current().jobs.wait(job_id, seconds) or job
+    seats = current().seats
+    if seconds and not job.is_final and seats.take(owner()):
+        try:
+            job = current().stores.jobs.wait(job_id, seconds) or job
+        finally:
+            seats.give_back(owner())
     response = flask.jsonify(document(job))
     if not job.is_final:
         response.headers["Retry-After"] = "1"
@@ -81,11 +81,16 @@ def get_events(job_id: str) -> flask.Response:
     after = flask.request.headers.get("Last-Event-ID", "") or "0"
     if not STREAM_POSITION.fullmatch(after):
         raise Problem(400, "invalid-header", "Last-Event-ID is the id of an event of this stream")
-    if job.is_final and not current().jobs.events(job_id, after, 0.001):
+    if job.is_final and not current().stores.jobs.events(job_id, after, 0.001):
         return flask.Response(status=204)  # tells an EventSource not to come back
+    seats, who = current().seats, owner()
+    if not seats.take(who):
+        raise Problem(429, "too-many-streams", "too many streams are open; poll the job instead")
     stream = flask.stream_with_context(_stream(job_id, after))
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return flask.Response(stream, content_type="text/event-stream", headers=headers)
+    response = flask.Response(stream, content_type="text/event-stream", headers=headers)
+    response.call_on_close(lambda: seats.give_back(who))
+    return response
 
 
 @routes.get("/v1/jobs/<job_id>/result")
@@ -97,138 +102,83 @@ def get_result(job_id: str) -> flask.Response:
 @routes.get("/v1/jobs/<job_id>/artifacts/<name>")
 def get_artifact(job_id: str, name: str) -> flask.Response:
     """Return one artifact of a finished job."""
-    job = _finished(job_id)
-    assert job.result is not None
-    for artifact in job.result["artifacts"]:
-        if artifact["name"] == name:
-            return _artifact_response(artifact, flask.request.accept_mimetypes)
-    raise Problem(404, "not-found", "the job has no artifact of that name")
+    return artifact_response(_finished(job_id), name, flask.request.accept_mimetypes)
+
+
+@routes.get("/v1/jobs/<job_id>/previews")
+def list_previews(job_id: str) -> flask.Response:
+    """List the pictures of the job's making, first to last."""
+    _find(job_id)
+    steps = current().stores.jobs.previews(job_id)
+    return flask.jsonify({"previews": [preview(job_id, step) for step in steps]})
 
 
 @routes.get("/v1/jobs/<job_id>/previews/<int:step>")
 def get_preview(job_id: str, step: int) -> flask.Response:
     """Return the picture as it was at a step."""
     _find(job_id)
-    file = current().jobs.preview(job_id, step)
-    data = current().files.read(file) if file else None
+    data = current().stores.blobs.read(job_id, job_bytes.preview_name(step))
     if data is None:
         raise Problem(404, "not-found", "there is no preview of that step, or it has expired")
     return flask.Response(data, content_type="image/jpeg")
+
+
+@routes.get("/v1/jobs/<job_id>/deliveries")
+def list_deliveries(job_id: str) -> flask.Response:
+    """List the attempts to tell the job's webhook of its end."""
+    _find(job_id)
+    return flask.jsonify({"deliveries": current().stores.outbox.deliveries(job_id)})
 
 
 @routes.post("/v1/jobs/<job_id>/cancel")
 def cancel_job(job_id: str) -> flask.Response:
     """Cancel a job: at once while it waits, within a step while it runs."""
     _find(job_id)
-    status = current().jobs.cancel(job_id)
+    status = current().stores.jobs.cancel(job_id)
     response = flask.jsonify(document(_find(job_id)))
     response.status_code = 200 if status in FINAL and status != "canceled" else 202
     return response
 
 
+@routes.post("/v1/jobs/<job_id>/pause")
+def pause_job(job_id: str) -> flask.Response:
+    """Pause a job: at once while it waits, behind its next step while it runs."""
+    _live(job_id)
+    current().stores.jobs.pause(job_id)
+    return flask.jsonify(document(_find(job_id))), 202  # type: ignore[return-value]
+
+
+@routes.post("/v1/jobs/<job_id>/resume")
+def resume_job(job_id: str) -> flask.Response:
+    """Let a paused job go on from where it was."""
+    _live(job_id)
+    status = current().stores.jobs.resume(job_id)
+    job = _find(job_id)
+    if status == "queued":
+        current().announce(job)
+    return flask.jsonify(document(job)), 202  # type: ignore[return-value]
+
+
 @routes.delete("/v1/jobs/<job_id>")
 def delete_job(job_id: str) -> flask.Response:
-    """Forget a finished job and its results."""
-    if not _find(job_id).is_final:
+    """Forget a finished job and everything that is kept for it."""
+    job = _find(job_id)
+    if not job.is_final:
         raise Problem(409, "not-finished", "the job is not finished; cancel it first")
-    current().jobs.delete(job_id)
+    stores = current().stores
+    stores.blobs.delete(job_id, *job_bytes.names(job, stores.jobs.previews(job_id)))
+    stores.jobs.delete(job)
     return flask.Response(status=204)
-
-
-def document(job: Job) -> dict[str, Any]:
-    """Return the Job document."""
-    base = f"/v1/jobs/{job.id}"
-    preview = None
-    if job.preview_step is not None:
-        preview = {"url": f"{base}/previews/{job.preview_step}", "step": job.preview_step}
-    return {
-        "id": job.id,
-        "technique": job.call["technique"],
-        "status": job.status,
-        "created_at": _time(job.created_at),
-        "started_at": _time(job.started_at),
-        "finished_at": _time(job.finished_at),
-        "expires_at": _time(job.expires_at),
-        "attempts": job.attempts,
-        "progress": job.progress,
-        "params": job.call["params"],
-        "model": job.call["model"],
-        "seed": job.call["seed"],
-        "versions": (job.result or {})
-        .get("facts", {})
-        .get("versions", {"lantern": lantern.__version__}),
-        "preview": preview,
-        "result": _result(job, base) if job.result else None,
-        "error": job.error,
-        "links": {
-            "self": base,
-            "events": f"{base}/events",
-            "result": f"{base}/result",
-            "cancel": f"{base}/cancel",
-        },
-    }
-
-
-def has_form(job: Job, accept: MIMEAccept) -> bool:
-    """Tell whether a finished job's result exists in a form the caller accepts."""
-    assert job.result is not None
-    try:
-        forms = accepted(accept)
-        return forms[0] == JSON or bool(_form(job.result["artifacts"][0]["media_type"], forms))
-    except Problem:
-        return False
-
-
-def result_response(job: Job, accept: MIMEAccept) -> flask.Response:
-    """Return a finished job's principal artifact, or its Result document as JSON."""
-    assert job.result is not None
-    principal = job.result["artifacts"][0]
-    forms = accepted(accept)
-    if forms[0] == JSON and principal["media_type"] != JSON:
-        return flask.jsonify(_result(job, f"/v1/jobs/{job.id}"))
-    return _artifact_response(principal, accept)
-
-
-def _result(job: Job, base: str) -> dict[str, Any]:
-    assert job.result is not None
-    artifacts = [
-        {"name": a["name"], "kind": a["kind"], "media_type": a["media_type"],
-         "url": f"{base}/artifacts/{a['name']}"}
-        for a in job.result["artifacts"]
-    ]  # fmt: skip
-    return {**job.result, "artifacts": artifacts}
-
-
-def _artifact_response(artifact: dict[str, Any], accept: MIMEAccept) -> flask.Response:
-    data = current().files.read(artifact["file"])
-    if data is None:
-        raise Problem(410, "expired", "the result has expired; run the job again")
-    stored = artifact["media_type"]
-    wanted = _form(stored, accepted(accept))
-    if wanted != stored:
-        data = Image.decode(data, OWN).encode(wanted)
-    response = flask.Response(data, content_type=wanted)
-    response.set_etag(artifact["file"].removeprefix("file_")[:32] + wanted[-4:])
-    response.make_conditional(flask.request)
-    return response
-
-
-def _form(stored: str, forms: tuple[str, ...]) -> str:
-    existing = tuple(FORMATS) if stored in FORMATS else (stored,)
-    for form in forms:
-        if form in existing:
-            return form
-        if form in ("*/*", stored.split("/", maxsplit=1)[0] + "/*"):
-            return stored
-    raise Problem(406, "not-acceptable", f"the artifact can be had as {', '.join(existing)}")
 
 
 def _stream(job_id: str, after: str) -> Iterator[str]:
     yield "retry: 2000\n\n"
-    ends = time.monotonic() + STREAM_AT_MOST_S
-    for event in events_until_done(current().jobs, job_id, after, COMMENT_EVERY_S):
+    jobs, ends = current().stores.jobs, time.monotonic() + STREAM_AT_MOST_S
+    if after != "0" and _moment(after) < _moment(jobs.first_event(job_id)):
+        yield "event: gap\ndata: {}\n\n"  # what lay between is gone: ask for the job
+    for event in events_until_done(jobs, job_id, after, COMMENT_EVERY_S):
         if event is None:
-            job = current().jobs.get(job_id)
+            job = jobs.get(job_id)
             if job is None or job.is_final:
                 return  # its events were read before, or have expired
             yield ": still here\n\n"
@@ -241,15 +191,22 @@ def _stream(job_id: str, after: str) -> Iterator[str]:
 def _written(event: Event, job_id: str) -> str:
     data: Any = event.data
     if event.name == "done":
-        job = current().jobs.get(job_id)
+        job = current().stores.jobs.get(job_id)
         data = document(job) if job else data
     return f"id: {event.id}\nevent: {event.name}\ndata: {json.dumps(data)}\n\n"
 
 
 def _find(job_id: str) -> Job:
-    job = current().jobs.get(job_id) if JOB_ID.fullmatch(job_id) else None
-    if job is None:
+    job = current().stores.jobs.get(job_id) if JOB_ID.fullmatch(job_id) else None
+    if job is None or job.owner != owner():
         raise Problem(404, "not-found", "there is no such job, or it has expired")
+    return job
+
+
+def _live(job_id: str) -> Job:
+    job = _find(job_id)
+    if job.is_final:
+        raise Problem(409, "finished", f"the job is over: it {job.status}")
     return job
 
 
@@ -296,5 +253,5 @@ def _position(cursor: str | None) -> Position | None:
     return int(found[1]), found[2]
 
 
-def _time(seconds: float | None) -> str | None:
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat()
+def _moment(event_id: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in event_id.split("-") if part)

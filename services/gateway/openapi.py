@@ -16,7 +16,8 @@ from lantern.describe import schema
 from lantern.image import FORMATS
 from lantern.registry import Technique
 from lantern.zoo import DEFAULT_MODEL, RECORDS
-from services.gateway.reading import MOST_SEED
+from services.gateway.reading import MOST_SEED, TOP_FIELDS
+from services.record import FINAL, LIVE, JobOptions
 
 routes = flask.Blueprint("openapi", __name__)
 PROBLEM = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
@@ -90,17 +91,14 @@ def _query(name: str, kind: Mapping[str, Any], description: str) -> dict[str, An
     return {"name": name, "in": "query", "schema": dict(kind), "description": description}
 
 
+_STATES = {"enum": [*LIVE, *FINAL]}
 _QUERIES = {
     ("/v1/jobs", "GET"): [
         _query(
             "limit", {"type": "integer", "minimum": 1, "maximum": 200, "default": 50}, "jobs a page"
         ),
         _query("cursor", {"type": "string"}, "`next` of the page before"),
-        _query(
-            "status",
-            {"enum": ["queued", "running", "succeeded", "failed", "canceled", "expired"]},
-            "only these",
-        ),
+        _query("status", _STATES, "only these"),
         _query("technique", {"type": "string"}, "only these"),
     ],
     ("/v1/jobs/{job_id}", "GET"): [
@@ -116,7 +114,7 @@ _QUERIES = {
 def _responses(path: str, method: str) -> dict[str, Any]:
     success = {"POST": "201" if path == "/v1/files" else "202", "DELETE": "204"}.get(method, "200")
     content: dict[str, Any] = {JSON: {"schema": {"type": ["object", "array"]}}}
-    if path in ("/v1/jobs/{job_id}", "/v1/jobs/{job_id}/cancel") and method != "DELETE":
+    if re.fullmatch(r"/v1/jobs/\{job_id\}(/cancel|/pause|/resume)?", path) and method != "DELETE":
         content = {JSON: {"schema": {"$ref": "#/components/schemas/Job"}}}
     elif path.endswith("/events"):
         content = {"text/event-stream": {"schema": {"type": "string"}}}
@@ -177,11 +175,13 @@ def _parameters(technique: Technique) -> dict[str, Any]:
             "type": "integer", "minimum": 0, "maximum": MOST_SEED, "default": 0,
             "description": "the same seed gives the same result",
         }  # fmt: skip
-    rendering: dict[str, Any] = schema(Rendering)["properties"]
-    return params | rendering
+    for kind in (Rendering, JobOptions):
+        params |= schema(kind)["properties"]
+    return params
 
 
 def _json_body(technique: Technique) -> dict[str, Any]:
+    params = _parameters(technique)
     slot = {"type": "string", "description": "a file id or a data:image/...;base64 URL"}
     return {
         "type": "object",
@@ -191,7 +191,9 @@ def _json_body(technique: Technique) -> dict[str, Any]:
                 "properties": dict.fromkeys(technique.inputs, slot),
                 "required": list(technique.inputs),
             },
-            "params": {"type": "object", "properties": _parameters(technique)},
+            "params": {"type": "object", "properties": params},
+            **{name: params[name] for name in TOP_FIELDS if name in params},
+            "webhook": _WEBHOOK_SCHEMA,
         },
         "required": ["inputs"],
     }
@@ -213,6 +215,7 @@ def _technique_responses(technique: Technique) -> dict[str, Any]:
 
 
 _TEXT = {"type": "string"}
+_MOMENT = {"type": ["string", "null"], "format": "date-time"}
 _PROBLEM_SCHEMA = {
     "type": "object",
     "description": "RFC 9457",
@@ -235,8 +238,13 @@ _JOB_SCHEMA = {
     "properties": {
         "id": _TEXT,
         "technique": _TEXT,
-        "status": {"enum": ["queued", "running", "succeeded", "failed", "canceled", "expired"]},
+        "status": _STATES,
+        "priority": {"enum": ["low", "normal", "high"]},
         "created_at": {"type": "string", "format": "date-time"},
+        "started_at": _MOMENT,
+        "finished_at": _MOMENT,
+        "expires_at": _MOMENT,
+        "deadline_at": _MOMENT,
         "attempts": {"type": "integer"},
         "progress": {"type": ["object", "null"]},
         "params": {"type": "object"},
@@ -245,6 +253,12 @@ _JOB_SCHEMA = {
         "error": {"type": ["object", "null"]},
         "links": {"type": "object"},
     },
+}
+_WEBHOOK_SCHEMA = {
+    "type": "object",
+    "description": "whom to tell of the end of the job, after Standard Webhooks",
+    "required": ["url"],
+    "properties": {"url": _TEXT, "secret": _TEXT},
 }
 _RESULT_SCHEMA = {
     "type": "object",

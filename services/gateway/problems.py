@@ -8,13 +8,12 @@ from typing import Any
 
 import flask
 import redis
-from gunicorn.http.errors import NoMoreData, ParseException
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from lantern.errors import InvalidParameters, LanternError
 from services.backend import EngineFailed, Refused, Unavailable
-from services.files import StorageFull
-from services.jobs import IdempotencyConflict, QueueFull
+from services.blobs import StorageFull
+from services.jobs import IdempotencyConflict, QueueFull, QuotaReached
 
 log = logging.getLogger("lantern.gateway")
 
@@ -28,6 +27,7 @@ STATUS = {
     "damaged-style": 503,
     "invalid-header": 400,
 }
+MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = {429: "5", 503: "2", 507: "60"}
 
 
@@ -49,20 +49,23 @@ class Problem(Exception):
         self.headers = dict(headers or {})
 
 
-def answer(problem: Problem) -> flask.Response:
-    """Write the problem document."""
+def document(problem: Problem, request_id: str) -> dict[str, Any]:
+    """Return the problem document."""
     body: dict[str, Any] = {
         "type": f"/problems/{problem.code}",
         "title": problem.code.replace("-", " ").capitalize(),
         "status": problem.status,
         "detail": problem.detail,
-        "request_id": flask.g.get("request_id", ""),
+        "request_id": request_id,
     }
-    if problem.errors:
-        body["errors"] = [dict(error) for error in problem.errors]
-    response = flask.jsonify(body)
+    return body | ({"errors": [dict(error) for error in problem.errors]} if problem.errors else {})
+
+
+def answer(problem: Problem) -> flask.Response:
+    """Answer with the problem document."""
+    response = flask.jsonify(document(problem, flask.g.get("request_id", "")))
     response.status_code = problem.status
-    response.content_type = "application/problem+json"
+    response.content_type = MEDIA_TYPE
     if problem.status in RETRY_AFTER_S:
         response.headers["Retry-After"] = RETRY_AFTER_S[problem.status]
     response.headers.update(problem.headers)
@@ -118,15 +121,15 @@ def _from_http(error: HTTPException) -> Problem:
     )
 
 
-_BROKEN_BODY = Problem(400, "malformed", "the body is cut short, or its chunks are broken")
 _OURS: dict[type[Exception], Problem] = {
-    ParseException: _BROKEN_BODY,
-    NoMoreData: _BROKEN_BODY,
     Unavailable: Problem(
         503, "unavailable", "the engine cannot take the call now; try again shortly"
     ),
     EngineFailed: Problem(500, "internal", "the technique failed; the fault is not yours"),
     QueueFull: Problem(429, "queue-full", "too many jobs are waiting; try again later"),
+    QuotaReached: Problem(
+        429, "quota", "this key has as many jobs under way as it may; wait for some to end"
+    ),
     StorageFull: Problem(507, "storage-full", "there is no room left; try again later"),
     IdempotencyConflict: Problem(
         422,

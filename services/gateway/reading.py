@@ -12,6 +12,7 @@ from typing import Any
 
 import flask
 from werkzeug.datastructures import MIMEAccept
+from werkzeug.exceptions import RequestEntityTooLarge
 
 from lantern.artifact import JSON, NPZ, Rendering
 from lantern.call import ANYTHING, Call
@@ -20,12 +21,18 @@ from lantern.image import FORMATS
 from lantern.registry import Technique
 from lantern.run import check_inputs, validate
 from lantern.zoo import DEFAULT_MODEL, record
-from services.files import FILE_ID, Files
+from services import webhooks
+from services.files import FILE_ID
+from services.gateway.context import current
+from services.gateway.guard import owner
 from services.gateway.problems import Problem
+from services.record import JobOptions
 
 MOST_SEED = 2**31 - 1
 MOST_DEPTH = 16
 DATA_URL = re.compile(r"data:image/(?:jpeg|png|webp);base64,", re.ASCII)
+# What a JSON body names beside its inputs and parameters.
+TOP_FIELDS = ("seed", "model", "priority", "deadline_s", "preview_every_s", "preview_size")
 RAW_TYPES = (*FORMATS, "application/octet-stream", "")
 
 
@@ -38,23 +45,24 @@ class Given:
     text: bool
 
 
-def read_call(technique: Technique, files: Files) -> Call:
-    """Read and check a call; only the pictures' pixels remain to be checked.
+def read_call(technique: Technique) -> tuple[Call, JobOptions]:
+    """Read and check a call and how to run it as a job; only the pixels remain to be checked.
 
     Raises:
         Problem: the request is malformed.
         LanternError: an input or parameter is wrong.
     """
-    given = _read_body(technique, files)
+    given = _read_body(technique)
     params = dict(given.params)
     model = params.pop("model", DEFAULT_MODEL if technique.takes_model else None)
     seed = _seed(params.pop("seed", 0), text=given.text)
     rendering = {name: params.pop(name) for name in Rendering.model_fields if name in params}
+    options = {name: params.pop(name) for name in JobOptions.model_fields if name in params}
     if model is not None:
         _check_model(technique, model)
     checked = validate(technique.params_type, params, text=given.text)
     rendered = validate(Rendering, rendering, text=given.text)
-    return Call(
+    call = Call(
         technique=technique.name,
         inputs=given.inputs,
         params=checked.model_dump(mode="json"),
@@ -63,12 +71,27 @@ def read_call(technique: Technique, files: Files) -> Call:
         seed=seed,
         accept=accepted(flask.request.accept_mimetypes),
     )
+    return call, _options(options, text=given.text)
+
+
+def _options(raw: Mapping[str, Any], *, text: bool) -> JobOptions:
+    options: JobOptions = validate(JobOptions, raw, text=text)
+    if options.webhook_secret:
+        webhooks.check_secret(options.webhook_secret)
+    if options.webhook_url:
+        loopback = current().settings.webhook_loopback
+        webhooks.check_target(options.webhook_url, loopback=loopback)
+    return options
 
 
 def whole_body() -> bytes:
-    """Read the body; one without a length is cut at the limit, and only the next byte tells."""
-    body = flask.request.get_data(cache=False)
-    flask.request.stream.read(1)
+    """Read the body; the server has it in memory and gives it without a copy."""
+    limit = flask.current_app.config["MAX_CONTENT_LENGTH"]
+    if (flask.request.content_length or 0) > limit:
+        raise RequestEntityTooLarge
+    body: bytes = flask.request.environ["wsgi.input"].read(limit + 1)
+    if len(body) > limit:
+        raise RequestEntityTooLarge
     return body
 
 
@@ -112,13 +135,13 @@ def check_encoding() -> None:
         raise Problem(415, "unsupported-media-type", "send the body without a Content-Encoding")
 
 
-def _read_body(technique: Technique, files: Files) -> Given:
+def _read_body(technique: Technique) -> Given:
     kind = flask.request.mimetype
     check_encoding()
     if kind == "multipart/form-data":
         return _read_form()
     if kind == JSON:
-        return _read_json(technique, files)
+        return _read_json(technique)
     if kind in RAW_TYPES or kind == "application/x-www-form-urlencoded":
         return _read_raw(technique)
     raise Problem(
@@ -166,25 +189,35 @@ def _read_form() -> Given:
     return Given(inputs, _single(request.args) | fields, text=True)
 
 
-def _read_json(technique: Technique, files: Files) -> Given:
+def _read_json(technique: Technique) -> Given:
     document = _object(whole_body(), "the body")
-    extra = set(document) - {"inputs", "params", "seed", "model"}
-    if extra:
+    if set(document) - {"inputs", "params", "webhook", *TOP_FIELDS}:
         raise Problem(
-            422,
-            "unknown-field",
-            "the fields are inputs, params, seed and model; leave out the others",
-        )
+            422, "unknown-field",
+            f"the fields are inputs, params, webhook, {', '.join(TOP_FIELDS)}; leave out others",
+        )  # fmt: skip
     inputs, params = document.get("inputs", {}), document.get("params", {})
     if not isinstance(inputs, dict) or not isinstance(params, dict):
         raise Problem(422, "malformed", "inputs and params must be objects")
     check_inputs(technique, inputs)
-    params = params | {name: document[name] for name in ("seed", "model") if name in document}
-    pictures = {slot: _picture(slot, value, files) for slot, value in inputs.items()}
+    params = params | {name: document[name] for name in TOP_FIELDS if name in document}
+    params |= _webhook(document.get("webhook"))
+    pictures = {slot: _picture(slot, value) for slot, value in inputs.items()}
     return Given(pictures, params, text=False)
 
 
-def _picture(slot: str, value: Any, files: Files) -> bytes:
+def _webhook(given: Any) -> dict[str, Any]:
+    """Spell the webhook object as the parameters of a form."""
+    if given is None:
+        return {}
+    if not isinstance(given, dict) or set(given) - {"url", "secret"} or "url" not in given:
+        raise InvalidParameter(
+            "webhook is an object with a url and, if you like, a secret", pointer="/webhook"
+        )
+    return {f"webhook_{name}": value for name, value in given.items()}
+
+
+def _picture(slot: str, value: Any) -> bytes:
     where = f"/inputs/{slot}"
     if isinstance(value, str) and (match := DATA_URL.match(value)):
         try:
@@ -192,7 +225,7 @@ def _picture(slot: str, value: Any, files: Files) -> bytes:
         except (binascii.Error, ValueError):
             raise InvalidParameter("the data URL is not valid base64", pointer=where) from None
     if isinstance(value, str) and FILE_ID.fullmatch(value):
-        data = files.read(value)
+        data = current().stores.files.read(owner(), value)
         if data is None:
             raise InvalidParameter(
                 "there is no such file, or it has expired; upload it again", pointer=where

@@ -6,8 +6,8 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import re
 import time
+from collections.abc import Callable
 
 import flask
 
@@ -17,20 +17,16 @@ from lantern import registry
 from lantern.call import Answer, Call
 from lantern.describe import describe, describe_all
 from lantern.errors import one_of
-from lantern.image import Image
 from lantern.registry import Technique
 from lantern.zoo import check_weights, record
 from services.backend import Unavailable
-from services.files import Files
 from services.gateway.catalogue import layers_of
 from services.gateway.context import DECODING, current
-from services.gateway.jobs import document, has_form, result_response
-from services.gateway.problems import Problem
+from services.gateway.guard import owner
 from services.gateway.reading import read_call
-from services.jobs import Job
+from services.gateway.submission import submit
 
 routes = flask.Blueprint("techniques", __name__)
-LONGEST_WAIT_S = 30
 
 
 @routes.get("/v1/techniques")
@@ -50,7 +46,7 @@ def run_technique(name: str) -> flask.Response:
     """Run a technique: a result at once, or a job."""
     technique = registry.find(name)
     prefer = _preferences(flask.request.headers.get("Prefer", ""))
-    call = read_call(technique, current().files)
+    call, options = read_call(technique)
     as_job = technique.runs == "job" or "respond-async" in prefer
     with DECODING if as_job else contextlib.nullcontext():
         calls.check(technique, call.inputs, thoroughly=as_job)
@@ -58,19 +54,35 @@ def run_technique(name: str) -> flask.Response:
         current().styles.style(call.params["style"])
     if as_job:
         _check_model(technique, call)
-        return _queue(call, prefer)
+        return submit(technique, call, options, prefer)
+    try:
+        return answer(technique, call, current().backend.perform)
+    except Unavailable:
+        return submit(technique, call, options, prefer)
+
+
+def answer(
+    technique: Technique, call: Call, engine: Callable[[Technique, Call], Answer]
+) -> flask.Response:
+    """Answer a call at once: with nothing where the caller has it, from memory, or by the engine.
+
+    Raises:
+        Unavailable: the engine cannot serve it now.
+    """
     etag = _etag(technique, call)
     if etag in flask.request.if_none_match:
         response = flask.Response(status=304)
         response.set_etag(etag)
         return response
+    answers, name = current().answers, f"{owner()}-{etag}"
+    known = None if flask.request.cache_control.no_cache else answers.find(name)
     started = time.perf_counter()
-    try:
-        answer = current().backend.perform(technique, call)
-    except Unavailable:
-        return _queue(call, prefer)
-    response = _respond(answer, time.perf_counter() - started)
+    given = known or engine(technique, call)
+    response = _respond(given, time.perf_counter() - started)
     response.set_etag(etag)
+    response.headers["Cache-Status"] = "lantern; hit" if known else "lantern; fwd=miss"
+    if known is None:
+        response.call_on_close(lambda: answers.keep(name, given))
     return response
 
 
@@ -85,9 +97,9 @@ def _check_model(technique: Technique, call: Call) -> None:
         raise one_of("layer", layer, names, pointer="/params/layer")
 
 
-def _respond(answer: Answer, seconds: float) -> flask.Response:
-    response = flask.Response(answer.body, content_type=answer.media_type)
-    timings = dict(answer.timings)
+def _respond(given: Answer, seconds: float) -> flask.Response:
+    response = flask.Response(given.body, content_type=given.media_type)
+    timings = dict(given.timings)
     timings["queue"] = max(0.0, seconds * 1e3 - sum(timings.values()))
     response.headers["Server-Timing"] = ", ".join(
         f"{name};dur={timings.get(name, 0.0):.1f}"
@@ -97,70 +109,10 @@ def _respond(answer: Answer, seconds: float) -> flask.Response:
     return response
 
 
-def _queue(call: Call, prefer: dict[str, str]) -> flask.Response:
-    """Store the pictures, create the job, tell the workers; wait for it where that is preferred."""
-    context = current()
-    record = dataclasses.asdict(call) | {
-        "inputs": {slot: _keep(context.files, data) for slot, data in call.inputs.items()},
-        "accept": list(call.accept),
-    }
-    key = _idempotency_key()
-    fingerprint = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
-    job, is_new = context.jobs.create(record, key=key, fingerprint=fingerprint)
-    if is_new:
-        context.announce(job.id)
-    response = _accepted(job, prefer)
-    if not is_new:
-        response.headers["Idempotent-Replayed"] = "true"
-    return response
-
-
-def _keep(files: Files, data: bytes) -> str:
-    """Store a picture as an upload is stored; return its id."""
-    header = Image.probe(data)
-    return files.put(data, header.media_type, width=header.width, height=header.height).id
-
-
-def _accepted(job: Job, prefer: dict[str, str]) -> flask.Response:
-    seconds = _wait_seconds(prefer)
-    accept = flask.request.accept_mimetypes
-    applied = "respond-async" if "respond-async" in prefer else ""
-    if seconds:
-        applied = f"wait={seconds}"
-        done = current().jobs.wait(job.id, seconds)
-        if done is not None and done.status == "succeeded" and has_form(done, accept):
-            response = result_response(done, accept)
-            response.headers["Preference-Applied"] = applied
-            response.headers["Location"] = f"/v1/jobs/{job.id}"
-            return response
-        job = done or job
-    response = flask.jsonify(document(job))
-    response.status_code = 202
-    response.headers["Location"] = f"/v1/jobs/{job.id}"
-    if applied:
-        response.headers["Preference-Applied"] = applied
-    return response
-
-
-def _wait_seconds(prefer: dict[str, str]) -> int:
-    text = prefer.get("wait", "")
-    return min(LONGEST_WAIT_S, int(text)) if re.fullmatch(r"[0-9]{1,4}", text, re.ASCII) else 0
-
-
 def _preferences(header: str) -> dict[str, str]:
     """Read `Prefer: wait=5, respond-async`; what is not understood is ignored, as RFC 7240 asks."""
     parts = (part.strip().partition("=") for part in header.split(",") if part.strip())
     return {name.strip().lower(): value.strip(' "') for name, _, value in parts}
-
-
-def _idempotency_key() -> str:
-    key = flask.request.headers.get("Idempotency-Key", "")
-    if len(key) > 255:
-        raise Problem(400, "invalid-header", "Idempotency-Key may have at most 255 characters")
-    if not key:
-        return ""
-    caller = flask.request.headers.get("Authorization", "")
-    return hashlib.sha256(f"{caller}\n{flask.request.path}\n{key}".encode()).hexdigest()
 
 
 def _etag(technique: Technique, call: Call) -> str:

@@ -1,22 +1,24 @@
--- Give a job to one worker: only if it waits, or if its last worker's lease has ended.
--- KEYS: job, queued, running, events
--- ARGV: id, worker, lease ms, most attempts
--- Returns the fence that every later write must show, or 0 if there is nothing to claim.
-local status = redis.call('HGET', KEYS[1], 'status')
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-if status == 'running' then
-  if tonumber(redis.call('HGET', KEYS[1], 'lease_ms')) > now then return 0 end
-elseif status ~= 'queued' then
-  return 0
+-- Give the first job that waits in a lane to one worker.
+-- ARGV: lane, worker, lease ms, ttl s
+-- Returns {id, the fence that every later write must show}, or nothing if no job waits.
+go_on_without_memory()
+local at = now()
+for _ = 1, 1000 do
+  local id = redis.call('ZRANGE', QUEUED .. ARGV[1], 0, 0)[1]
+  if not id then return nil end
+  if get(id, 'status') ~= 'queued' then
+    redis.call('ZREM', QUEUED .. ARGV[1], id)
+  elseif is_late(id, at) then
+    expire(id, tonumber(ARGV[4]), at)
+  else
+    withdraw(id)
+    local fence = redis.call('HINCRBY', JOB .. id, 'fence', 1)
+    redis.call('HINCRBY', JOB .. id, 'attempts', 1)
+    redis.call('HINCRBY', JOB .. id, 'failures', 1)
+    redis.call('HSETNX', JOB .. id, 'started_ms', at)
+    redis.call('HSET', JOB .. id, 'worker', ARGV[2], 'lease_ms', at + ARGV[3])
+    redis.call('ZADD', RUNNING, at + ARGV[3], id)
+    enter(id, 'running')
+    return {id, fence}
+  end
 end
-if tonumber(redis.call('HGET', KEYS[1], 'attempts')) >= tonumber(ARGV[4]) then return 0 end
-local fence = redis.call('HINCRBY', KEYS[1], 'fence', 1)
-redis.call('HINCRBY', KEYS[1], 'attempts', 1)
-redis.call('HSETNX', KEYS[1], 'started_ms', now)
-redis.call('HSET', KEYS[1], 'status', 'running', 'worker', ARGV[2], 'lease_ms', now + ARGV[3])
-redis.call('ZREM', KEYS[2], ARGV[1])
-redis.call('ZADD', KEYS[3], now + ARGV[3], ARGV[1])
-redis.call('XADD', KEYS[4], 'MAXLEN', '~', 500, '*', 'event', 'status',
-  'data', cjson.encode({status = 'running'}))
-return fence

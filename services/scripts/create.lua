@@ -1,29 +1,40 @@
--- Create a job once: idempotency, record, queue and first event in one step.
--- KEYS: job, queued, all, events, idempotency
--- ARGV: id, fingerprint or '', idempotency seconds, most queued, record as JSON
--- Returns {'created'|'replayed', id}, {'conflict', ''} or {'full', ''}.
-local id, fingerprint = ARGV[1], ARGV[2]
-if fingerprint ~= '' then
-  local known = redis.call('GET', KEYS[5])
+-- Create a job once: idempotency, limits, record, queue and first event in one step.
+-- ARGV: id, owner, lane, head start ms, idempotency name or '', fingerprint, ttl s, most active of
+--   the owner, most queued, deadline ms from now, record as JSON, status 'queued'|'succeeded'
+-- Returns {'created'|'replayed', id}, or {'conflict'|'quota'|'full', ''}.
+local id, owner, lane, name, fingerprint = ARGV[1], ARGV[2], ARGV[3], ARGV[5], ARGV[6]
+local idempotency = 'lantern:idempotency:' .. name
+if name ~= '' then
+  local known = redis.call('GET', idempotency)
   if known then
     local cut = string.find(known, ' ', 1, true)
     if string.sub(known, 1, cut - 1) ~= fingerprint then return {'conflict', ''} end
     local first = string.sub(known, cut + 1)
     -- unless it has been deleted since
-    if redis.call('EXISTS', string.sub(KEYS[1], 1, -#id - 1) .. first) == 1 then
-      return {'replayed', first}
-    end
+    if redis.call('EXISTS', JOB .. first) == 1 then return {'replayed', first} end
   end
 end
-if redis.call('ZCARD', KEYS[2]) >= tonumber(ARGV[4]) then return {'full', ''} end
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-for field, value in pairs(cjson.decode(ARGV[5])) do redis.call('HSET', KEYS[1], field, value) end
-redis.call('HSET', KEYS[1], 'id', id, 'status', 'queued', 'created_ms', now, 'attempts', 0, 'fence', 0)
-redis.call('ZADD', KEYS[2], now, id)
-redis.call('ZADD', KEYS[3], now, id)
-redis.call('XADD', KEYS[4], '*', 'event', 'status', 'data', cjson.encode({status = 'queued'}))
-if fingerprint ~= '' then
-  redis.call('SET', KEYS[5], fingerprint .. ' ' .. id, 'EX', tonumber(ARGV[3]))
+local waits = ARGV[12] == 'queued'
+if waits and redis.call('ZCARD', ACTIVE .. owner) >= tonumber(ARGV[8]) then return {'quota', ''} end
+if waits and redis.call('ZCARD', QUEUED .. lane) >= tonumber(ARGV[9]) then return {'full', ''} end
+local at = now()
+for field, value in pairs(cjson.decode(ARGV[11])) do
+  redis.call('HSET', JOB .. id, field, value)
 end
+redis.call('HSET', JOB .. id, 'id', id, 'owner', owner, 'lane', lane, 'created_ms', at,
+  'order', at - ARGV[4], 'attempts', 0, 'failures', 0, 'fence', 0)
+redis.call('ZADD', ALL .. owner, at, id)
+redis.call('ZREMRANGEBYSCORE', ALL .. owner, '-inf', at - 30 * 24 * 3600 * 1000)
+if name ~= '' then
+  redis.call('SET', idempotency, fingerprint .. ' ' .. id, 'EX', tonumber(ARGV[7]))
+end
+if not waits then
+  redis.call('HSET', JOB .. id, 'started_ms', at)
+  finalise(id, ARGV[12], tonumber(ARGV[7]), at)
+  return {'created', id}
+end
+redis.call('ZADD', ACTIVE .. owner, at, id)
+redis.call('HSET', JOB .. id, 'deadline_ms', at + ARGV[10])
+redis.call('ZADD', DEADLINES, at + ARGV[10], id)
+enqueue(id)
 return {'created', id}

@@ -1,42 +1,43 @@
--- Bring back what got lost: jobs whose worker is silent, and jobs whose message never arrived.
--- KEYS: queued, running, all
--- ARGV: key prefix of a job, most attempts, resend after ms, ttl s
--- Returns the ids to send to the queue again.
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local send = {}
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', 0, 100)) do
-  local job, events = ARGV[1] .. id, ARGV[1] .. id .. ':events'
-  redis.call('ZREM', KEYS[2], id)
-  if redis.call('HGET', job, 'status') == 'running' then
-    local status, event = 'queued', 'status'
-    if redis.call('HEXISTS', job, 'cancel') == 1 then status, event = 'canceled', 'done' end
-    if status == 'queued' and tonumber(redis.call('HGET', job, 'attempts')) >= tonumber(ARGV[2]) then
-      status, event = 'failed', 'done'
-      redis.call('HSET', job, 'error', cjson.encode({type = '/problems/poison', title = 'Poison',
-        detail = 'its worker died each time; it is not tried again', retryable = false}))
-    end
-    redis.call('HSET', job, 'status', status)
+-- Bring back what got lost: jobs whose worker is silent, jobs past their deadline.
+-- ARGV: most failures, lease ms, ttl s
+-- Returns how many jobs wait in each lane: lane, count, lane, count...
+go_on_without_memory()
+local at, ttl_s = now(), tonumber(ARGV[3])
+-- a clock that was set back leaves leases that would last too long
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', RUNNING, at + 2 * ARGV[2], '+inf', 'LIMIT', 0, 100)) do
+  redis.call('ZADD', RUNNING, at + ARGV[2], id)
+end
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', RUNNING, '-inf', at, 'LIMIT', 0, 100)) do
+  redis.call('ZREM', RUNNING, id)
+  if get(id, 'status') == 'running' then
+    local wish = get(id, 'wish')
+    redis.call('HDEL', JOB .. id, 'wish', 'release', 'lease_ms')
     -- whoever held it is fenced off from now on
-    redis.call('HINCRBY', job, 'fence', 1)
-    redis.call('XADD', events, '*', 'event', event, 'data', cjson.encode({status = status}))
-    if status == 'queued' then
-      redis.call('ZADD', KEYS[1], now, id)
-      table.insert(send, id)
+    redis.call('HINCRBY', JOB .. id, 'fence', 1)
+    if wish == 'cancel' then
+      finalise(id, 'canceled', ttl_s, at)
+    elseif is_late(id, at) then
+      expire(id, ttl_s, at)
+    elseif wish == 'pause' then
+      enter(id, 'paused')
+    elseif tonumber(get(id, 'failures')) >= tonumber(ARGV[1]) then
+      fail(id, 'poison', 'Poison', 'its worker died each time; it is not tried again', ttl_s, at)
     else
-      redis.call('HSET', job, 'finished_ms', now, 'expires_ms', now + ARGV[4] * 1000)
-      redis.call('EXPIRE', job, ARGV[4])
-      redis.call('EXPIRE', events, ARGV[4])
+      enqueue(id)
     end
   end
 end
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[3], 'LIMIT', 0, 100)) do
-  if redis.call('EXISTS', ARGV[1] .. id) == 1 then
-    redis.call('ZADD', KEYS[1], now, id)
-    table.insert(send, id)
-  else
-    redis.call('ZREM', KEYS[1], id)
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', DEADLINES, '-inf', at, 'LIMIT', 0, 100)) do
+  local status = get(id, 'status')
+  if status == 'queued' or status == 'paused' then
+    expire(id, ttl_s, at)
+  elseif status ~= 'running' then
+    redis.call('ZREM', DEADLINES, id)
   end
 end
-redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', now - 30 * 24 * 3600 * 1000)
-return send
+local waiting = {}
+for _, lane in ipairs(LANES) do
+  table.insert(waiting, lane)
+  table.insert(waiting, redis.call('ZCARD', QUEUED .. lane))
+end
+return waiting

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from celery import Celery
 
-from celery import Celery, bootsteps
-
-from services import clients
+from services.queues import queue_of
 from services.settings import Settings, read
+from services.worker.caretaker import Caretaker
 
-QUEUE = "jobs"
-TASK = "lantern.run_job"
-GREETING_S = 2.0
+# Redis hands out unacknowledged messages again after this; the job record makes a second delivery
+# harmless, a short time would only make it common.
+VISIBILITY_S = 4 * 3600
 
 
 def make_app(settings: Settings) -> Celery:
     """Make the application; gateways use it to send, workers to receive."""
-    app = Celery("lantern", broker=settings.redis_url or "redis://127.0.0.1:6379/0")
+    app = Celery("lantern", broker=settings.state_url)
     app.conf.update(
         include=["services.worker.tasks"],
-        task_default_queue=QUEUE,
+        task_default_queue=queue_of("jobs"),
         # A killed child's message comes back at once; a failure is ours to record, never the
         # broker's to repeat.
         task_acks_late=True,
@@ -34,8 +33,6 @@ def make_app(settings: Settings) -> Celery:
         result_backend=None,
         task_serializer="json",
         accept_content=["json"],
-        # Redis hands out unacknowledged messages again after this; the job record makes a second
-        # delivery harmless, a short time would only make it common.
         visibility_timeout=VISIBILITY_S,
         broker_transport_options={
             "visibility_timeout": VISIBILITY_S,
@@ -47,8 +44,6 @@ def make_app(settings: Settings) -> Celery:
         },
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
-        # on SIGTERM a running job goes back to the queue
-        worker_soft_shutdown_timeout=2.0,
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_max_tasks_per_child=50,
         worker_max_memory_per_child=2_000_000,
@@ -56,57 +51,6 @@ def make_app(settings: Settings) -> Celery:
         worker_hijack_root_logger=False,
     )
     return app
-
-
-VISIBILITY_S = 4 * 3600
-
-
-def send(app: Celery, job_id: str) -> None:
-    """Tell a worker of a job; a message that is lost is sent again by the reaper.
-
-    Raises:
-        kombu.exceptions.OperationalError: the broker cannot be reached.
-    """
-    app.send_task(
-        TASK,
-        args=[job_id],
-        queue=QUEUE,
-        retry=True,
-        retry_policy={"max_retries": 2, "interval_start": 0.1, "interval_max": 0.5},
-    )
-
-
-class Caretaker(bootsteps.StartStopStep):  # type: ignore[misc]
-    """Runs in every worker's parent: says that it lives, and brings back jobs that got lost."""
-
-    requires = ("celery.worker.components:Timer",)
-
-    def __init__(self, parent: Any, **options: Any) -> None:
-        super().__init__(parent, **options)
-        self._timers: list[Any] = []
-
-    def start(self, parent: Any) -> None:
-        """Begin to greet and to reap."""
-        settings = read()
-        jobs = clients.jobs(settings, clients.connect(settings))
-
-        def greet() -> None:
-            jobs.greet(parent.hostname, ttl_s=3 * GREETING_S)
-
-        def reap() -> None:
-            for job_id in jobs.reap():
-                send(parent.app, job_id)
-
-        greet()
-        self._timers = [
-            parent.timer.call_repeatedly(GREETING_S, greet),
-            parent.timer.call_repeatedly(settings.lease_s / 3, reap),
-        ]
-
-    def stop(self, parent: Any) -> None:
-        """End both."""
-        for timer in self._timers:
-            timer.cancel()
 
 
 app = make_app(read())

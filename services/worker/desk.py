@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from services import clients
-from services.files import Files
-from services.jobs import Jobs
+from services.clients import Stores
 from services.settings import Settings, read
 
 if TYPE_CHECKING:
@@ -21,34 +20,19 @@ class Desk:
     """What a worker process works with."""
 
     settings: Settings
-    jobs: Jobs
-    files: Files
+    stores: Stores
     studio: Studio
 
 
 @functools.cache
 def desk() -> Desk:
     """Make the desk of this process."""
-    from pathlib import Path
-
     import torch
 
     from lantern.call import Studio
-    from lantern.styles.library import StyleLibrary
-    from lantern.zoo import Zoo
 
     settings = read()
     cores = os.cpu_count() or 1
     torch.set_num_threads(settings.torch_threads or max(1, cores // settings.workers))
-    torch.set_flush_denormal(True)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    client = clients.connect(settings)
-    return Desk(
-        settings,
-        clients.jobs(settings, client),
-        clients.files(settings, client),
-        Studio(
-            Zoo(downloads=settings.downloads, device=device),
-            StyleLibrary(Path(settings.styles_path), device=device),
-        ),
-    )
+    studio = Studio.open(settings.styles_path, downloads=settings.downloads)
+    return Desk(settings, clients.stores(settings), studio)

@@ -5,47 +5,46 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import redis
 
-from services.files import StorageFull
+from services.blobs import StorageFull
+from services.job_bytes import preview_name
 from services.jobs import Claim, Word
 from services.worker.desk import Desk
 
 if TYPE_CHECKING:
     from lantern.progress import Step
 
-PREVIEW_SIDE = 320
 UNREACHABLE_S = 60.0
-LARGEST_STATE = 64 * 1024 * 1024
+# A long run makes its previews more rarely, so that they stay a film one can watch.
+MOST_PREVIEWS = 300
 
 
 @dataclass
 class Pulse:
     """Beats for a job while it runs, in a thread of its own; the steps leave their news here.
 
-    A step stops the computation when the last beat said so: the job was cancelled, or another
-    worker has it.
+    The last beat said whether to go on. A step stops the computation when the job was cancelled,
+    is late or has been taken over; `is_suspended` stops it behind its next checkpoint.
     """
 
     desk: Desk
     claim: Claim
+    options: Mapping[str, Any] = field(default_factory=dict)
     word: Word = "ok"
     _step: Step | None = None
-    _previewed_at: float = 0.0
-    _preview: tuple[int, str] | None = None
-    _checkpoint: str = ""
-    _kept: str = ""
+    _began: float = field(default_factory=time.monotonic)
+    _previewed_at: float = float("-inf")
+    _preview: int | None = None
+    _states: list[str] = field(default_factory=list)
+    _told: str = ""
     _first: tuple[float, int] | None = None
     _end: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
-
-    @property
-    def lost(self) -> bool:
-        """Whether another worker has taken the job over."""
-        return self.word == "lost"
 
     def __enter__(self) -> Pulse:
         self._thread = threading.Thread(target=self._beat_until_end, daemon=True)
@@ -53,9 +52,16 @@ class Pulse:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._end.set()
-        assert self._thread is not None
-        self._thread.join(timeout=5)
+        self._rest()
+
+    @property
+    def states(self) -> list[str]:
+        """The names of the states that are kept."""
+        return list(self._states)
+
+    def is_suspended(self) -> bool:
+        """Tell whether the job is to be put down for later."""
+        return self.word in ("pause", "release")
 
     def step(self, step: Step) -> None:
         """Take note of a step; make a preview now and then.
@@ -65,29 +71,35 @@ class Pulse:
         """
         from lantern.progress import Cancelled
 
-        if self.word != "ok":
+        if self.word in ("cancel", "late", "lost"):
             raise Cancelled
-        now = time.monotonic()
-        if now - self._previewed_at >= self.desk.settings.preview_every_s:
-            self._previewed_at = now
-            picture = step.preview().fit(PREVIEW_SIDE).encode("image/jpeg", 80)
-            with contextlib.suppress(redis.RedisError, StorageFull):  # previews can be done without
-                self._preview = (step.done, self.desk.files.put(picture, "image/jpeg").id)
         self._step = step
+        now = time.monotonic()
+        chosen = float(self.options.get("preview_every_s", 2.0))
+        if now - self._previewed_at >= max(chosen, (now - self._began) / MOST_PREVIEWS):
+            self._previewed_at = now
+            self._keep_preview(step)
 
     def keep(self, state: bytes) -> None:
         """Store the state of the run, for another worker to go on from."""
-        if len(state) > LARGEST_STATE:
-            return
+        name = f"state-{self.claim.fence}-{time.monotonic_ns()}"
         with contextlib.suppress(redis.RedisError, StorageFull):  # the one before still serves
-            self._checkpoint = self.desk.files.put(state, "application/octet-stream").id
+            self._put(name, state)
+            self._states.append(name)
 
     def flush(self) -> None:
-        """Record the last step, which no beat may have seen."""
+        """Record the last step and state, which no beat may have seen."""
+        self._rest()
+        self._beat()
+
+    def inherit(self, checkpoint: str) -> None:
+        """Take over the state an earlier worker kept: the next one replaces it."""
+        self._states, self._told = [checkpoint], checkpoint
+
+    def _rest(self) -> None:
         self._end.set()
         assert self._thread is not None
         self._thread.join(timeout=5)
-        self._beat()
 
     def _beat_until_end(self) -> None:
         silent_since = time.monotonic()
@@ -99,37 +111,46 @@ class Pulse:
                 # Redis may be restarting: go on, the fence keeps a late result out
                 if time.monotonic() - silent_since > UNREACHABLE_S:
                     self.word = "lost"
-            if self.word != "ok":
+            if self.word in ("cancel", "late", "lost"):
                 return
 
     def _beat(self) -> Word:
-        step, self._step = self._step, None
-        preview, self._preview = self._preview, None
-        checkpoint, self._checkpoint = self._checkpoint, ""
-        word = self.desk.jobs.beat(
+        step, preview = self._step, self._preview
+        newest = self._states[-1] if self._states else ""
+        word = self.desk.stores.jobs.beat(
             self.claim,
             progress=self._progress(step) if step else None,
             preview=preview,
-            checkpoint=checkpoint,
+            checkpoint=newest if newest != self._told else "",
         )
-        if checkpoint and word != "lost":  # else the one before belongs to another worker now
-            self._delete(self._kept)
-            self._kept = checkpoint
+        # only now, as a beat that does not arrive is made up for by the next
+        if self._step is step:
+            self._step = None
+        if self._preview == preview:
+            self._preview = None
+        if word != "lost":
+            self._told = newest
+            self._delete_before(newest)
         return word
 
-    def inherit(self, checkpoint: str) -> None:
-        """Take over the state an earlier worker kept: the next one replaces it."""
-        self._kept = checkpoint
-
-    def forget(self) -> None:
-        """Delete the states that were kept: the job is over."""
+    def _delete_before(self, newest: str) -> None:
+        """Delete the states that the one on record replaces."""
+        count = self._states.index(newest) if newest else 0
         with contextlib.suppress(redis.RedisError):  # they expire by themselves, only later
-            for name in (self._checkpoint, self._kept):
-                self._delete(name)
+            self.desk.stores.blobs.delete(self.claim.job_id, *self._states[:count])
+        del self._states[:count]
 
-    def _delete(self, name: str) -> None:
-        if name:
-            self.desk.files.delete(name)
+    def _keep_preview(self, step: Step) -> None:
+        side = int(self.options.get("preview_size", 320))
+        picture = step.preview().fit(side).encode("image/jpeg", 80)
+        with contextlib.suppress(redis.RedisError, StorageFull):  # previews can be done without
+            self._put(preview_name(step.done), picture)
+            self._preview = step.done
+
+    def _put(self, name: str, data: bytes) -> None:
+        settings = self.desk.settings
+        ttl_s = settings.max_age_s + settings.preview_ttl_s
+        self.desk.stores.blobs.put(self.claim.job_id, name, data, ttl_s=ttl_s)
 
     def _progress(self, step: Step) -> dict[str, Any]:
         self._first = self._first or (time.monotonic(), step.done)

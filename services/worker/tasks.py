@@ -1,38 +1,58 @@
-"""The one task: take a job by its id, run it, record how it ended."""
+"""The tasks: run the job that is first in line, deliver what the outbox holds, tidy up."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import time
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import redis
 from celery.signals import worker_process_init
 from celery.utils.log import get_task_logger
+from kombu.exceptions import OperationalError
 
-from services.files import Files, StorageFull
-from services.jobs import Claim, Status
-from services.worker.app import TASK, app
+from services import clients
+from services.blobs import StorageFull
+from services.jobs import Claim
+from services.queues import DELIVER, RUN_JOB, TIDY, queue_of, send
+from services.record import LANES, Job, Lane
+from services.settings import read
+from services.worker.app import app
+from services.worker.courier import deliver_one
 from services.worker.desk import Desk, desk
+from services.worker.ending import Ending, patiently
 from services.worker.pulse import Pulse
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from lantern.artifact import Result
+    from lantern.checkpoint import Checkpoints
 
 log = get_task_logger(__name__)
-PATIENCE_S = 60.0
 
 
-@app.task(name=TASK)  # type: ignore[untyped-decorator]
-def run_job(job_id: str) -> None:
-    """Run a job, if nobody else has it."""
+@app.task(name=RUN_JOB, bind=True)  # type: ignore[untyped-decorator]
+def run_job(task: Any, job_id: str) -> None:
+    """Run the job that is first in the lane the message came by, usually the one it names."""
+    queue = task.request.delivery_info["routing_key"]
+    (lane,) = [lane for lane in LANES if queue_of(lane) == queue]
     mine = desk()
-    claim = mine.jobs.claim(job_id, f"{os.uname().nodename}:{os.getpid()}")
+    claim = mine.stores.jobs.claim(lane, task.request.hostname)
     if claim is None:
-        log.info("job %s is taken or over", job_id)
+        log.info("no job waits in %s", lane)
         return
-    work(mine, claim)
+    work(mine, claim, lane)
+
+
+@app.task(name=DELIVER)  # type: ignore[untyped-decorator]
+def deliver() -> None:
+    """Deliver a message of the outbox."""
+    deliver_one(clients.stores(read()), loopback=read().webhook_loopback)
+
+
+@app.task(name=TIDY)  # type: ignore[untyped-decorator]
+def tidy() -> None:
+    """Remove files that nobody needs any more."""
+    removed = clients.stores(read()).blobs.sweep()
+    if removed:
+        log.warning("removed %d files that had expired", removed)
 
 
 @worker_process_init.connect  # type: ignore[untyped-decorator]
@@ -41,97 +61,80 @@ def _get_ready(**_: object) -> None:
     desk()
 
 
-def work(at: Desk, claim: Claim) -> None:
-    """Run a claimed job to one of its ends."""
+def work(at: Desk, claim: Claim, lane: Lane) -> None:
+    """Run a claimed job to one of its ends, or until it is to be put down."""
     from lantern.errors import LanternError
-    from lantern.progress import Cancelled
+    from lantern.progress import Cancelled, Suspended
 
-    def finish(status: Status, **ending: Mapping[str, Any]) -> None:
-        if _patiently(lambda: at.jobs.finish(claim, status, **ending)):
-            pulse.forget()
-
-    with Pulse(at, claim) as pulse:
-        try:
-            result = _run(at, claim, pulse)
-        except Cancelled:
-            if not pulse.lost:
-                finish("canceled")
-        except LanternError as error:
-            finish("failed", error=_error(error.code, error.detail))
-        except StorageFull:
-            detail = "there is no room for the result; try again later"
-            finish("failed", error=_error("storage-full", detail))
-        except redis.RedisError:
-            log.exception("job %s is left to another worker: Redis was away too long", claim.job_id)
-        except Exception:
-            log.exception("job %s failed", claim.job_id)
-            detail = "the technique failed for a reason that is not yours"
-            finish("failed", error=_error("internal", detail))
-        else:
-            with contextlib.suppress(redis.RedisError):  # the last step is news, the result is not
-                pulse.flush()
-            finish("succeeded", result=result)
-
-
-def _patiently(action: Callable[[], T]) -> T:
-    """Do something with Redis, again and again while it restarts."""
-    deadline = time.monotonic() + PATIENCE_S
-    while True:
-        try:
-            return action()
-        except redis.RedisError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.5)
-
-
-def _run(at: Desk, claim: Claim, pulse: Pulse) -> dict[str, Any]:
-    from lantern.call import Call, decode
-    from lantern.checkpoint import Checkpoints
-    from lantern.errors import MissingInput
-
-    job = at.jobs.get(claim.job_id)
+    job = at.stores.jobs.get(claim.job_id)
     assert job is not None
+    with Pulse(at, claim, job.options) as pulse:
+        ending = Ending(at, claim, job, pulse)
+        try:
+            result = _run(at, job, pulse)
+            stored = patiently(lambda: ending.store(result))
+        except Suspended:
+            patiently(pulse.flush)
+            _put_down(at, claim, lane)
+        except Cancelled:
+            if pulse.word != "lost":
+                ending.stopped(late=pulse.word == "late")
+        except LanternError as error:
+            ending.failed(error.code, error.detail)
+        except StorageFull:
+            ending.failed("storage-full", "there is no room for the result; try again later")
+        except redis.RedisError:
+            log.exception("job %s is left to another worker: Redis was away too long", job.id)
+        except Exception:
+            log.exception("job %s failed", job.id)
+            ending.failed("internal", "the technique failed for a reason that is not yours")
+        else:
+            patiently(pulse.flush)
+            ending.succeeded(stored)
+
+
+def _put_down(at: Desk, claim: Claim, lane: Lane) -> None:
+    if patiently(lambda: at.stores.jobs.suspend(claim)) == "queued":
+        try:
+            send(app, lane, claim.job_id)
+        except OperationalError:
+            log.warning("job %s will be announced later", claim.job_id)
+
+
+def _run(at: Desk, job: Job, pulse: Pulse) -> Result:
+    from lantern.call import Call, decode
+    from lantern.errors import MissingInput
+    from services.job_bytes import input_name
+
     inputs: dict[str, bytes] = {}
-    for slot, name in job.call["inputs"].items():
-        data = at.files.read(name)
+    for slot in job.call["inputs"]:
+        data = _read(at, job, input_name(slot))
         if data is None:
             raise MissingInput(f"the picture for {slot} has expired; send it again")
         inputs[slot] = data
     call = Call(**{**job.call, "inputs": inputs})
-    pulse.inherit(job.checkpoint or "")
-    checkpoints = Checkpoints(pulse.keep, at.files.read(job.checkpoint or ""))
-    result = at.studio.run(call, decode(inputs), pulse.step, checkpoints)
-    return _patiently(lambda: store(at.files, result, call.rendering))
+    return at.studio.run(call, decode(inputs), pulse.step, _checkpoints(at, job, pulse))
 
 
-def store(files: Files, result: Any, rendering: Mapping[str, Any]) -> dict[str, Any]:
-    """Store every artifact; return the result as the job record keeps it."""
-    from lantern.artifact import Rendering
-    from lantern.run import validate
-
-    chosen = validate(Rendering, rendering)
-    artifacts = []
-    for artifact in result.artifacts:
-        media_type = "image/png" if "image/png" in artifact.media_types else artifact.media_types[0]
-        file = files.put(artifact.encode(media_type, chosen), media_type)
-        artifacts.append(
-            {
-                "name": artifact.name,
-                "kind": artifact.kind,
-                "media_type": media_type,
-                "file": file.id,
-            }
-        )
-    return {
-        "technique": result.technique,
-        "params": result.params.model_dump(mode="json"),
-        "seed": result.seed,
-        "facts": dict(result.facts),
-        "artifacts": artifacts,
-    }
+def _read(at: Desk, job: Job, name: str) -> bytes | None:
+    return patiently(lambda: at.stores.blobs.read(job.id, name))
 
 
-def _error(code: str, detail: str) -> dict[str, Any]:
-    title = code.replace("-", " ").capitalize()
-    return {"type": f"/problems/{code}", "title": title, "detail": detail, "retryable": False}
+def _checkpoints(at: Desk, job: Job, pulse: Pulse) -> Checkpoints:
+    """Go on from the state an earlier worker kept; from the start where it cannot be read."""
+    from lantern.checkpoint import Checkpoints, DamagedCheckpoint
+
+    name, every_s = job.checkpoint or "", at.settings.checkpoint_every_s
+
+    def made(saved: bytes | None) -> Checkpoints:
+        return Checkpoints(pulse.keep, saved, every_s=every_s, suspend=pulse.is_suspended)
+
+    saved = _read(at, job, name) if name else None
+    if saved is None:
+        return made(None)
+    pulse.inherit(name)
+    try:
+        return made(saved)
+    except DamagedCheckpoint:
+        log.warning("job %s starts anew: its state cannot be read", job.id)
+        return made(None)

@@ -23,7 +23,10 @@ LEASE_S = 4
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """The stack that the tests share; a job of a lost worker is given on after 4 s."""
     (port,) = free_ports(1)
-    running = start(tmp_path_factory.mktemp("first"), port, LANTERN_LEASE_S=str(LEASE_S))
+    running = start(
+        tmp_path_factory.mktemp("first"), port,
+        LANTERN_LEASE_S=str(LEASE_S), LANTERN_WEBHOOK_LOOPBACK="1",
+    )  # fmt: skip
     yield running
     running.stop(signal.SIGINT)
     assert running.process.returncode == 0, running.output

@@ -25,6 +25,8 @@ from services.settings import ROOT
 PROBLEM_JSON = "application/problem+json"
 UP = [sys.executable, "-m", "services.cli", "up"]
 READY_WITHIN_S = 90.0
+# what is tested is the work, not the memory of it
+AFRESH: dict[str, str | None] = {"cache_control": "no-cache"}
 
 Response = urllib3.BaseHTTPResponse
 
@@ -87,7 +89,7 @@ class Running:
         self, technique: str, picture: bytes, query: str = "", **headers: str | None
     ) -> Response:
         """Run a technique on a picture as the body; only the bytes say what it is."""
-        headers = {"content_type": "application/octet-stream", **headers}
+        headers = {"content_type": "application/octet-stream", **AFRESH, **headers}
         return self.request("POST", f"/v1/techniques/{technique}?{query}", picture, **headers)
 
     def form(
@@ -100,7 +102,11 @@ class Running:
         ]
         body, kind = encode_multipart_formdata(parts)
         return self.request(
-            "POST", f"/v1/techniques/{technique}", body, content_type=kind, **(headers or {})
+            "POST",
+            f"/v1/techniques/{technique}",
+            body,
+            content_type=kind,
+            **{**AFRESH, **(headers or {})},
         )
 
     def submit(self, technique: str, pictures: Mapping[str, bytes], **fields: Any) -> Any:
@@ -134,6 +140,12 @@ class Running:
             yield from _events(response)
         finally:
             response.close()
+
+    def stream(self, path: str) -> Response:
+        """Open a stream over a connection of its own; close it when done."""
+        with urllib3.PoolManager(retries=False, timeout=60.0) as http:
+            headers = {"authorization": f"Bearer {self.key}"} if self.key else {}
+            return http.request("GET", self.url + path, headers=headers, preload_content=False)
 
     # --- Processes
 

@@ -589,7 +589,7 @@ class TestWire:
     def test_slow_clients_do_not_hold_up_others(self, stack: Running) -> None:
         lines = head("Content-Type: image/png", "Content-Length: 1000")
         connections = [
-            socket.create_connection(("127.0.0.1", stack.port), timeout=5) for _ in range(40)
+            socket.create_connection(("127.0.0.1", stack.port), timeout=5) for _ in range(400)
         ]
         try:
             for connection in connections:

@@ -24,7 +24,7 @@ MINUTES = {"steps": 200, "octaves": 10, "size": 512}
 
 
 def result_of(stack: Running, job: Any) -> bytes:
-    response = stack.get(job["links"]["result"])
+    response = stack.get(job["links"]["result"], accept="image/png, application/json;q=0.5")
     assert response.status == 200, response.data
     return response.data
 
@@ -105,7 +105,10 @@ class TestFromSubmissionToResult:
         assert kind_of(result) == "PNG"
         assert decode(result).shape == (85, 128, 3)
         (artifact,) = final["result"]["artifacts"]
-        assert stack.get(artifact["url"]).data == result
+        assert stack.get(artifact["url"], accept="image/png").data == result
+        assert kind_of(stack.get(artifact["url"]).data) == "JPEG"
+        film = stack.json(final["links"]["previews"])["previews"]
+        assert film == [{"step": one["step"], "url": one["url"]} for one in previews]
 
     def test_the_result_comes_in_other_forms(self, stack: Running, repainted: Any) -> None:
         _, _, final = repainted
@@ -140,7 +143,8 @@ class TestInteractiveTechniquesAsJobs:
     def test_a_table_can_be_asked_for_as_a_job(self, stack: Running, small_cat: bytes) -> None:
         job = stack.submit("classify", {"image": small_cat}, top=3)
         assert stack.ended(job)["status"] == "succeeded"
-        assert len(json.loads(result_of(stack, job))) == 3
+        assert len(json.loads(result_of(stack, job))["artifacts"]) == 1
+        assert len(json.loads(stack.get(job["links"]["result"]).data)) == 3
 
     def test_a_wrong_call_fails_under_its_code(self, stack: Running, tiny: bytes) -> None:
         # only the worker learns how many classes the network has

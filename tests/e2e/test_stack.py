@@ -207,15 +207,29 @@ class TestPartsThatDie:
         assert second.ended(running)["status"] == "succeeded"
         job_succeeds(second, tiny)
 
+    def test_killed_blobs_come_back_and_the_quick_calls_never_noticed(
+        self, second: Running, tiny: bytes
+    ) -> None:
+        before = job_succeeds(second, tiny)
+        running = second.submit("deep-dream", {"image": tiny}, steps=150, octaves=3, size=128)
+        until(lambda: second.json(running["links"]["self"])["progress"] is not None, 20)
+        second.part("blobs").kill()
+        assert works(second, tiny)
+        seconds = until(lambda: second.get(before["links"]["result"]).status == 200, 20)
+        print(f"a killed Redis of the bytes is back after {seconds:.1f} s")
+        assert second.ended(running)["status"] == "succeeded"
+        job_succeeds(second, tiny)
+
     def test_the_worker_still_greets_and_reaps_after_that(self, second: Running) -> None:
         with second.redis() as client:
-            client.delete("lantern:workers")
-            until(lambda: client.zcard("lantern:workers") == 1, 10)
+            for lane in ("jobs", "fast", "hooks"):
+                client.delete(f"lantern:workers:{lane}")
+                until(lambda lane=lane: client.zcard(f"lantern:workers:{lane}") == 1, 10)  # type: ignore[misc]
             client.zadd("lantern:jobs:running", {"job_lost": 1})
             until(lambda: client.zcard("lantern:jobs:running") == 0, 10)
 
     def test_what_happened_was_told(self, second: Running) -> None:
-        for part in ("worker-1", "gateway", "torchserve", "redis"):
+        for part in ("worker-1", "gateway", "torchserve", "redis", "blobs"):
             assert f"{part} ended and is started again" in second.output
         assert "Traceback" not in second.output
 

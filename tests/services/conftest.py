@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-import functools
+import dataclasses
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import flask
 import pytest
 import redis
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
 
 from services import clients
+from services.blobs import Blobs
+from services.clients import Stores
 from services.files import Files
-from services.jobs import Jobs
+from services.gateway.app import create_app
+from services.jobs import Jobs, Limits
 from services.processes import free_ports
 from services.settings import Settings
 from services.stack import redis_server
+from tests.services.gateway import Closing
 
 
 @pytest.fixture(scope="session")
@@ -60,15 +68,23 @@ def settings(redis_url: str, tmp_path: Path) -> Settings:
         run_dir=str(tmp_path),
         interactive_timeout_s=5.0,
         lease_s=5.0,
+        webhook_loopback=True,
     )
 
 
 @pytest.fixture
-def client(settings: Settings) -> Iterator[redis.Redis]:
-    with clients.connect(settings) as connected:
-        connected.flushall()
-        yield connected
-        connected.config_set("maxmemory", 0)
+def stores(settings: Settings) -> Iterator[Stores]:
+    """The stores of the settings, empty."""
+    made = clients.stores(settings)
+    made.state.flushall()
+    yield made
+    made.state.config_set("maxmemory", 0)
+    made.close()
+
+
+@pytest.fixture
+def client(stores: Stores) -> redis.Redis:
+    return stores.state
 
 
 MakeJobs = Callable[..., Jobs]
@@ -76,7 +92,15 @@ MakeJobs = Callable[..., Jobs]
 
 @pytest.fixture
 def make_jobs(client: redis.Redis) -> MakeJobs:
-    return functools.partial(Jobs, client, lease_s=5.0, ttl_s=60, max_attempts=3, max_queued=100)
+    """Make the jobs of the Redis under other limits."""
+    usual = Limits(
+        lease_s=5.0, ttl_s=60, max_attempts=3, max_queued=100, max_active=50, max_age_s=600
+    )
+
+    def make(**changes: Any) -> Jobs:
+        return Jobs(client, dataclasses.replace(usual, **changes))
+
+    return make
 
 
 @pytest.fixture
@@ -85,5 +109,34 @@ def jobs(make_jobs: MakeJobs) -> Jobs:
 
 
 @pytest.fixture
-def files(client: redis.Redis) -> Files:
-    return Files(client, ttl_s=60)
+def blobs(stores: Stores) -> Blobs:
+    return stores.blobs
+
+
+@pytest.fixture
+def files(stores: Stores) -> Files:
+    return stores.files
+
+
+@pytest.fixture
+def app(settings: Settings, stores: Stores) -> Iterator[flask.Flask]:
+    made = create_app(settings)
+    made.test_client_class = Closing
+    yield made
+    made.extensions["lantern"].celery.close()
+    made.extensions["lantern"].stores.close()
+
+
+@pytest.fixture
+def http(app: flask.Flask) -> FlaskClient:
+    return app.test_client()
+
+
+@pytest.fixture
+def make_http(settings: Settings, stores: Stores) -> Callable[..., FlaskClient]:
+    """Make a client of a gateway with other settings."""
+
+    def make(**changes: Any) -> FlaskClient:
+        return Closing(create_app(dataclasses.replace(settings, **changes)), TestResponse)
+
+    return make

@@ -1,4 +1,4 @@
-"""Files by content, on a real Redis."""
+"""Uploads by caller and content, on a real Redis and real files."""
 
 from __future__ import annotations
 
@@ -9,73 +9,127 @@ import time
 import pytest
 import redis
 
-from services.files import PREFIX, Files, StorageFull
+from services.blobs import BLOB, Blobs, StorageFull
+from services.files import Files
+from services.settings import Settings
 
 
-def test_bytes_come_back_under_the_name_of_their_content(files: Files) -> None:
-    data = os.urandom(300_000)
+def key(owner: str, name: str) -> str:
+    return f"{BLOB}uploads-{owner}/{name}"
+
+
+def put(files: Files, data: bytes, owner: str = "me") -> str:
+    return files.put(owner, data, "image/png", width=2, height=1).id
+
+
+@pytest.fixture
+def files(blobs: Blobs) -> Files:
+    return Files(blobs, ttl_s=60)
+
+
+@pytest.mark.parametrize("size", [0, 300_000, 1_500_000])
+def test_bytes_come_back_under_the_name_of_their_content(files: Files, size: int) -> None:
+    data = os.urandom(size)
     before = time.time()
-    file = files.put(data, "image/png", width=640, height=480)
+    file = files.put("me", data, "image/png", width=640, height=480)
     assert file.id == "file_" + hashlib.sha256(data).hexdigest()
-    assert (file.media_type, file.size) == ("image/png", 300_000)
+    assert (file.media_type, file.size) == ("image/png", size)
     assert (file.width, file.height) == (640, 480)
     assert before + 59 < file.expires_at < time.time() + 61
-    assert files.read(file.id) == data
-    assert files.facts(file.id) == file
+    assert files.read("me", file.id) == data
+    assert files.facts("me", file.id) == file
 
 
 def test_the_same_bytes_are_stored_once(files: Files, client: redis.Redis) -> None:
-    first, again = files.put(b"same", "image/png"), files.put(b"same", "image/png")
-    other = files.put(b"other", "image/png")
-    assert first.id == again.id != other.id
-    assert client.dbsize() == 4
+    first, again, other = put(files, b"same"), put(files, b"same"), put(files, b"other")
+    assert first == again != other
+    assert client.dbsize() == 4  # bytes and facts of two
+
+
+def test_the_same_large_bytes_are_one_file(files: Files, settings: Settings) -> None:
+    data = os.urandom(1_500_000)
+    put(files, data)
+    put(files, data)
+    found = [path for path in (settings.run_path / "files").rglob("*") if path.is_file()]
+    assert len(found) == 1
+
+
+def test_callers_do_not_share(files: Files) -> None:
+    mine = put(files, b"data", "me")
+    assert files.read("you", mine) is None
+    assert files.facts("you", mine) is None
+    assert not files.delete("you", mine)
+    assert put(files, b"data", "you") == mine
+    assert files.delete("you", mine)
+    assert files.read("me", mine) == b"data"
 
 
 def test_storing_again_renews_the_time(files: Files, client: redis.Redis) -> None:
-    file = files.put(b"data", "image/png")
-    for key in (PREFIX + file.id, PREFIX + file.id + ":facts"):
-        assert 0 < client.ttl(key) <= 60
-        client.expire(key, 5)
-    files.put(b"data", "image/png")
-    assert client.ttl(PREFIX + file.id) > 50
-    assert client.ttl(PREFIX + file.id + ":facts") > 50
+    name = put(files, b"data")
+    for part in (name, name + ".facts"):
+        assert 0 < client.ttl(key("me", part)) <= 60
+        client.expire(key("me", part), 5)
+    before = files.facts("me", name)
+    time.sleep(0.01)
+    put(files, b"data")
+    for part in (name, name + ".facts"):
+        assert client.ttl(key("me", part)) > 50
+    after = files.facts("me", name)
+    assert before is not None
+    assert after is not None
+    assert after.expires_at > before.expires_at
 
 
-def test_a_file_is_gone_after_its_time(client: redis.Redis) -> None:
-    files = Files(client, ttl_s=1)
-    file = files.put(b"data", "image/png")
+@pytest.mark.parametrize("size", [4, 1_500_000])
+def test_a_file_is_gone_after_its_time(blobs: Blobs, size: int) -> None:
+    files = Files(blobs, ttl_s=1)
+    name = put(files, os.urandom(size))
     time.sleep(1.1)
-    assert files.read(file.id) is None
-    assert files.facts(file.id) is None
+    assert files.read("me", name) is None
+    assert files.facts("me", name) is None
+    assert not files.delete("me", name)
 
 
-def test_a_deleted_file_is_gone(files: Files, client: redis.Redis) -> None:
-    file = files.put(b"data", "image/png")
-    assert files.delete(file.id)
-    assert not files.delete(file.id)
-    assert files.read(file.id) is None
-    assert files.facts(file.id) is None
+@pytest.mark.parametrize("size", [4, 1_500_000])
+def test_a_deleted_file_is_gone(
+    files: Files, client: redis.Redis, settings: Settings, size: int
+) -> None:
+    name = put(files, os.urandom(size))
+    assert files.delete("me", name)
+    assert not files.delete("me", name)
+    assert files.read("me", name) is None
+    assert files.facts("me", name) is None
     assert client.dbsize() == 0
+    assert not [path for path in (settings.run_path / "files").rglob("*") if path.is_file()]
 
 
-@pytest.mark.parametrize("name", ["", "file_", "file_" + 64 * "0", "../x", "a\x00b", "ü" * 300])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "", "file_", "file_" + 64 * "0", "file_" + 64 * "A", "file_" + 63 * "0" + "\n",
+        "file_" + 64 * "0" + ".facts", "../x", "a\x00b", "ü" * 300,
+    ],
+)  # fmt: skip
 def test_what_is_not_there_is_none(files: Files, name: str) -> None:
-    assert files.read(name) is None
-    assert files.facts(name) is None
-    assert not files.delete(name)
-
-
-def test_empty_bytes_are_bytes(files: Files) -> None:
-    file = files.put(b"", "application/json")
-    assert files.read(file.id) == b""
+    put(files, b"data")
+    assert files.read("me", name) is None
+    assert files.facts("me", name) is None
+    assert not files.delete("me", name)
 
 
 def test_a_full_store_says_so_and_still_gives(files: Files, client: redis.Redis) -> None:
-    file = files.put(b"data", "image/png")
+    name = put(files, b"data")
     client.config_set("maxmemory", 1)
-    with pytest.raises(StorageFull):
-        files.put(b"more", "image/png")
-    assert files.read(file.id) == b"data"
-    assert files.delete(file.id)
+    for size in (4, 1_500_000):
+        with pytest.raises(StorageFull):
+            put(files, os.urandom(size))
+    assert files.read("me", name) == b"data"
     client.config_set("maxmemory", 0)
-    files.put(b"more", "image/png")
+    put(files, b"more")
+
+
+def test_a_full_store_still_deletes(files: Files, client: redis.Redis) -> None:
+    name = put(files, b"data")
+    client.config_set("maxmemory", 1)
+    assert files.delete("me", name)
+    assert files.read("me", name) is None

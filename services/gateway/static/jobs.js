@@ -24,6 +24,12 @@ export function cancel(id) {
   return send(`/v1/jobs/${encodeURIComponent(id)}/cancel`, { method: "POST" });
 }
 
+/** Ask the service to pause a job, or to go on with it; return how it stands. */
+export async function setPaused(id, paused) {
+  const path = `/v1/jobs/${encodeURIComponent(id)}/${paused ? "pause" : "resume"}`;
+  return (await send(path, { method: "POST" })).json();
+}
+
 /** Whether a status will never change. */
 export const isFinal = (status) => FINAL.has(status);
 
@@ -67,8 +73,8 @@ function tell(job, on) {
 
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
-/** The view of a job under way: bar, numbers, loss curve, newest preview, cancel. */
-export function jobView({ title, onCancel }) {
+/** The view of a job under way: bar, numbers, loss curve, newest preview, pause, cancel. */
+export function jobView({ title, onCancel, onPause }) {
   const status = el("p", { className: "job-status" }, "Sending…");
   const bar = el("progress", { "aria-label": `Progress of ${title}` });
   const numbers = el("p", { className: "numbers" });
@@ -76,15 +82,17 @@ export function jobView({ title, onCancel }) {
   const chart = svg("svg", { class: "loss", viewBox: "0 0 100 24", preserveAspectRatio: "none", "aria-hidden": "true" }, curve);
   const picture = el("img", { className: "picture", alt: "Newest preview", hidden: true });
   const button = el("button", { type: "button", textContent: "Cancel" });
+  const hold = pauseButton(onPause);
   chart.style.display = "none";
   button.addEventListener("click", () => { button.disabled = true; onCancel(); });
   const losses = [];
   let said = "";
   return {
     root: el("div", { className: "job" },
-      el("div", { className: "job-head" }, status, button), bar, numbers, chart, picture),
+      el("div", { className: "job-head" }, status, el("div", { className: "actions" }, hold.root, button)), bar, numbers, chart, picture),
     /** Say how the job stands; it is said again once a lost connection is back. */
     say: (text) => { status.textContent = said = text; },
+    state: hold.state,
     lost: () => { status.textContent = "Connection lost; trying again…"; },
     preview: newestPreview(picture),
     allowCancel: () => { button.disabled = false; },
@@ -94,6 +102,22 @@ export function jobView({ title, onCancel }) {
       if (Number.isFinite(progress.loss)) losses.push(progress.loss);
       chart.style.display = losses.length > 2 ? "" : "none";
       curve.setAttribute("points", curvePoints(losses));
+    },
+  };
+}
+
+/** A button that pauses a job that waits or runs, and lets a paused one go on. */
+function pauseButton(onPause) {
+  const root = el("button", { type: "button", textContent: "Pause", hidden: true });
+  let paused = false;
+  root.addEventListener("click", () => { root.disabled = true; onPause?.(!paused); });
+  return {
+    root,
+    state: (status) => {
+      paused = status === "paused";
+      root.hidden = FINAL.has(status);
+      root.disabled = false;
+      root.textContent = paused ? "Go on" : "Pause";
     },
   };
 }

@@ -5,7 +5,8 @@ import { Failure, getJson, getPicture, keepKey, key, send } from "./api.js";
 import { curlFor } from "./curl.js";
 import { $, copyButton, duration, el, grouped, humanise, prose } from "./dom.js";
 import { fieldsOf, modelField, seedField, segments } from "./forms.js";
-import { cancel, follow, isFinal, jobView } from "./jobs.js";
+import { film } from "./film.js";
+import { cancel, follow, isFinal, jobView, setPaused } from "./jobs.js";
 import { noteNetwork, noteWeights } from "./network.js";
 import { materialise, releasePictures, resultView, serverTiming } from "./results.js";
 import { acceptPaste, ignoreStrayDrops, makeSlot } from "./slots.js";
@@ -194,7 +195,7 @@ function openStage(title, stop) {
   state.stop = stop;
   setRunning(true);
   releasePictures();
-  const view = jobView({ title, onCancel: () => state.stop?.() });
+  const view = jobView({ title, onCancel: () => state.stop?.(), onPause: (on) => state.pause?.(on) });
   $("stage").replaceChildren(view.root);
   announce(`${title} is running.`);
   reveal();
@@ -202,7 +203,7 @@ function openStage(title, stop) {
 }
 
 function endRun(said) {
-  state.stop = null;
+  state.stop = state.pause = null;
   setRunning(false);
   announce(said);
 }
@@ -264,10 +265,12 @@ async function followJob(job, technique, view, original) {
   remember(technique.name, job.id);
   if (isFinal(job.status)) return finishJob(job, technique, original);
   const milestones = new Set();
+  const stands = ({ status }) => { view.say(statusText(status)); view.state(status); };
   state.stop = () => cancelJob(job.id, view);
-  view.say(statusText(job.status ?? "queued"));
+  state.pause = (on) => pauseJob(job.id, on, view, stands);
+  stands({ status: job.status ?? "queued" });
   follow(job.id, {
-    status: ({ status }) => view.say(statusText(status)),
+    status: stands,
     progress: (progress) => { view.progress(progress); announceQuarters(progress, milestones); },
     preview: view.preview,
     lost: view.lost,
@@ -291,6 +294,16 @@ async function cancelJob(id, view) {
   }
 }
 
+async function pauseJob(id, on, view, stands) {
+  try {
+    const job = await setPaused(id, on);
+    if (on && job.status === "running") view.say("Pausing behind this step…");
+    else if (!isFinal(job.status)) stands(job);
+  } catch (failure) {
+    if (failure.status !== 409) showFailure(failure);
+  }
+}
+
 async function finishJob(job, technique, original) {
   try {
     if (job.status !== "succeeded") return endWithout(job);
@@ -299,6 +312,8 @@ async function finishJob(job, technique, original) {
     await showResult(technique, [principal, ...others],
       { facts: job.result?.facts, original, small: [jobTime(job), `job ${job.id}`] });
     endRun("The job is done. The result is here.");
+    const making = await film(job.id).catch(() => null); // a nicety: the result is there without it
+    if (making) $("stage").querySelector(".result")?.append(making);
   } catch (failure) {
     failRun(failure);
   }

@@ -1,0 +1,214 @@
+"""Bytes with an owner and a time to live: small ones in Redis, larger ones in the file store."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+
+import fsspec
+import redis
+
+BLOB = "lantern:blob:"
+NAME = re.compile(r"[a-z0-9_.-]{1,120}")
+# how a file is called while it is written
+PASSING = re.compile(r"[a-z0-9_.-]+~")
+HERE, IN_FILE = b"\0", b"\1"
+LEAST_FREE_DISK = 0.05
+LOOK_AGAIN_S = 1.0
+# A file lies there for a moment before Redis knows of it.
+ORPHAN_AFTER_S = 600.0
+
+
+class StorageFull(Exception):
+    """The store takes nothing more for now."""
+
+
+class Blobs:
+    """Bytes by owner and name.
+
+    Redis keeps a record of each and the bytes of those up to `inline_bytes`; larger ones are files
+    `<owner>/<name>` below an fsspec URL. A file whose record has expired is an orphan, which
+    `sweep` removes. An owner is a job, a caller's uploads or the cache: nothing is shared between
+    two, so that deleting one takes nothing from another.
+    """
+
+    def __init__(
+        self, client: redis.Redis, file_store: str, *, inline_bytes: int, high: float
+    ) -> None:
+        self._redis, self._inline_bytes, self._high = client, inline_bytes, high
+        self._url = file_store
+        self._use: tuple[float, float] = (-LOOK_AGAIN_S, 0.0)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._redis.close()
+
+    def put(self, owner: str, name: str, data: bytes, *, ttl_s: int) -> None:
+        """Store bytes for a time, in the place of what had the name before.
+
+        Raises:
+            StorageFull: Redis has no memory left, or the disk no room.
+        """
+        key, value = _key(owner, name), HERE + data
+        try:
+            if len(data) > self._inline_bytes:
+                self._write(f"{owner}/{name}", data)
+                value = IN_FILE
+            self._redis.set(key, value, ex=ttl_s)
+        except (redis.exceptions.ResponseError, OSError) as error:
+            if not _is_full(error):
+                raise
+            raise StorageFull from error
+
+    def read(self, owner: str, name: str) -> bytes | None:
+        """Return the bytes, None where there are none."""
+        value = cast(bytes | None, self._redis.get(_key(owner, name)))
+        if value is None or value[:1] == HERE:
+            return value[1:] if value else None
+        try:
+            return cast(bytes, self._files.cat_file(self._path(f"{owner}/{name}")))
+        except FileNotFoundError:
+            return None
+
+    def copy(self, owner: str, name: str, to: str, *, ttl_s: int, as_name: str = "") -> bool:
+        """Give another owner the same bytes; False where there are none."""
+        data = self.read(owner, name)
+        if data is None:
+            return False
+        self.put(to, as_name or name, data, ttl_s=ttl_s)
+        return True
+
+    def expire(self, owner: str, names: Iterable[str], ttl_s: int) -> None:
+        """Let some of an owner's bytes end at another time."""
+        pipe = self._redis.pipeline(transaction=False)
+        for name in names:
+            pipe.expire(_key(owner, name), ttl_s)
+        pipe.execute()
+
+    def delete(self, owner: str, *names: str) -> bool:
+        """Forget bytes; False where there were none."""
+        if not names:
+            return False
+        pipe = self._redis.pipeline(transaction=False)
+        for name in names:
+            pipe.getrange(_key(owner, name), 0, 0)
+        for name in names:
+            pipe.delete(_key(owner, name))
+        answers = pipe.execute()
+        for name, kind in zip(names, answers, strict=False):
+            if kind == IN_FILE:
+                with contextlib.suppress(FileNotFoundError):
+                    self._files.rm_file(self._path(f"{owner}/{name}"))
+        return any(answers[len(names) :])
+
+    def ping(self) -> bool:
+        """Tell whether Redis answers."""
+        return bool(self._redis.ping())
+
+    def used(self) -> float:
+        """Return the share of the storage in use, of Redis or the disk, whichever is fuller.
+
+        It is looked up at most once a second.
+        """
+        looked, used = self._use
+        if time.monotonic() - looked > LOOK_AGAIN_S:
+            used = max(self._memory_used(), self._disk_used())
+            self._use = (time.monotonic(), used)
+        return used
+
+    def require_room(self) -> None:
+        """Check that new work may bring new bytes.
+
+        Raises:
+            StorageFull: the storage is nearly full.
+        """
+        if self.used() >= self._high:
+            raise StorageFull
+
+    def sweep(self) -> int:
+        """Remove files whose record has expired or was never written; return how many."""
+        removed = 0
+        for path in self._old_files():
+            owner, _, name = path.partition("/")
+            if not PASSING.fullmatch(name):
+                if not NAME.fullmatch(name):
+                    continue  # somebody else's
+                if self._redis.getrange(_key(owner, name), 0, 0) == IN_FILE:
+                    continue
+            with contextlib.suppress(FileNotFoundError):
+                self._files.rm_file(self._path(path))
+                removed += 1
+        return removed
+
+    @property
+    def _files(self) -> Any:
+        fs, _ = fsspec.core.url_to_fs(self._url)
+        return fs
+
+    def _path(self, name: str) -> str:
+        _, root = fsspec.core.url_to_fs(self._url)
+        return f"{root.rstrip('/')}/{name}"
+
+    def _write(self, name: str, data: bytes) -> None:
+        """Write a file under another name first: what is read is whole."""
+        final = self._path(name)
+        if not self._is_local:
+            self._files.pipe_file(final, data)  # object stores show only whole objects
+            return
+        self._files.makedirs(final.rpartition("/")[0], exist_ok=True)
+        passing = f"{final}.{secrets.token_hex(8)}~"
+        try:
+            self._files.pipe_file(passing, data)
+            os.replace(passing, final)
+        except OSError:
+            with contextlib.suppress(OSError):  # a full disk is not to be left fuller
+                os.unlink(passing)
+            raise
+
+    def _old_files(self) -> list[str]:
+        """Return the names, below the root, of files that were not changed for a while."""
+        root, fs = self._path("").rstrip("/"), self._files
+        before = datetime.now(UTC) - timedelta(seconds=ORPHAN_AFTER_S)
+        old = []
+        for path in fs.find(root):
+            with contextlib.suppress(FileNotFoundError):
+                if fs.modified(path).astimezone(UTC) < before:
+                    old.append(path.removeprefix(root).strip("/"))
+        return old
+
+    @property
+    def _is_local(self) -> bool:
+        return self._url.startswith(("file:", "/"))
+
+    def _memory_used(self) -> float:
+        facts = cast(dict[str, int], self._redis.info("memory"))
+        most = facts.get("maxmemory", 0)
+        return facts["used_memory"] / most if most else 0.0
+
+    def _disk_used(self) -> float:
+        """Say 1 where less than a twentieth of a local disk is free, else 0."""
+        if not self._is_local:
+            return 0.0
+        path = self._path("")
+        os.makedirs(path, exist_ok=True)
+        disk = shutil.disk_usage(path)
+        return 1.0 if disk.free < LEAST_FREE_DISK * disk.total else 0.0
+
+
+def _key(owner: str, name: str) -> str:
+    assert NAME.fullmatch(name), name
+    return f"{BLOB}{owner}/{name}"
+
+
+def _is_full(error: Exception) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return isinstance(error, redis.exceptions.OutOfMemoryError) or "OOM" in str(error)

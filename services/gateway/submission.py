@@ -1,0 +1,154 @@
+"""Making a job of a call: its pictures are stored, its record made, the workers told."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import flask
+
+import lantern
+from lantern.call import Call
+from lantern.registry import Technique
+from services import job_bytes, webhooks
+from services.gateway.context import Context, current
+from services.gateway.documents import document
+from services.gateway.guard import owner
+from services.gateway.problems import Problem
+from services.gateway.results import has_form, result_response
+from services.jobs import Order
+from services.record import Job, JobOptions, new_id
+
+LONGEST_WAIT_S = 30
+
+
+def submit(
+    technique: Technique, call: Call, options: JobOptions, prefer: Mapping[str, str]
+) -> flask.Response:
+    """Make a job of a call, or replay the one made before; answer with it or its result."""
+    context = current()
+    context.stores.blobs.require_room()
+    order = _order(technique, call, options)
+    known = None if flask.request.cache_control.no_cache else context.stores.jobs.known(order.cache)
+    fingerprint = _digest(order.call, order.cache, options.model_dump(mode="json"))
+    try:
+        if known is not None and (result := _copied(context, known, order.id)):
+            order = dataclasses.replace(order, result=result)
+        else:
+            _keep_inputs(context, order.id, call)
+        job, is_new = context.stores.jobs.create(
+            order, key=_idempotency_key(), fingerprint=fingerprint
+        )
+    except BaseException:
+        _drop(context, order)
+        raise
+    if not is_new:
+        _drop(context, order)
+    elif not job.is_final:
+        context.announce(job)
+    response = _answer(job, prefer, order if is_new else None)
+    if not is_new:
+        response.headers["Idempotent-Replayed"] = "true"
+    return response
+
+
+def _order(technique: Technique, call: Call, options: JobOptions) -> Order:
+    record = dataclasses.asdict(call) | {"inputs": list(call.inputs), "accept": list(call.accept)}
+    webhook = None
+    if options.webhook_url:
+        secret = options.webhook_secret or webhooks.new_secret()
+        webhook = {"url": options.webhook_url, "secret": secret}
+    return Order(
+        call=record,
+        owner=owner(),
+        lane="jobs" if technique.runs == "job" else "fast",
+        id=new_id(),
+        options=options.model_dump(mode="json", exclude={"webhook_url", "webhook_secret"}),
+        webhook=webhook,
+        cache=_cache_name(call),
+    )
+
+
+def _cache_name(call: Call) -> str:
+    """Name what a call computes: pictures, parameters, network, seed and version."""
+    computed = dataclasses.replace(call, inputs={}, accept=())
+    pictures = {slot: hashlib.sha256(data).hexdigest() for slot, data in call.inputs.items()}
+    return _digest(lantern.__version__, owner(), dataclasses.asdict(computed), pictures)
+
+
+def _digest(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _keep_inputs(context: Context, job_id: str, call: Call) -> None:
+    settings = context.settings
+    for slot, data in call.inputs.items():
+        ttl_s = settings.max_age_s + settings.preview_ttl_s
+        context.stores.blobs.put(job_id, job_bytes.input_name(slot), data, ttl_s=ttl_s)
+
+
+def _copied(context: Context, known: Job, job_id: str) -> dict[str, Any] | None:
+    """Give a new job what an old one made; None where some of it is gone."""
+    if known.result is None:
+        return None
+    for name in job_bytes.result_names(known):
+        ttl_s = context.settings.result_ttl_s
+        if not context.stores.blobs.copy(known.id, name, job_id, ttl_s=ttl_s):
+            return None
+    return {**known.result, "facts": {**known.result["facts"], "cached": True}}
+
+
+def _drop(context: Context, order: Order) -> None:
+    """Delete what was stored for a job that was not made."""
+    names = [job_bytes.input_name(slot) for slot in order.call["inputs"]]
+    if order.result is not None:
+        names += [a["blob"] for a in order.result["artifacts"]]
+        names += filter(None, [order.result.get("arrays")])
+    context.stores.blobs.delete(order.id, *names)
+
+
+def _answer(job: Job, prefer: Mapping[str, str], made: Order | None) -> flask.Response:
+    applied = "respond-async" if "respond-async" in prefer else ""
+    response = None
+    if seconds := _wait_seconds(prefer):
+        applied = f"wait={seconds}"
+        job = _waited(job, seconds)
+        if job.status == "succeeded" and has_form(job, flask.request.accept_mimetypes):
+            response = result_response(job, flask.request.accept_mimetypes)
+    if response is None:
+        body = document(job)
+        if made is not None and made.webhook:
+            body["webhook"] = dict(made.webhook)  # the one time the secret is shown
+        response = flask.jsonify(body)
+        response.status_code = 202
+    response.headers["Location"] = f"/v1/jobs/{job.id}"
+    if applied:
+        response.headers["Preference-Applied"] = applied
+    return response
+
+
+def _waited(job: Job, seconds: int) -> Job:
+    """Wait for a job's end, unless too many callers wait already."""
+    context = current()
+    if not context.seats.take(owner()):
+        return job
+    try:
+        return context.stores.jobs.wait(job.id, seconds) or job
+    finally:
+        context.seats.give_back(owner())
+
+
+def _wait_seconds(prefer: Mapping[str, str]) -> int:
+    text = prefer.get("wait", "")
+    return min(LONGEST_WAIT_S, int(text)) if re.fullmatch(r"[0-9]{1,4}", text, re.ASCII) else 0
+
+
+def _idempotency_key() -> str:
+    key = flask.request.headers.get("Idempotency-Key", "")
+    if len(key) > 255:
+        raise Problem(400, "invalid-header", "Idempotency-Key may have at most 255 characters")
+    return _digest(owner(), flask.request.path, key) if key else ""

@@ -1,0 +1,73 @@
+-- What all scripts share; it stands in front of each. Jobs, queues and outbox live under these keys.
+local JOB, QUEUED, ACTIVE = 'lantern:job:', 'lantern:jobs:queued:', 'lantern:jobs:active:'
+local RUNNING, DEADLINES = 'lantern:jobs:running', 'lantern:jobs:deadlines'
+local ALL, OUTBOX, CACHE = 'lantern:jobs:all:', 'lantern:outbox', 'lantern:cache:'
+local LANES = {'fast', 'jobs'}
+local PARTS = {'', ':events', ':previews', ':deliveries'}
+
+local function now()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+local function get(id, field) return redis.call('HGET', JOB .. id, field) end
+
+-- Redis without memory refuses a script at its first write that takes some. What is under way must
+-- still be able to end, so such a script begins with a write that takes none.
+local function go_on_without_memory() redis.call('HDEL', JOB .. '-', '-') end
+
+local function tell(id, event, json)
+  redis.call('XADD', JOB .. id .. ':events', 'MAXLEN', '~', 500, '*', 'event', event, 'data', json)
+end
+
+-- Take a job out of every list of jobs that wait or run.
+local function withdraw(id)
+  for _, lane in ipairs(LANES) do redis.call('ZREM', QUEUED .. lane, id) end
+  redis.call('ZREM', RUNNING, id)
+end
+
+local function enter(id, status)
+  redis.call('HSET', JOB .. id, 'status', status)
+  tell(id, 'status', cjson.encode({status = status}))
+end
+
+-- Let a job wait; the order puts urgent jobs ahead of what came up to an hour before them.
+local function enqueue(id)
+  withdraw(id)
+  redis.call('ZADD', QUEUED .. get(id, 'lane'), get(id, 'order'), id)
+  enter(id, 'queued')
+end
+
+-- Give a job its one final state: nothing changes it after this.
+local function finalise(id, status, ttl_s, at)
+  withdraw(id)
+  redis.call('ZREM', DEADLINES, id)
+  redis.call('ZREM', ACTIVE .. get(id, 'owner'), id)
+  redis.call('HDEL', JOB .. id, 'wish', 'release', 'lease_ms')
+  redis.call('HSET', JOB .. id, 'status', status, 'finished_ms', at, 'expires_ms', at + ttl_s * 1000)
+  tell(id, 'done', cjson.encode({status = status}))
+  for _, part in ipairs(PARTS) do redis.call('EXPIRE', JOB .. id .. part, ttl_s) end
+  local name = get(id, 'cache')
+  if status == 'succeeded' and name then redis.call('SET', CACHE .. name, id, 'EX', ttl_s) end
+  if redis.call('HEXISTS', JOB .. id, 'webhook') == 1 then redis.call('ZADD', OUTBOX, at, id) end
+end
+
+local function fail(id, code, title, detail, ttl_s, at, status)
+  redis.call('HSET', JOB .. id, 'error', cjson.encode(
+    {type = '/problems/' .. code, title = title, detail = detail, retryable = false}))
+  finalise(id, status or 'failed', ttl_s, at)
+end
+
+local function expire(id, ttl_s, at)
+  fail(id, 'deadline', 'Deadline', 'its deadline passed before it was done', ttl_s, at, 'expired')
+end
+
+local function is_late(id, at)
+  local deadline = get(id, 'deadline_ms')
+  return deadline and tonumber(deadline) <= at
+end
+
+-- Tell whether a worker still holds a job by the fence it was given.
+local function holds(id, fence)
+  return get(id, 'fence') == fence and get(id, 'status') == 'running'
+end

@@ -1,0 +1,124 @@
+"""How a job ends: what it made is stored, what it needed is removed, its record is made final."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import redis
+
+from services import job_bytes
+from services.jobs import Claim
+from services.record import Job, Status
+from services.worker.desk import Desk
+from services.worker.pulse import Pulse
+
+if TYPE_CHECKING:
+    from lantern.artifact import Result
+
+T = TypeVar("T")
+PATIENCE_S = 60.0
+LARGEST_ARRAYS = 128 * 1024 * 1024
+LATE = "its deadline passed before it was done"
+
+
+def patiently(action: Callable[[], T]) -> T:
+    """Do something with Redis, again and again while it restarts."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return action()
+        except (redis.ConnectionError, redis.TimeoutError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.25)
+
+
+@dataclass(frozen=True)
+class Ending:
+    """The end of one claimed job."""
+
+    desk: Desk
+    claim: Claim
+    job: Job
+    pulse: Pulse
+
+    def succeeded(self, result: Mapping[str, Any]) -> None:
+        """Record that the result is there."""
+        if not self._finish("succeeded", result=result):
+            self._delete([a["blob"] for a in result["artifacts"]] + [result["arrays"] or ""])
+
+    def failed(self, code: str, detail: str) -> None:
+        """Record what went wrong."""
+        self._finish("failed", error=_error(code, detail))
+
+    def stopped(self, *, late: bool) -> None:
+        """Record that it was cancelled, or came to its deadline."""
+        if late:
+            self._finish("expired", error=_error("deadline", LATE))
+        else:
+            self._finish("canceled")
+
+    def store(self, result: Result) -> dict[str, Any]:
+        """Store every artifact and the raw arrays; return the result as the record keeps it.
+
+        The names hold the fence: a worker that was taken over writes beside what counts.
+        """
+        prefix = f"result-{self.claim.fence}-"
+        arrays = result.npz()
+        is_kept = len(arrays) <= LARGEST_ARRAYS
+        if is_kept:
+            self._put(prefix + job_bytes.ARRAYS, arrays)
+        return {
+            "technique": result.technique,
+            "params": result.params.model_dump(mode="json"),
+            "seed": result.seed,
+            "facts": dict(result.facts),
+            "artifacts": [self._store_artifact(prefix, part) for part in result.artifacts],
+            "arrays": prefix + job_bytes.ARRAYS if is_kept else None,
+        }
+
+    def _store_artifact(self, prefix: str, artifact: Any) -> dict[str, Any]:
+        """Store the form that loses nothing; callers get any other made from it."""
+        from lantern.artifact import Rendering
+        from lantern.run import validate
+
+        forms = artifact.media_types
+        stored = "image/png" if "image/png" in forms else forms[0]
+        rendering = validate(Rendering, self.job.call["rendering"])
+        self._put(prefix + artifact.name, artifact.encode(stored, rendering))
+        return {
+            "name": artifact.name,
+            "kind": artifact.kind,
+            "media_types": list(forms),
+            "stored": stored,
+            "blob": prefix + artifact.name,
+        }
+
+    def _finish(self, status: Status, **parts: Mapping[str, Any]) -> bool:
+        stores = self.desk.stores
+        if not patiently(lambda: stores.jobs.finish(self.claim, status, **parts)):
+            return False
+        with contextlib.suppress(redis.RedisError):  # all of it expires by itself, only later
+            previews = stores.jobs.previews(self.job.id)
+            names = [job_bytes.preview_name(step) for step in previews]
+            stores.blobs.expire(self.job.id, names, self.desk.settings.preview_ttl_s)
+            inputs = [job_bytes.input_name(slot) for slot in self.job.call["inputs"]]
+            self._delete(inputs + self.pulse.states)
+        return True
+
+    def _put(self, name: str, data: bytes) -> None:
+        ttl_s = self.desk.settings.result_ttl_s
+        self.desk.stores.blobs.put(self.job.id, name, data, ttl_s=ttl_s)
+
+    def _delete(self, names: list[str]) -> None:
+        with contextlib.suppress(redis.RedisError):  # they expire by themselves
+            self.desk.stores.blobs.delete(self.job.id, *filter(None, names))
+
+
+def _error(code: str, detail: str) -> dict[str, Any]:
+    title = code.replace("-", " ").capitalize()
+    return {"type": f"/problems/{code}", "title": title, "detail": detail, "retryable": False}
