@@ -186,7 +186,10 @@ class Jobs:
     # --- What workers do
 
     def claim(self, lane: Lane, worker: str) -> Claim | None:
-        """Take the first job that waits in a lane; None where none does."""
+        """Take the first job that waits in a lane; None where none does.
+
+        `worker` is `<node>:<pid>` of the process that is going to run it.
+        """
         taken = self._call("claim", lane, worker, self._lease_ms, self._ttl_s)
         return Claim(taken[0].decode(), int(taken[1])) if taken else None
 
@@ -226,9 +229,22 @@ class Jobs:
         arguments = (claim.job_id, claim.fence, status, *texts, self._ttl_s)
         return bool(self._call("finish", *arguments))
 
-    def release(self, worker: str) -> None:
-        """Ask a worker that is to stop to put its jobs down."""
-        self._call("release", worker)
+    def release(self, node: str) -> None:
+        """Ask the processes of a worker that is to stop to put their jobs down."""
+        self._call("release", node)
+
+    def held(self) -> list[tuple[str, str]]:
+        """Return the running jobs, each with the worker process that holds it."""
+        job_ids = [name.decode() for name in cast(list[bytes], self._redis.zrange(RUNNING, 0, -1))]
+        pipe = self._redis.pipeline(transaction=False)
+        for job_id in job_ids:
+            pipe.hget(JOB + job_id, "worker")
+        workers = pipe.execute() if job_ids else []
+        return [(i, w.decode()) for i, w in zip(job_ids, workers, strict=True) if w]
+
+    def abandon(self, job_id: str, worker: str) -> bool:
+        """End the lease of a dead process; False where it does not hold the job any more."""
+        return bool(self._call("abandon", job_id, worker))
 
     def reap(self) -> dict[Lane, int]:
         """Requeue jobs of silent workers, end late ones; return how many wait in each lane."""

@@ -64,7 +64,7 @@ class Settings:
     """Largest request body."""
     interactive_timeout_s: float = 20.0
     """How long the gateway waits for TorchServe."""
-    lease_s: float = 8.0
+    lease_s: float = 6.0
     """How long a job stays with a worker that gives no sign of life."""
     beat_s: float = 0.5
     """How often a worker gives one."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import psutil
 from celery import bootsteps
 from celery.signals import worker_shutting_down
 from celery.utils.log import get_task_logger
@@ -39,7 +40,7 @@ class Caretaker(bootsteps.StartStopStep):  # type: ignore[misc]
         stores = clients.stores(settings)
         queues = set(parent.app.amqp.queues.consume_from)
         chores: list[tuple[float, Callable[[], None]]] = [
-            (settings.lease_s / 4, lambda: reap(stores, parent.app))
+            (settings.lease_s / 4, lambda: care(stores, parent.app, parent.hostname))
         ]
         for lane in LANES:
             if queue_of(lane) in queues:
@@ -56,6 +57,15 @@ class Caretaker(bootsteps.StartStopStep):  # type: ignore[misc]
         """End all of it."""
         for timer in self._timers:
             timer.cancel()
+
+
+def care(stores: Stores, app: Any, node: str) -> None:
+    """Bring back the jobs of this worker's dead processes at once, those of others in time."""
+    for job_id, worker in stores.jobs.held():
+        own, _, pid = worker.rpartition(":")
+        if own == node and not _lives(int(pid)):
+            stores.jobs.abandon(job_id, worker)
+    reap(stores, app)
 
 
 def reap(stores: Stores, app: Any) -> None:
@@ -90,6 +100,13 @@ def release(sender: str, **_: object) -> None:
 
 def _greeting(stores: Stores, lane: str, worker: str) -> Callable[[], None]:
     return lambda: stores.jobs.greet(lane, worker, ttl_s=3 * GREETING_S)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _length(state: Redis, queue: str) -> int:

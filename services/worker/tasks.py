@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import redis
@@ -34,7 +35,7 @@ def run_job(task: Any, job_id: str) -> None:
     queue = task.request.delivery_info["routing_key"]
     (lane,) = [lane for lane in LANES if queue_of(lane) == queue]
     mine = desk()
-    claim = mine.stores.jobs.claim(lane, task.request.hostname)
+    claim = mine.stores.jobs.claim(lane, f"{task.request.hostname}:{os.getpid()}")
     if claim is None:
         log.info("no job waits in %s", lane)
         return

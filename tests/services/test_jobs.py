@@ -563,7 +563,7 @@ class TestBeat:
 
     def test_it_tells_of_each_wish_again_and_again(self, jobs: Jobs) -> None:
         job = create(jobs)
-        claimed = claim(jobs, job, "mine")
+        claimed = claim(jobs, job, "mine:1")
         assert [jobs.beat(claimed), jobs.beat(claimed)] == ["ok", "ok"]
         jobs.release("mine")
         assert [jobs.beat(claimed), jobs.beat(claimed)] == ["release", "release"]
@@ -628,7 +628,7 @@ class TestSuspend:
 
     def test_a_released_job_waits_for_another_worker(self, jobs: Jobs, client: redis.Redis) -> None:
         job, later = create_apart(jobs, 2)
-        claimed = claim(jobs, job, "mine")
+        claimed = claim(jobs, job, "mine:1")
         jobs.release("mine")
         assert jobs.suspend(claimed)
         assert story(jobs, job) == ["queued", "running", "queued"]
@@ -701,7 +701,7 @@ class TestSuspend:
 
     def test_a_pause_that_came_meanwhile_counts(self, jobs: Jobs) -> None:
         job = create(jobs)
-        claimed = claim(jobs, job, "mine")
+        claimed = claim(jobs, job, "mine:1")
         jobs.release("mine")
         assert jobs.beat(claimed) == "release"
         jobs.pause(job.id)
@@ -818,7 +818,7 @@ class TestFinish:
     @pytest.mark.parametrize("wish", ["pause", "release"])
     def test_what_is_ready_is_not_put_down(self, jobs: Jobs, wish: str) -> None:
         job = create(jobs)
-        claimed = claim(jobs, job, "mine")
+        claimed = claim(jobs, job, "mine:1")
         jobs.pause(job.id) if wish == "pause" else jobs.release("mine")
         assert jobs.finish(claimed, "succeeded", result=RESULT)
         assert status_of(jobs, job) == "succeeded"
@@ -1008,7 +1008,7 @@ class TestPauseAndResume:
 class TestRelease:
     def test_only_the_jobs_of_the_worker_are_asked_for(self, jobs: Jobs) -> None:
         made = [create(jobs), create(jobs, lane="fast"), create(jobs, owner="other", lane="fast")]
-        mine = [jobs.claim("jobs", "mine"), jobs.claim("fast", "mine")]
+        mine = [jobs.claim("jobs", "mine:1"), jobs.claim("fast", "mine:2")]
         others = jobs.claim("fast", "others")
         jobs.release("mine")
         assert [jobs.beat(held) for held in mine if held] == ["release", "release"]
@@ -1018,7 +1018,7 @@ class TestRelease:
 
     def test_a_wish_of_the_caller_stays(self, jobs: Jobs) -> None:
         canceled, paused = create_apart(jobs, 2)
-        claims = [claim(jobs, canceled, "mine"), claim(jobs, paused, "mine")]
+        claims = [claim(jobs, canceled, "mine:1"), claim(jobs, paused, "mine:1")]
         jobs.cancel(canceled.id)
         jobs.pause(paused.id)
         jobs.release("mine")
@@ -1030,7 +1030,7 @@ class TestRelease:
 
     def test_a_pause_that_is_taken_back_leaves_the_release(self, jobs: Jobs) -> None:
         job = create(jobs)
-        claimed = claim(jobs, job, "mine")
+        claimed = claim(jobs, job, "mine:1")
         jobs.release("mine")
         jobs.pause(job.id)
         jobs.resume(job.id)
@@ -1153,7 +1153,7 @@ class TestReap:
         self, jobs: Jobs, client: redis.Redis
     ) -> None:
         job = create(jobs)
-        claim(jobs, job, "mine")
+        claim(jobs, job, "mine:1")
         jobs.release("mine")
         end_lease(client, job)
         jobs.reap()
@@ -1402,7 +1402,7 @@ class TestMemory:
         assert [jobs.pause(job.id), jobs.resume(job.id)] == ["paused", "queued"]
 
     def test_a_worker_is_released(self, jobs: Jobs, client: redis.Redis) -> None:
-        claimed = claim(jobs, create(jobs), "mine")
+        claimed = claim(jobs, create(jobs), "mine:1")
         self.fill(client)
         jobs.release("mine")
         assert jobs.beat(claimed) == "release"

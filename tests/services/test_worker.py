@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import os
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -64,7 +66,7 @@ def submit(desk: Desk, photo: bytes) -> Submit:
         call = Call(technique, {}, params, **options)
         record = vars(call) | {"inputs": ["image"], "accept": list(call.accept)}
         desk.stores.jobs.create(Order(call=record, owner="nobody", id=job_id))
-        claim = desk.stores.jobs.claim("jobs", "worker")
+        claim = desk.stores.jobs.claim("jobs", "worker:1")
         assert claim is not None
         return claim
 
@@ -433,6 +435,22 @@ class TestTheCaretaker:
         send(app, "jobs", "")
         caretaker.reap(desk.stores, app)
         assert client.llen(queue_of("jobs")) == 4
+
+    def test_jobs_of_dead_processes_come_back_at_once(self, desk: Desk, app: Any) -> None:
+        dead = subprocess.Popen(["true"])
+        dead.wait()
+        jobs = desk.stores.jobs
+        for _ in range(3):
+            jobs.create(Order(call={"technique": "x", "inputs": []}, owner="nobody"))
+        holders = [f"mine:{dead.pid}", f"mine:{os.getpid()}", f"other:{dead.pid}"]
+        claims = [jobs.claim("jobs", holder) for holder in holders]
+        caretaker.care(desk.stores, app, "mine")
+        words = [jobs.beat(claim) for claim in claims if claim]
+        assert words == ["lost", "ok", "ok"]
+        again = jobs.claim("jobs", "heir:1")
+        assert again is not None
+        assert claims[0] is not None
+        assert again.job_id == claims[0].job_id
 
     def test_a_chore_is_missed_while_redis_is_away(self, settings: Settings) -> None:
         away = clients.stores(dataclasses.replace(settings, redis_url="redis://127.0.0.1:1/0"))
