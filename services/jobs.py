@@ -22,6 +22,7 @@ QUEUED, RUNNING = "lantern:jobs:queued:", "lantern:jobs:running"
 CACHE, WORKERS = "lantern:cache:", "lantern:workers:"
 SCRIPTS = Path(__file__).parent / "scripts"
 PRELUDE = "prelude"
+MOST_FAILURES = 30
 
 
 class IdempotencyConflict(Exception):
@@ -319,9 +320,24 @@ _REFUSALS = {b"conflict": IdempotencyConflict, b"quota": QuotaReached, b"full": 
 def events_until_done(
     jobs: Jobs, job_id: str, after: str, pause_s: float
 ) -> Iterator[Event | None]:
-    """Go through a job's events as they come; None each time `pause_s` passed without one."""
+    """Go through a job's events as they come; None each time `pause_s` passed without one.
+
+    While Redis restarts there is nothing; then it goes on where it was.
+
+    Raises:
+        RedisError: Redis was away for long.
+    """
+    failures = 0
     while True:
-        found = jobs.events(job_id, after, pause_s)
+        try:
+            found = jobs.events(job_id, after, pause_s)
+        except (redis.ConnectionError, redis.TimeoutError):
+            failures += 1
+            if failures > MOST_FAILURES:
+                raise
+            time.sleep(1.0)
+            continue
+        failures = 0
         if not found:
             yield None
         for event in found:

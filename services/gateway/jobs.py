@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import flask
+import redis
 
 from services import job_bytes
 from services.gateway.context import current
@@ -178,14 +179,21 @@ def _stream(job_id: str, after: str) -> Iterator[str]:
         yield "event: gap\ndata: {}\n\n"  # what lay between is gone: ask for the job
     for event in events_until_done(jobs, job_id, after, COMMENT_EVERY_S):
         if event is None:
-            job = jobs.get(job_id)
-            if job is None or job.is_final:
+            if _is_over(job_id):
                 return  # its events were read before, or have expired
             yield ": still here\n\n"
         else:
             yield _written(event, job_id)
         if time.monotonic() > ends:
             return  # the client comes back with Last-Event-ID
+
+
+def _is_over(job_id: str) -> bool:
+    try:
+        job = current().stores.jobs.get(job_id)
+    except redis.RedisError:
+        return False
+    return job is None or job.is_final
 
 
 def _written(event: Event, job_id: str) -> str:

@@ -11,11 +11,13 @@ from typing import Any
 
 import PIL.Image
 import pytest
+import redis
 from flask.testing import FlaskClient
 
 from services.clients import Stores
 from services.gateway.guard import digest, new_key
 from services.gateway.seats import Seats
+from services.jobs import Event, Jobs
 from services.record import Job, JobOptions
 from tests.services.gateway import (
     ARRAYS,
@@ -164,6 +166,39 @@ class TestQuotas:
         third = http.get(job["links"]["events"], buffered=False)
         assert third.status_code == 200
         third.close()
+
+
+class TestStreams:
+    def test_a_stream_outlives_a_restart_of_redis(
+        self, http: FlaskClient, stores: Stores, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        job = queue(http)
+        events, calls = Jobs.events, list[str]()
+
+        def flicker(jobs: Jobs, job_id: str, after: str, wait_s: float) -> list[Event]:
+            calls.append(after)
+            if len(calls) == 2:
+                stores.jobs.cancel(job_id)
+                raise redis.ConnectionError
+            return events(jobs, job_id, after, wait_s)
+
+        monkeypatch.setattr(Jobs, "events", flicker)
+        text = http.get(job["links"]["events"]).get_data(as_text=True)
+        assert text.count("event: status") == 1
+        assert text.count("event: done") == 1
+        assert calls[1] == calls[2] != "0"
+
+    def test_history_that_was_trimmed_is_told(self, http: FlaskClient, stores: Stores) -> None:
+        job = queue(http)
+        claim = start(stores, job)
+        for step in range(1500):
+            stores.jobs.beat(claim, progress={"done": step})
+        stores.jobs.finish(claim, "canceled")
+        headers = {"Last-Event-ID": "1-0"}
+        text = http.get(job["links"]["events"], headers=headers).get_data(as_text=True)
+        assert text.count("event: gap") == 1
+        assert text.index("event: gap") < text.index("event: progress")
+        assert "event: gap" not in http.get(job["links"]["events"]).get_data(as_text=True)
 
 
 class TestOwners:
