@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo up test lint docs bench archive lock clean
+.PHONY: demo up test lint docs bench chaos archive lock clean
 .DEFAULT_GOAL := help
 
 help:            ## say what there is
@@ -40,6 +40,9 @@ docs: $(READY)   ## write docs/techniques from the registry
 
 bench: $(READY)  ## measure against the peers, ratios in one run
 	@$(BIN)/python -m benchmarks
+
+chaos: $(READY)  ## kill processes under load, 200 times, and print what came of it
+	@$(BIN)/python -m tests.chaos
 
 archive: $(READY) ## build the TorchServe archives
 	@$(BIN)/python -m handlers.archive

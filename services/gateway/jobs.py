@@ -15,7 +15,7 @@ import redis
 
 from services import job_bytes
 from services.gateway.context import current
-from services.gateway.documents import document, preview
+from services.gateway.documents import document, moment, preview
 from services.gateway.guard import owner
 from services.gateway.problems import Problem
 from services.gateway.results import artifact_response, result_response
@@ -109,9 +109,11 @@ def get_artifact(job_id: str, name: str) -> flask.Response:
 @routes.get("/v1/jobs/<job_id>/previews")
 def list_previews(job_id: str) -> flask.Response:
     """List the pictures of the job's making, first to last."""
-    _find(job_id)
+    job = _find(job_id)
     steps = current().stores.jobs.previews(job_id)
-    return flask.jsonify({"previews": [preview(job_id, step) for step in steps]})
+    ends = job.finished_at and job.finished_at + current().settings.preview_ttl_s
+    pictures = [preview(job_id, step) for step in steps]
+    return flask.jsonify({"previews": pictures, "expires_at": moment(ends)})
 
 
 @routes.get("/v1/jobs/<job_id>/previews/<int:step>")

@@ -332,7 +332,9 @@ class TestWhatIsKept:
         stores.jobs.beat(claim, preview=1)
         stores.jobs.suspend(claim)
         finish(stores, job)
-        listed = http.get(job["links"]["previews"]).get_json()["previews"]
+        film = http.get(job["links"]["previews"]).get_json()
+        assert film["expires_at"] < http.get(job["links"]["self"]).get_json()["expires_at"]
+        listed = film["previews"]
         assert [one["step"] for one in listed] == [1]
         assert http.get(listed[0]["url"]).data == PHOTO
         assert len(kept(stores, job)) == 4

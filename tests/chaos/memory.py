@@ -1,0 +1,113 @@
+"""How much memory each process of the stack has to itself, over time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+
+import psutil
+import redis
+
+from tests.chaos.site import JOB_WORKERS, Site
+
+EVERY_S = 3.0
+WARM_AFTER_S = 20.0
+MB = 1e6
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What one process had at a time, in bytes; of a Redis, without the data it holds."""
+
+    at: float
+    role: str
+    pid: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Growth:
+    """What the largest process of a role had once it was warm, and in the end, in bytes."""
+
+    role: str
+    warm: float
+    last: float
+
+    @property
+    def ratio(self) -> float:
+        """Growth as a share."""
+        return self.last / self.warm - 1
+
+
+class Scales:
+    """Weighs every process that has run for a while, every few seconds, in a thread."""
+
+    def __init__(self, site: Site) -> None:
+        self._site, self._over = site, threading.Event()
+        self.samples: list[Sample] = []
+        self._thread = threading.Thread(target=self._weigh_until_over, daemon=True)
+
+    def __enter__(self) -> Scales:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def growth(self, warm: tuple[float, float], last: tuple[float, float]) -> list[Growth]:
+        """Compare each role in two spans of time; a role that is not in both is left out."""
+        before, after = self._largest(*warm), self._largest(*last)
+        return [Growth(role, before[role], after[role]) for role in before if role in after]
+
+    def _largest(self, since: float, until: float) -> dict[str, float]:
+        sizes = defaultdict[tuple[str, int], list[int]](list)
+        for sample in self.samples:
+            if since <= sample.at <= until:
+                sizes[sample.role, sample.pid].append(sample.size)
+        largest = defaultdict[str, float](float)
+        for (role, _), values in sizes.items():
+            largest[role] = max(largest[role], sum(values) / len(values))
+        return largest
+
+    def _weigh_until_over(self) -> None:
+        while not self._over.wait(EVERY_S):
+            with suppress(psutil.Error, OSError, ValueError, KeyError):
+                for role, process in processes(self._site):
+                    self._weigh(role, process)
+
+    def _weigh(self, role: str, process: psutil.Process) -> None:
+        with suppress(psutil.Error, redis.RedisError, OSError):
+            if time.time() - process.create_time() >= WARM_AFTER_S:
+                size = process.memory_full_info().uss - self._data(role)
+                self.samples.append(Sample(time.time(), role, process.pid, size))
+
+    def _data(self, role: str) -> int:
+        store = {"Redis of records": "redis", "Redis of blobs": "blobs"}.get(role)
+        if store is None:
+            return 0
+        with self._site.store(store) as client:
+            return int(client.info("memory")["used_memory_dataset"])
+
+
+def processes(site: Site) -> Iterator[tuple[str, psutil.Process]]:
+    """Go through the processes of the stack with what each of them is."""
+    yield "supervisor", psutil.Process(site.stack.process.pid)
+    yield "Redis of records", site.stack.part("redis")
+    yield "Redis of blobs", site.stack.part("blobs")
+    for worker in JOB_WORKERS:
+        yield "worker's parent", site.stack.part(worker)
+        kind = "fast" if worker.startswith("fast") else "long"
+        yield from ((f"pool child, {kind} jobs", child) for child in site.children(worker))
+    yield "courier", site.stack.part("courier")
+    yield "gateway's master", site.stack.part("gateway")
+    yield from (("gateway process", child) for child in site.children("gateway"))
+    yield "TorchServe's launcher", site.stack.part("torchserve")
+    yield from (("TorchServe's frontend", child) for child in site.children("torchserve"))
+    for process in site.model_workers():
+        model = next((w for w in process.cmdline() if w in ("stylize", "explain")), "")
+        yield f"TorchServe worker {model}".rstrip(), process
