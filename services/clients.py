@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import redis
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.retry import Retry
 
 from services.blobs import Blobs
 from services.files import Files
@@ -25,21 +27,30 @@ class Stores:
     blobs: Blobs
     files: Files
     outbox: Outbox
+    memory: Blobs
+    """The blobs for what can be done without: a store that is away costs little time."""
 
     def close(self) -> None:
         """Close the connections."""
         self.state.close()
         self.blobs.close()
+        self.memory.close()
 
 
 def stores(settings: Settings) -> Stores:
     """Return the stores of these settings."""
     state = connect(settings.state_url, timeout_s=LONGEST_BLOCK_S)
-    blobs = Blobs(
-        connect(settings.blob_url, timeout_s=5.0),
-        settings.file_store_url,
-        inline_bytes=settings.inline_bytes,
-        high=settings.storage_high,
+    blobs, memory = (
+        Blobs(
+            client,
+            settings.file_store_url,
+            inline_bytes=settings.inline_bytes,
+            high=settings.storage_high,
+        )
+        for client in (
+            connect(settings.blob_url, timeout_s=5.0),
+            connect(settings.blob_url, timeout_s=0.5, patient=False),
+        )
     )
     limits = Limits(
         lease_s=settings.lease_s,
@@ -55,15 +66,20 @@ def stores(settings: Settings) -> Stores:
         blobs=blobs,
         files=Files(blobs, ttl_s=settings.result_ttl_s),
         outbox=Outbox(state, lease_s=DELIVERY_LEASE_S, ttl_s=settings.result_ttl_s),
+        memory=memory,
     )
 
 
-def connect(url: str, *, timeout_s: float) -> redis.Redis:
-    """Connect to a Redis; the pool opens connections on first use and is safe over a fork."""
+def connect(url: str, *, timeout_s: float, patient: bool = True) -> redis.Redis:
+    """Connect to a Redis; the pool opens connections on first use and is safe over a fork.
+
+    A `patient` client sends a command again when its answer was lost.
+    """
     return redis.Redis.from_url(
         url,
         socket_timeout=timeout_s,  # longer than the longest blocking read
-        socket_connect_timeout=2.0,
+        socket_connect_timeout=min(2.0, timeout_s),
+        retry=Retry(ExponentialWithJitterBackoff(base=0.1, cap=1.0), 3 if patient else 0),
         socket_keepalive=True,
         health_check_interval=10,
         max_connections=512,

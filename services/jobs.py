@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -127,7 +128,8 @@ class Jobs:
             raise _REFUSALS[outcome]
         job = self.get(known.decode())
         assert job is not None
-        return job, outcome == b"created"
+        # a call whose answer was lost is sent again, and finds the job it has made
+        return job, outcome == b"created" or job.id == order.id
 
     def get(self, job_id: str) -> Job | None:
         """Return a job, or None where there is none or it has expired."""
@@ -224,10 +226,15 @@ class Jobs:
         *,
         result: Mapping[str, Any] | None = None,
         error: Mapping[str, Any] | None = None,
+        token: str = "",
     ) -> bool:
-        """Make the state final; False where another worker has taken over meanwhile."""
+        """Make the state final; False where another worker has taken over meanwhile.
+
+        With the same `token` it can be asked again where the answer was lost.
+        """
         texts = [json.dumps(dict(part)) if part else "" for part in (result, error)]
-        arguments = (claim.job_id, claim.fence, status, *texts, self._ttl_s)
+        token = token or secrets.token_hex(8)
+        arguments = (claim.job_id, claim.fence, status, *texts, self._ttl_s, token)
         return bool(self._call("finish", *arguments))
 
     def release(self, node: str) -> None:

@@ -51,7 +51,7 @@ def make(settings: Settings) -> Context:
     return Context(
         settings=settings,
         stores=stores,
-        answers=Answers(stores.blobs, ttl_s=settings.cache_ttl_s),
+        answers=Answers(stores.memory, ttl_s=settings.cache_ttl_s),
         seats=Seats(settings.max_streams, settings.max_streams_per_key),
         backend=TorchServeBackend(
             settings.torchserve_url,

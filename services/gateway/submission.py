@@ -15,12 +15,13 @@ import lantern
 from lantern.call import Call
 from lantern.registry import Technique
 from services import job_bytes, webhooks
+from services.blobs import StorageFull
 from services.gateway.context import Context, current
 from services.gateway.documents import document
 from services.gateway.guard import owner
 from services.gateway.problems import Problem
 from services.gateway.results import has_form, result_response
-from services.jobs import Order
+from services.jobs import IdempotencyConflict, Order, QueueFull, QuotaReached
 from services.record import Job, JobOptions, new_id
 
 LONGEST_WAIT_S = 30
@@ -43,7 +44,7 @@ def submit(
         job, is_new = context.stores.jobs.create(
             order, key=_idempotency_key(), fingerprint=fingerprint
         )
-    except BaseException:
+    except (IdempotencyConflict, QuotaReached, QueueFull, StorageFull):
         _drop(context, order)
         raise
     if not is_new:

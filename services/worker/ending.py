@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -99,8 +100,18 @@ class Ending:
         }
 
     def _finish(self, status: Status, **parts: Mapping[str, Any]) -> bool:
-        stores = self.desk.stores
-        if not patiently(lambda: stores.jobs.finish(self.claim, status, **parts)):
+        stores, token = self.desk.stores, secrets.token_hex(8)
+
+        def finish() -> bool:
+            return stores.jobs.finish(
+                self.claim,
+                status,
+                result=parts.get("result"),
+                error=parts.get("error"),
+                token=token,
+            )
+
+        if not patiently(finish):
             return False
         with contextlib.suppress(redis.RedisError):  # all of it expires by itself, only later
             previews = stores.jobs.previews(self.job.id)

@@ -21,7 +21,7 @@ from services.record import LANES
 from tests.chaos import client
 from tests.chaos.kinds import job_kinds
 from tests.chaos.ledger import Blow
-from tests.chaos.site import Site, kill_group, wait_until
+from tests.chaos.site import LONG_WORKERS, Site, kill_group, wait_until
 
 DOWN_S = 3.0
 PAST_LEASE_S = 4.0
@@ -84,7 +84,7 @@ def kill_courier(site: Site, blow: Blow) -> None:
 
 def stop_worker(site: Site, blow: Blow) -> None:
     """Stop a worker until its lease is over and its job given away, then let it go on."""
-    worker = site.choose_worker()
+    worker = site.choose_worker(LONG_WORKERS)
     group = [site.stack.part(worker), *site.children(worker)]
     _hit(site, blow, worker)
     for process in group:

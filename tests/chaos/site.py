@@ -8,7 +8,7 @@ import random
 import re
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,8 @@ from services.stack import exported
 from tests.chaos.ledger import Ledger, Victim
 from tests.e2e.running import Running, alive, start
 
-JOB_WORKERS = ("worker-1", "worker-2", "fast-1")
+LONG_WORKERS = ("worker-1", "worker-2")
+JOB_WORKERS = (*LONG_WORKERS, "fast-1")
 STARTS = 3
 BUSY_WITHIN_S = 5.0
 
@@ -125,15 +126,13 @@ class Site:
             if not worker or record["worker"].startswith(f"{worker}@")
         ]
 
-    def choose_worker(self) -> str:
+    def choose_worker(self, among: Sequence[str] = JOB_WORKERS) -> str:
         """Choose a worker to strike, rather one that runs a job; wait a moment for one."""
-        wait_until(lambda: bool(self.held_by("")), BUSY_WITHIN_S)
+        wait_until(lambda: any(map(self.held_by, among)), BUSY_WITHIN_S)
         fragile = self.fragile()
-        free = [
-            name for name in JOB_WORKERS if not {v.job_id for v in self.held_by(name)} & fragile
-        ]
+        free = [name for name in among if not {v.job_id for v in self.held_by(name)} & fragile]
         busy = [name for name in free if self.held_by(name)]
-        return self.chance.choice(busy or free or list(JOB_WORKERS))
+        return self.chance.choice(busy or free or among)
 
     def fragile(self) -> set[str]:
         """Return the jobs that would count as poison if they were struck once more.

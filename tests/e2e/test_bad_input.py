@@ -89,6 +89,9 @@ def document(text: str | bytes) -> dict[str, Any]:
     return {"body": text.encode() if isinstance(text, str) else text, "kind": "application/json"}
 
 
+WEBHOOK = ', "webhook": {"url": "%s"}'
+
+
 def call(params: str = "{}", picture: str = "", more: str = "") -> dict[str, Any]:
     """Write a JSON call, with its parameters as they are."""
     url = picture or "data:image/png;base64," + base64.b64encode(TINY).decode()
@@ -260,7 +263,9 @@ DOCUMENTS = [
         "data:image/png;base64,!!!!", "data:image/png;base64,", "data:image/png,abc",
         "data:image/svg+xml;base64,PHN2Zz4=", "data:text/html;base64,PHN2Zz4=", "x" * 1000,
     )),
-    Case("webhook", 422, "unknown-field", **call(more=', "webhook": {"url": "http://127.0.0.1"}')),
+    *(Case(f"webhook-{url}", 422, "invalid-parameter", **call(more=WEBHOOK % url)) for url in (
+        "http://10.0.0.1/", "https://169.254.169.254/", "https://a@example.com/", "x",
+    )),
 ]  # fmt: skip
 
 HEADERS = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import multiprocessing
@@ -172,6 +173,14 @@ def bring(jobs: Jobs, job: Job, status: Status) -> Claim | None:
 
 
 class TestCreate:
+    def test_asked_twice_it_makes_one_job_and_says_it_is_new(self, jobs: Jobs) -> None:
+        # the client asks again when the answer is lost
+        made = dataclasses.replace(order(), id=new_id())
+        for _ in range(2):
+            job, is_new = jobs.create(made, key="key", fingerprint="a")
+            assert (job.id, is_new) == (made.id, True)
+        assert jobs.counts()["queued"] == 1
+
     def test_a_job_is_recorded_queued_and_announced(self, jobs: Jobs, client: redis.Redis) -> None:
         before = time.time()
         job = create(jobs)
@@ -737,6 +746,15 @@ class TestSuspend:
 
 
 class TestFinish:
+    def test_asked_twice_it_says_the_same(self, jobs: Jobs) -> None:
+        # the client asks again when the answer is lost
+        job = create(jobs)
+        claimed = claim(jobs, job)
+        for _ in range(2):
+            assert jobs.finish(claimed, "succeeded", result=RESULT, token="mine")
+        assert not jobs.finish(claimed, "succeeded", result=RESULT)
+        assert story(jobs, job).count("done") == 1
+
     @pytest.mark.parametrize("status", FINAL)
     def test_it_ends_the_job_with_event_and_expiry(
         self, jobs: Jobs, client: redis.Redis, status: Status
