@@ -15,7 +15,9 @@ from lantern.errors import LanternError
 from lantern.progress import Suspended
 
 # Share of a run's time that keeping its state may take.
-MOST_COST = 0.02
+MOST_COST = 0.028
+# How soon a state that could not be saved is followed by the next.
+RETRY_S = 0.5
 
 
 class DamagedCheckpoint(LanternError):
@@ -43,10 +45,12 @@ class Checkpoints:
 
     A run has one or more stages, numbered from 0, each one optimisation. The state is what the next
     step depends on: parameters, optimiser, generator, losses; `save` receives it as bytes that
-    `torch.load(weights_only=True)` reads. A resumed run ends in the same bytes as an unbroken one.
-    It is saved every `every_s` seconds, or more rarely where that would take more than the share
-    `most_cost` of the time. When `suspend` says so, it is saved behind the next step and the run
-    stops.
+    `torch.load(weights_only=True)` reads, and returns False where it could not keep them. A resumed
+    run ends in the same bytes as an unbroken one.
+
+    The state is saved every `every_s` seconds, or more rarely where that would take more than the
+    share `most_cost` of the time. When `suspend` says so, it is saved behind the next step and the
+    run stops.
 
     Raises:
         DamagedCheckpoint: `saved` is not a state.
@@ -54,7 +58,7 @@ class Checkpoints:
 
     def __init__(
         self,
-        save: Callable[[bytes], None] | None = None,
+        save: Callable[[bytes], bool | None] | None = None,
         saved: bytes | None = None,
         *,
         every_s: float = 5.0,
@@ -99,9 +103,10 @@ class Checkpoints:
         pause_s = max(self._every_s, self._cost_s / self._most_cost)
         if self._save is not None and (suspend or time.monotonic() - self._saved_at >= pause_s):
             began = time.monotonic()
-            self._save(_written(self._ended, losses, optimizer, generator))
-            self._saved_at = time.monotonic()
-            self._cost_s = self._saved_at - began
+            is_kept = self._save(_written(self._ended, losses, optimizer, generator))
+            now = time.monotonic()
+            self._cost_s = now - began
+            self._saved_at = now if is_kept is not False else now - pause_s + RETRY_S
         if suspend:
             raise Suspended
 

@@ -17,6 +17,8 @@ import fsspec
 import redis
 
 BLOB = "lantern:blob:"
+# what Redis says without memory, and without room for its append-only file
+FULL = ("OOM", "MISCONF")
 NAME = re.compile(r"[a-z0-9_.-]{1,120}")
 # how a file is called while it is written
 PASSING = re.compile(r"[a-z0-9_.-]+~")
@@ -64,7 +66,7 @@ class Blobs:
                 value = IN_FILE
             self._redis.set(key, value, ex=ttl_s)
         except (redis.exceptions.ResponseError, OSError) as error:
-            if not _is_full(error):
+            if not is_full(error):
                 raise
             raise StorageFull from error
 
@@ -208,7 +210,11 @@ def _key(owner: str, name: str) -> str:
     return f"{BLOB}{owner}/{name}"
 
 
-def _is_full(error: Exception) -> bool:
+def is_full(error: Exception) -> bool:
+    """Tell whether an error of Redis or of a disk says that there is no room."""
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return isinstance(error, redis.exceptions.OutOfMemoryError) or "OOM" in str(error)
+    if isinstance(error, redis.exceptions.OutOfMemoryError):
+        return True
+    # a script reports it in the middle of its own words
+    return isinstance(error, redis.RedisError) and any(word in str(error) for word in FULL)

@@ -20,7 +20,7 @@ Position = tuple[int, str]
 
 JOB, ALL, ACTIVE = "lantern:job:", "lantern:jobs:all:", "lantern:jobs:active:"
 QUEUED, RUNNING = "lantern:jobs:queued:", "lantern:jobs:running"
-CACHE, WORKERS = "lantern:cache:", "lantern:workers:"
+CACHE, WORKERS, ENDED = "lantern:cache:", "lantern:workers:", "lantern:jobs:ended"
 SCRIPTS = Path(__file__).parent / "scripts"
 PRELUDE = "prelude"
 MOST_FAILURES = 30
@@ -127,7 +127,8 @@ class Jobs:
         if outcome in _REFUSALS:
             raise _REFUSALS[outcome]
         job = self.get(known.decode())
-        assert job is not None
+        if job is None:  # the first one was deleted in between
+            return self.create(order, key=key, fingerprint=fingerprint)
         # a call whose answer was lost is sent again, and finds the job it has made
         return job, outcome == b"created" or job.id == order.id
 
@@ -261,6 +262,16 @@ class Jobs:
             cast(Lane, lane.decode()): int(count)
             for lane, count in zip(found[::2], found[1::2], strict=True)
         }
+
+    def ended(self, limit: int = 500) -> list[str]:
+        """Return jobs that have ended and that nobody has tidied up behind."""
+        return [
+            name.decode() for name in cast(list[bytes], self._redis.zrange(ENDED, 0, limit - 1))
+        ]
+
+    def tidied(self, job_id: str) -> None:
+        """Note that nothing is left behind but what the job made."""
+        self._redis.zrem(ENDED, job_id)
 
     # --- Events
 

@@ -145,6 +145,27 @@ def test_saving_takes_no_more_than_its_share_of_the_time(network: VisionModel) -
     assert 1 <= len(saved_at) <= 1 + (time.monotonic() - began) / (0.02 / 0.1)
 
 
+def test_a_state_that_could_not_be_kept_is_soon_followed_by_the_next(
+    network: VisionModel,
+) -> None:
+    tried_at: list[float] = []
+
+    def save(state: bytes) -> bool:
+        tried_at.append(time.monotonic())
+        return len(tried_at) > 1
+
+    def wait(step: Step) -> None:
+        time.sleep(0.05)
+
+    run(
+        "deep-dream", {"image": _picture(0)}, {"steps": 40, "octaves": 1, "size": 64},
+        model=network, progress=wait,
+        checkpoints=Checkpoints(save, every_s=1.0),
+    )  # fmt: skip
+    assert len(tried_at) >= 2
+    assert 0.5 <= tried_at[1] - tried_at[0] < 0.9
+
+
 def test_a_checkpoint_that_holds_code_is_refused() -> None:
     with pytest.raises(DamagedCheckpoint):
         Checkpoints(saved=pickle.dumps(Trap(), protocol=2))

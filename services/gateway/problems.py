@@ -12,7 +12,7 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from lantern.errors import InvalidParameters, LanternError
 from services.backend import EngineFailed, Refused, Unavailable
-from services.blobs import StorageFull
+from services.blobs import StorageFull, is_full
 from services.jobs import IdempotencyConflict, QueueFull, QuotaReached
 
 log = logging.getLogger("lantern.gateway")
@@ -95,8 +95,8 @@ def _translate(error: Exception) -> Problem:
         )
     if isinstance(error, HTTPException):
         return _from_http(error)
-    if isinstance(error, redis.exceptions.ResponseError) and "OOM" in str(error):
-        return _OURS[redis.exceptions.OutOfMemoryError]  # as a script reports it
+    if isinstance(error, redis.RedisError) and is_full(error):
+        return _OURS[StorageFull]
     for kind, problem in _OURS.items():
         if isinstance(error, kind):
             return problem
@@ -135,9 +135,6 @@ _OURS: dict[type[Exception], Problem] = {
         422,
         "idempotency-conflict",
         "this Idempotency-Key was used for another request; use a new one",
-    ),
-    redis.exceptions.OutOfMemoryError: Problem(
-        507, "storage-full", "there is no room left; try again later"
     ),
     redis.RedisError: Problem(
         503, "unavailable", "the job store does not answer; try again shortly"

@@ -5,7 +5,6 @@ go_on_without_memory()
 local id = ARGV[1]
 if not holds(id, ARGV[2]) then return 'lost' end
 local at = now()
-redis.call('HSET', JOB .. id, 'lease_ms', at + ARGV[3])
 redis.call('ZADD', RUNNING, at + ARGV[3], id)
 if ARGV[4] ~= '' then
   redis.call('HSET', JOB .. id, 'progress', ARGV[4])

@@ -16,7 +16,7 @@ for _ = 1, 1000 do
     redis.call('HINCRBY', JOB .. id, 'attempts', 1)
     redis.call('HINCRBY', JOB .. id, 'failures', 1)
     redis.call('HSETNX', JOB .. id, 'started_ms', at)
-    redis.call('HSET', JOB .. id, 'worker', ARGV[2], 'lease_ms', at + ARGV[3])
+    redis.call('HSET', JOB .. id, 'worker', ARGV[2])
     redis.call('ZADD', RUNNING, at + ARGV[3], id)
     enter(id, 'running')
     return {id, fence}

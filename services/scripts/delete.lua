@@ -6,6 +6,7 @@ if not owner then return 0 end
 withdraw(ARGV[1])
 redis.call('ZREM', DEADLINES, ARGV[1])
 redis.call('ZREM', OUTBOX, ARGV[1])
+redis.call('ZREM', ENDED, ARGV[1])
 redis.call('ZREM', ACTIVE .. owner, ARGV[1])
 redis.call('ZREM', ALL .. owner, ARGV[1])
 for _, part in ipairs(PARTS) do redis.call('DEL', JOB .. ARGV[1] .. part) end

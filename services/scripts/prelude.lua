@@ -1,7 +1,8 @@
 -- What all scripts share; it stands in front of each. Jobs, queues and outbox live under these keys.
 local JOB, QUEUED, ACTIVE = 'lantern:job:', 'lantern:jobs:queued:', 'lantern:jobs:active:'
 local RUNNING, DEADLINES = 'lantern:jobs:running', 'lantern:jobs:deadlines'
-local ALL, OUTBOX, CACHE = 'lantern:jobs:all:', 'lantern:outbox', 'lantern:cache:'
+local ALL, ENDED = 'lantern:jobs:all:', 'lantern:jobs:ended'
+local OUTBOX, CACHE = 'lantern:outbox', 'lantern:cache:'
 local LANES = {'fast', 'jobs'}
 local PARTS = {'', ':events', ':previews', ':deliveries'}
 
@@ -43,9 +44,10 @@ local function finalise(id, status, ttl_s, at)
   withdraw(id)
   redis.call('ZREM', DEADLINES, id)
   redis.call('ZREM', ACTIVE .. get(id, 'owner'), id)
-  redis.call('HDEL', JOB .. id, 'wish', 'release', 'lease_ms')
+  redis.call('HDEL', JOB .. id, 'wish', 'release')
   redis.call('HSET', JOB .. id, 'status', status, 'finished_ms', at, 'expires_ms', at + ttl_s * 1000)
   tell(id, 'done', cjson.encode({status = status}))
+  redis.call('ZADD', ENDED, at, id)
   for _, part in ipairs(PARTS) do redis.call('EXPIRE', JOB .. id .. part, ttl_s) end
   local name = get(id, 'cache')
   if status == 'succeeded' and name then redis.call('SET', CACHE .. name, id, 'EX', ttl_s) end

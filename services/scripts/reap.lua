@@ -11,7 +11,7 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', RUNNING, '-inf', at, 'LIMIT', 0,
   redis.call('ZREM', RUNNING, id)
   if get(id, 'status') == 'running' then
     local wish = get(id, 'wish')
-    redis.call('HDEL', JOB .. id, 'wish', 'release', 'lease_ms')
+    redis.call('HDEL', JOB .. id, 'wish', 'release')
     -- whoever held it is fenced off from now on
     redis.call('HINCRBY', JOB .. id, 'fence', 1)
     if wish == 'cancel' then

@@ -6,7 +6,7 @@ go_on_without_memory()
 local id = ARGV[1]
 if not holds(id, ARGV[2]) then return '' end
 local wish = get(id, 'wish')
-redis.call('HDEL', JOB .. id, 'wish', 'release', 'lease_ms')
+redis.call('HDEL', JOB .. id, 'wish', 'release')
 redis.call('HINCRBY', JOB .. id, 'fence', 1)
 -- that it was put down is not the job's failure
 if tonumber(get(id, 'failures')) > 0 then redis.call('HINCRBY', JOB .. id, 'failures', -1) end

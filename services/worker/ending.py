@@ -114,11 +114,9 @@ class Ending:
         if not patiently(finish):
             return False
         with contextlib.suppress(redis.RedisError):  # all of it expires by itself, only later
-            previews = stores.jobs.previews(self.job.id)
-            names = [job_bytes.preview_name(step) for step in previews]
-            stores.blobs.expire(self.job.id, names, self.desk.settings.preview_ttl_s)
-            inputs = [job_bytes.input_name(slot) for slot in self.job.call["inputs"]]
-            self._delete(inputs + self.pulse.states)
+            self._delete(self.pulse.states)
+            preview_ttl_s = self.desk.settings.preview_ttl_s
+            job_bytes.tidy_up(stores, self.job.id, preview_ttl_s=preview_ttl_s)
         return True
 
     def _put(self, name: str, data: bytes) -> None:

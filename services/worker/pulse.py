@@ -80,12 +80,14 @@ class Pulse:
             self._previewed_at = now
             self._keep_preview(step)
 
-    def keep(self, state: bytes) -> None:
-        """Store the state of the run, for another worker to go on from."""
+    def keep(self, state: bytes) -> bool:
+        """Store the state of the run, for another worker to go on from; tell whether it could."""
         name = f"state-{self.claim.fence}-{time.monotonic_ns()}"
         with contextlib.suppress(redis.RedisError, StorageFull):  # the one before still serves
             self._put(name, state)
             self._states.append(name)
+            return True
+        return False
 
     def flush(self) -> None:
         """Record the last step and state, which no beat may have seen."""

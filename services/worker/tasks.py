@@ -12,6 +12,7 @@ from kombu.exceptions import OperationalError
 
 from services import clients
 from services.blobs import StorageFull
+from services.job_bytes import tidy_up
 from services.jobs import Claim
 from services.queues import DELIVER, RUN_JOB, TIDY, queue_of, send
 from services.record import LANES, Job, Lane
@@ -50,8 +51,12 @@ def deliver() -> None:
 
 @app.task(name=TIDY)  # type: ignore[untyped-decorator]
 def tidy() -> None:
-    """Remove files that nobody needs any more."""
-    removed = clients.stores(read()).blobs.sweep()
+    """Remove what ended jobs left behind, and files that have expired."""
+    settings = read()
+    stores = clients.stores(settings)
+    for job_id in stores.jobs.ended():
+        tidy_up(stores, job_id, preview_ttl_s=settings.preview_ttl_s)
+    removed = stores.blobs.sweep()
     if removed:
         log.warning("removed %d files that had expired", removed)
 

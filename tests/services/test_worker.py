@@ -358,6 +358,30 @@ class TestWhatIsKept:
         until_gone = desk.stores.state.ttl(f"lantern:blob:{claim.job_id}/preview-1")
         assert 0 < until_gone <= desk.settings.preview_ttl_s
 
+    @pytest.mark.parametrize("end", ["canceled", "expired"])
+    def test_what_a_job_needed_that_no_worker_ended_is_tidied_up(
+        self, desk: Desk, submit: Submit, end: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        claim = submit("deep-dream", SHORT)
+        jobs, blobs = desk.stores.jobs, desk.stores.blobs
+        for name in ("state-1-0", "preview-1"):
+            blobs.put(claim.job_id, name, b"x", ttl_s=60_000)
+        jobs.beat(claim, preview=1, checkpoint="state-1-0")
+        jobs.suspend(claim)
+        if end == "canceled":
+            jobs.cancel(claim.job_id)
+        else:
+            desk.stores.state.hset(JOB + claim.job_id, "deadline_ms", 1)
+            assert jobs.claim("jobs", "worker:1") is None
+        assert read(desk, claim).status == end
+        assert kept(desk, claim) == {"input", "state", "preview"}
+        monkeypatch.setattr(tasks, "read", lambda: desk.settings)
+        tasks.tidy.run()
+        assert kept(desk, claim) == {"preview"}
+        left = desk.stores.state.ttl(f"lantern:blob:{claim.job_id}/preview-1")
+        assert 0 < left <= desk.settings.preview_ttl_s
+        assert jobs.ended() == []
+
     def test_previews_are_a_film(self, desk: Desk, submit: Submit) -> None:
         claim = submit("deep-dream", SECONDS)
         desk.stores.state.hset(
