@@ -262,9 +262,10 @@ def _is_public(address: Address) -> bool:
         inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
     if inner is not None:
         return _is_public(inner)
-    if address.sixtofour is not None and not _is_public(address.sixtofour):
+    # tunnels that are out of use: they lead to an IPv4 address of the sender's choice
+    if address.sixtofour is not None or address.teredo is not None:
         return False
-    # `is_global` alone takes ::127.0.0.1 and fec0::1; Teredo it refuses, whatever is inside
+    # `is_global` alone takes ::127.0.0.1 and fec0::1
     return address in UNICAST and address.is_global
 
 

@@ -247,7 +247,7 @@ for number, key in ipairs(KEYS) do
   for at = 1, #rows, 2 do redis.call('ZINCRBY', key, shift, rows[at]) end
 end
 for _, id in ipairs(jobs) do
-  for _, field in ipairs({'lease_ms', 'deadline_ms', 'order', 'created_ms', 'started_ms'}) do
+  for _, field in ipairs({'deadline_ms', 'order', 'created_ms', 'started_ms'}) do
     if redis.call('HEXISTS', 'lantern:job:' .. id, field) == 1 then
       redis.call('HINCRBY', 'lantern:job:' .. id, field, shift)
     end

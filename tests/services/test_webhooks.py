@@ -232,7 +232,7 @@ NOT_PUBLIC = [
     # those that carry an IPv4 address: mapped, compatible, translated, NAT64, 6to4, Teredo
     "::ffff:127.0.0.1", "::ffff:10.0.0.1", "::ffff:169.254.169.254", "::ffff:224.0.0.1",
     "::127.0.0.1", "::ffff:0:127.0.0.1", "64:ff9b::7f00:1", "64:ff9b::a9fe:a9fe",
-    "64:ff9b:1::a00:1", "2002:7f00:1::1", "2002:a00:1::", "2002:a9fe:a9fe::1",
+    "64:ff9b:1::a00:1", "2002:7f00:1::1", "2002:5db8:d822::1", "2002:a00:1::", "2002:a9fe:a9fe::1",
     "2001:0:4136:e378:8000:63bf:f5ff:fffe", "2001:0:4136:e378:8000:63bf:a247:28dd",
 ]  # fmt: skip
 
@@ -280,7 +280,7 @@ class TestTargets:
             "https://hooks.example", "https://hooks.example/", "https://hooks.example:443/a?b=c&d",
             "https://hooks.example?b=@c", "HTTPS://HOOKS.example/", "https://a_b.xn--bcher-kva.example/",
             "https://93.184.216.34/", "https://[2606:2800:220:1::1]/", "https://[2606:2800:220:1::1]:443/x",
-            "https://[::ffff:93.184.216.34]/", "https://[64:ff9b::5db8:d822]/", "https://[2002:5db8:d822::1]/",
+            "https://[::ffff:93.184.216.34]/", "https://[64:ff9b::5db8:d822]/",
             "https://hooks.example/" + "a" * 2026,
         ],
     )  # fmt: skip
