@@ -32,10 +32,13 @@ local function enter(id, status)
   tell(id, 'status', cjson.encode({status = status}))
 end
 
--- Let a job wait; the order puts urgent jobs ahead of what came up to an hour before them.
+-- Let a job wait; the order puts urgent jobs ahead of what came up to an hour before them. One that
+-- was begun goes ahead of all that were not.
 local function enqueue(id)
   withdraw(id)
-  redis.call('ZADD', QUEUED .. get(id, 'lane'), get(id, 'order'), id)
+  local order = tonumber(get(id, 'order'))
+  if tonumber(get(id, 'attempts')) > 0 then order = order - 24 * 3600 * 1000 end
+  redis.call('ZADD', QUEUED .. get(id, 'lane'), order, id)
   enter(id, 'queued')
 end
 

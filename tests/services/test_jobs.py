@@ -398,13 +398,22 @@ class TestClaim:
     def test_an_hours_wait_makes_up_for_a_rank(
         self, jobs: Jobs, client: redis.Redis, waiting: Priority, new: Priority
     ) -> None:
-        patient = create(jobs, priority=waiting)
-        urgent = create(jobs, priority=new)
+        patient, urgent = create(jobs, priority=waiting), create(jobs, priority=new)
         age(client, patient, HOUR_MS - 1000)
-        taken = claim(jobs, urgent)
-        jobs.suspend(taken)
-        age(client, patient, 1001)
+        assert claim_all(jobs) == [urgent.id, patient.id]
+        patient, urgent = create(jobs, priority=waiting), create(jobs, priority=new)
+        age(client, patient, HOUR_MS + 1000)
         assert claim_all(jobs) == [patient.id, urgent.id]
+
+    def test_one_that_was_begun_goes_on_before_all_others(
+        self, jobs: Jobs, client: redis.Redis
+    ) -> None:
+        begun = create(jobs, priority="low")
+        taken = claim(jobs, begun)
+        urgent = create(jobs, priority="high")
+        jobs.suspend(taken)
+        age(client, begun, -2 * HOUR_MS)  # the clock was set back
+        assert claim_all(jobs) == [begun.id, urgent.id]
 
     def test_two_hours_make_up_for_two_ranks(self, jobs: Jobs, client: redis.Redis) -> None:
         patient, urgent = create(jobs, priority="low"), create(jobs, priority="high")

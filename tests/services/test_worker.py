@@ -50,7 +50,8 @@ def photo() -> bytes:
 
 @pytest.fixture
 def desk(stores: Stores, studio: Studio, settings: Settings) -> Desk:
-    return Desk(dataclasses.replace(settings, checkpoint_every_s=0.5), stores, studio)
+    quick = dataclasses.replace(settings, checkpoint_every_s=0.3, beat_s=0.05)
+    return Desk(quick, stores, studio)
 
 
 Submit = Callable[..., Claim]
