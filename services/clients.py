@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import redis
@@ -12,7 +13,7 @@ from services.blobs import Blobs
 from services.files import Files
 from services.jobs import Jobs, Limits
 from services.outbox import Outbox
-from services.settings import Settings
+from services.settings import Settings, read
 
 LONGEST_BLOCK_S = 35.0
 DELIVERY_LEASE_S = 60.0
@@ -35,6 +36,12 @@ class Stores:
         self.state.close()
         self.blobs.close()
         self.memory.close()
+
+
+@functools.cache
+def own_stores() -> Stores:
+    """Return the stores of this process."""
+    return stores(read())
 
 
 def stores(settings: Settings) -> Stores:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from services.record import Job
@@ -25,27 +25,27 @@ def preview_name(step: int) -> str:
 
 def names(job: Job, previews: Iterable[int] = ()) -> list[str]:
     """Return the names of all that is kept for a job."""
-    return [
-        *(input_name(slot) for slot in job.call["inputs"]),
-        *(preview_name(step) for step in previews),
-        *filter(None, [job.checkpoint]),
-        *result_names(job),
-    ]
+    return [*needed_names(job), *map(preview_name, previews), *result_names(job.result)]
+
+
+def needed_names(job: Job) -> list[str]:
+    """Return the names of what a job needs until its end."""
+    return [*map(input_name, job.call["inputs"]), *filter(None, [job.checkpoint])]
 
 
 def tidy_up(stores: Stores, job_id: str, *, preview_ttl_s: int) -> None:
     """Delete what an ended job needed; let its previews end a while after it."""
     job = stores.jobs.get(job_id)
     if job is not None:
-        needed = [input_name(slot) for slot in job.call["inputs"]]
-        stores.blobs.delete(job_id, *needed, *filter(None, [job.checkpoint]))
-        previews = [preview_name(step) for step in stores.jobs.previews(job_id)]
+        stores.blobs.delete(job_id, *needed_names(job))
+        previews = map(preview_name, stores.jobs.previews(job_id))
         stores.blobs.expire(job_id, previews, preview_ttl_s)
     stores.jobs.tidied(job_id)
 
 
-def result_names(job: Job) -> list[str]:
-    """Return the names of what the job made."""
-    result: dict[str, Any] = dict(job.result or {})
-    arrays = [result["arrays"]] if result.get("arrays") else []
-    return [artifact["blob"] for artifact in result.get("artifacts", ())] + arrays
+def result_names(result: Mapping[str, Any] | None) -> list[str]:
+    """Return the names of what a job made, from its result as the record keeps it."""
+    if result is None:
+        return []
+    blobs = [artifact["blob"] for artifact in result["artifacts"]]
+    return [*blobs, *filter(None, [result["arrays"]])]

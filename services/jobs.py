@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import redis
+from redis.commands.core import Script
 
-from services.record import HEAD_START_MS, LANES, Job, Lane, Priority, Status, new_id, parse
+from services.record import HEAD_START_MS, LANES, Job, JobOptions, Lane, Status, new_id, parse
 
 Word = Literal["ok", "lost", "late", "cancel", "pause", "release"]
 Position = tuple[int, str]
@@ -82,18 +83,22 @@ class Claim:
     fence: int
 
 
+def scripts(client: redis.Redis) -> dict[str, Script]:
+    """Read every script, by name, with the prelude in front of it.
+
+    Once and for all: files that are replaced while a process runs must not break it.
+    """
+    texts = {path.stem: path.read_text() for path in SCRIPTS.glob("*.lua")}
+    prelude = texts.pop(PRELUDE)
+    return {name: client.register_script(prelude + text) for name, text in texts.items()}
+
+
 class Jobs:
     """Every job of one Redis; each change is one Lua script."""
 
     def __init__(self, client: redis.Redis, limits: Limits) -> None:
         self._redis, self._limits = client, limits
-        # read once: files that are replaced while a process runs must not break it
-        prelude = (SCRIPTS / f"{PRELUDE}.lua").read_text()
-        self._scripts = {
-            path.stem: client.register_script(prelude + path.read_text())
-            for path in SCRIPTS.glob("*.lua")
-            if path.stem != PRELUDE
-        }
+        self._scripts = scripts(client)
         self._lease_ms = int(limits.lease_s * 1000)
         self._ttl_s = limits.ttl_s
 
@@ -116,11 +121,11 @@ class Jobs:
             texts["cache"] = order.cache
         if order.result is not None:
             texts["result"] = json.dumps(order.result)
-        priority = cast(Priority, options.get("priority", "normal"))
-        seconds = min(options.get("deadline_s") or self._limits.max_age_s, self._limits.max_age_s)
+        chosen = JobOptions(**options)
+        seconds = min(chosen.deadline_s or self._limits.max_age_s, self._limits.max_age_s)
         status = "queued" if order.result is None else "succeeded"
         outcome, known = self._call(
-            "create", order.id or new_id(), order.owner, order.lane, HEAD_START_MS[priority],
+            "create", order.id or new_id(), order.owner, order.lane, HEAD_START_MS[chosen.priority],
             key, fingerprint, self._ttl_s, self._limits.max_active, self._limits.max_queued,
             int(seconds * 1000), json.dumps(texts), status,
         )  # fmt: skip

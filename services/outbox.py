@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import redis
 
-from services.jobs import JOB, PRELUDE, SCRIPTS
+from services.jobs import JOB, scripts
 
 OUTBOX = "lantern:outbox"
 
@@ -27,11 +27,8 @@ class Outbox:
 
     def __init__(self, client: redis.Redis, *, lease_s: float, ttl_s: int) -> None:
         self._redis, self._lease_ms, self._ttl_s = client, int(lease_s * 1000), ttl_s
-        prelude = (SCRIPTS / f"{PRELUDE}.lua").read_text()
-        self._fetch, self._delivered = (
-            client.register_script(prelude + (SCRIPTS / f"{name}.lua").read_text())
-            for name in ("fetch", "delivered")
-        )
+        known = scripts(client)
+        self._fetch, self._delivered = known["fetch"], known["delivered"]
 
     def due(self) -> int:
         """Count the messages that are due."""

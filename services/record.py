@@ -83,6 +83,11 @@ class Job:
     error: Mapping[str, Any] | None = None
 
     @property
+    def chosen(self) -> JobOptions:
+        """The options, with the defaults of those that were not given."""
+        return JobOptions(**self.options)
+
+    @property
     def is_final(self) -> bool:
         """Whether nothing about it will change."""
         return self.status in FINAL

@@ -112,6 +112,11 @@ class Settings:
         return self.file_store or f"file://{self.run_path}/files"
 
     @property
+    def live_ttl_s(self) -> int:
+        """How long the bytes of a job that has not ended are kept."""
+        return self.max_age_s + self.preview_ttl_s
+
+    @property
     def styles_path(self) -> Path:
         """Folder of the style networks."""
         return Path(self.model_store) / "styles"

@@ -44,6 +44,15 @@ class Context:
         except OperationalError:
             flask.current_app.logger.warning("job %s will be announced later", job.id)
 
+    def waited(self, job: Job, seconds: float) -> Job:
+        """Wait for a job's end, unless it has ended or too many callers wait already."""
+        if job.is_final or not self.seats.take(job.owner):
+            return job
+        try:
+            return self.stores.jobs.wait(job.id, seconds) or job
+        finally:
+            self.seats.give_back(job.owner)
+
 
 def make(settings: Settings) -> Context:
     """Make the context of an application."""

@@ -19,7 +19,7 @@ def document(job: Job) -> dict[str, Any]:
         "id": job.id,
         "technique": job.call["technique"],
         "status": job.status,
-        "priority": job.options.get("priority", "normal"),
+        "priority": job.chosen.priority,
         "created_at": moment(job.created_at),
         "started_at": moment(job.started_at),
         "finished_at": moment(job.finished_at),

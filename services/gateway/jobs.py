@@ -63,12 +63,8 @@ def get_job(job_id: str) -> flask.Response:
     """Return a job; `?wait=20` waits up to that many seconds for its end."""
     seconds = _number("wait", 0, 0, LONGEST_POLL_S)
     job = _find(job_id)
-    seats = current().seats
-    if seconds and not job.is_final and seats.take(owner()):
-        try:
-            job = current().stores.jobs.wait(job_id, seconds) or job
-        finally:
-            seats.give_back(owner())
+    if seconds:
+        job = current().waited(job, seconds)
     response = flask.jsonify(document(job))
     if not job.is_final:
         response.headers["Retry-After"] = "1"

@@ -32,7 +32,10 @@ MOST_SEED = 2**31 - 1
 MOST_DEPTH = 16
 DATA_URL = re.compile(r"data:image/(?:jpeg|png|webp);base64,", re.ASCII)
 # What a JSON body names beside its inputs and parameters.
-TOP_FIELDS = ("seed", "model", "priority", "deadline_s", "preview_every_s", "preview_size")
+TOP_FIELDS = (
+    *("seed", "model"),
+    *(name for name in JobOptions.model_fields if not name.startswith("webhook_")),
+)
 RAW_TYPES = (*FORMATS, "application/octet-stream", "")
 
 

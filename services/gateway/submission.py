@@ -86,9 +86,8 @@ def _digest(*parts: Any) -> str:
 
 
 def _keep_inputs(context: Context, job_id: str, call: Call) -> None:
-    settings = context.settings
+    ttl_s = context.settings.live_ttl_s
     for slot, data in call.inputs.items():
-        ttl_s = settings.max_age_s + settings.preview_ttl_s
         context.stores.blobs.put(job_id, job_bytes.input_name(slot), data, ttl_s=ttl_s)
 
 
@@ -96,7 +95,7 @@ def _copied(context: Context, known: Job, job_id: str) -> dict[str, Any] | None:
     """Give a new job what an old one made; None where some of it is gone."""
     if known.result is None:
         return None
-    for name in job_bytes.result_names(known):
+    for name in job_bytes.result_names(known.result):
         ttl_s = context.settings.result_ttl_s
         if not context.stores.blobs.copy(known.id, name, job_id, ttl_s=ttl_s):
             return None
@@ -105,11 +104,8 @@ def _copied(context: Context, known: Job, job_id: str) -> dict[str, Any] | None:
 
 def _drop(context: Context, order: Order) -> None:
     """Delete what was stored for a job that was not made."""
-    names = [job_bytes.input_name(slot) for slot in order.call["inputs"]]
-    if order.result is not None:
-        names += [a["blob"] for a in order.result["artifacts"]]
-        names += filter(None, [order.result.get("arrays")])
-    context.stores.blobs.delete(order.id, *names)
+    names = map(job_bytes.input_name, order.call["inputs"])
+    context.stores.blobs.delete(order.id, *names, *job_bytes.result_names(order.result))
 
 
 def _answer(job: Job, prefer: Mapping[str, str], made: Order | None) -> flask.Response:
@@ -117,7 +113,7 @@ def _answer(job: Job, prefer: Mapping[str, str], made: Order | None) -> flask.Re
     response = None
     if seconds := _wait_seconds(prefer):
         applied = f"wait={seconds}"
-        job = _waited(job, seconds)
+        job = current().waited(job, seconds)
         if job.status == "succeeded" and has_form(job, flask.request.accept_mimetypes):
             response = result_response(job, flask.request.accept_mimetypes)
     if response is None:
@@ -130,17 +126,6 @@ def _answer(job: Job, prefer: Mapping[str, str], made: Order | None) -> flask.Re
     if applied:
         response.headers["Preference-Applied"] = applied
     return response
-
-
-def _waited(job: Job, seconds: int) -> Job:
-    """Wait for a job's end, unless too many callers wait already."""
-    context = current()
-    if not context.seats.take(owner()):
-        return job
-    try:
-        return context.stores.jobs.wait(job.id, seconds) or job
-    finally:
-        context.seats.give_back(owner())
 
 
 def _wait_seconds(prefer: Mapping[str, str]) -> int:

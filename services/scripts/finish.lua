@@ -13,5 +13,9 @@ end
 redis.call('HSET', JOB .. id, 'ended_by', ARGV[7])
 if ARGV[4] ~= '' then redis.call('HSET', JOB .. id, 'result', ARGV[4]) end
 if ARGV[5] ~= '' then redis.call('HSET', JOB .. id, 'error', ARGV[5]) end
-finalise(id, ARGV[3], tonumber(ARGV[6]), now())
+if ARGV[3] == 'expired' and ARGV[5] == '' then
+  expire(id, tonumber(ARGV[6]), now())
+else
+  finalise(id, ARGV[3], tonumber(ARGV[6]), now())
+end
 return 1

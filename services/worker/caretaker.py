@@ -37,7 +37,7 @@ class Caretaker(bootsteps.StartStopStep):  # type: ignore[misc]
     def start(self, parent: Any) -> None:
         """Begin to care for the lanes or the outbox, whichever this worker serves."""
         settings = read()
-        stores = clients.stores(settings)
+        stores = clients.own_stores()
         queues = set(parent.app.amqp.queues.consume_from)
         chores: list[tuple[float, Callable[[], None]]] = [
             (settings.lease_s / 4, lambda: care(stores, parent.app, parent.hostname))
@@ -91,9 +91,8 @@ def announce_tidying(state: Redis, app: Any) -> None:
 @worker_shutting_down.connect  # type: ignore[untyped-decorator]
 def release(sender: str, **_: object) -> None:
     """Ask for the jobs of this worker, so that another can go on with them at once."""
-    stores = clients.stores(read())
     try:
-        stores.jobs.release(sender)
+        clients.own_stores().jobs.release(sender)
     except RedisError:
         log.warning("the jobs of %s come back when their lease ends", sender)
 

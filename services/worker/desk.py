@@ -35,4 +35,4 @@ def desk() -> Desk:
     cores = os.cpu_count() or 1
     torch.set_num_threads(settings.torch_threads or max(1, cores // settings.workers))
     studio = Studio.open(settings.styles_path, downloads=settings.downloads)
-    return Desk(settings, clients.stores(settings), studio)
+    return Desk(settings, clients.own_stores(), studio)

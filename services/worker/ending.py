@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 PATIENCE_S = 60.0
 LARGEST_ARRAYS = 128 * 1024 * 1024
-LATE = "its deadline passed before it was done"
 
 
 def patiently(action: Callable[[], T]) -> T:
@@ -50,7 +49,7 @@ class Ending:
     def succeeded(self, result: Mapping[str, Any]) -> None:
         """Record that the result is there."""
         if not self._finish("succeeded", result=result):
-            self._delete([a["blob"] for a in result["artifacts"]] + [result["arrays"] or ""])
+            self._delete(job_bytes.result_names(result))
 
     def failed(self, code: str, detail: str) -> None:
         """Record what went wrong."""
@@ -58,10 +57,7 @@ class Ending:
 
     def stopped(self, *, late: bool) -> None:
         """Record that it was cancelled, or came to its deadline."""
-        if late:
-            self._finish("expired", error=_error("deadline", LATE))
-        else:
-            self._finish("canceled")
+        self._finish("expired" if late else "canceled")
 
     def store(self, result: Result) -> dict[str, Any]:
         """Store every artifact and the raw arrays; return the result as the record keeps it.
@@ -102,14 +98,10 @@ class Ending:
     def _finish(self, status: Status, **parts: Mapping[str, Any]) -> bool:
         stores, token = self.desk.stores, secrets.token_hex(8)
 
+        result, error = parts.get("result"), parts.get("error")
+
         def finish() -> bool:
-            return stores.jobs.finish(
-                self.claim,
-                status,
-                result=parts.get("result"),
-                error=parts.get("error"),
-                token=token,
-            )
+            return stores.jobs.finish(self.claim, status, result=result, error=error, token=token)
 
         if not patiently(finish):
             return False
@@ -125,7 +117,7 @@ class Ending:
 
     def _delete(self, names: list[str]) -> None:
         with contextlib.suppress(redis.RedisError):  # they expire by themselves
-            self.desk.stores.blobs.delete(self.job.id, *filter(None, names))
+            self.desk.stores.blobs.delete(self.job.id, *names)
 
 
 def _error(code: str, detail: str) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +13,15 @@ import redis
 from services.blobs import StorageFull
 from services.job_bytes import preview_name
 from services.jobs import Claim, Word
+from services.record import JobOptions
 from services.worker.desk import Desk
 
 if TYPE_CHECKING:
     from lantern.progress import Step
 
 UNREACHABLE_S = 60.0
+# What ends a run at its next step.
+STOPS: tuple[Word, ...] = ("cancel", "late", "lost")
 # A long run makes its previews more rarely, so that they stay a film one can watch.
 MOST_PREVIEWS = 300
 
@@ -34,7 +36,7 @@ class Pulse:
 
     desk: Desk
     claim: Claim
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: JobOptions
     word: Word = "ok"
     _step: Step | None = None
     _began: float = field(default_factory=time.monotonic)
@@ -71,12 +73,12 @@ class Pulse:
         """
         from lantern.progress import Cancelled
 
-        if self.word in ("cancel", "late", "lost"):
+        if self.word in STOPS:
             raise Cancelled
         self._step = step
         now = time.monotonic()
-        chosen = float(self.options.get("preview_every_s", 2.0))
-        if now - self._previewed_at >= max(chosen, (now - self._began) / MOST_PREVIEWS):
+        pause_s = max(self.options.preview_every_s, (now - self._began) / MOST_PREVIEWS)
+        if now - self._previewed_at >= pause_s:
             self._previewed_at = now
             self._keep_preview(step)
 
@@ -113,7 +115,7 @@ class Pulse:
                 # Redis may be restarting: go on, the fence keeps a late result out
                 if time.monotonic() - silent_since > UNREACHABLE_S:
                     self.word = "lost"
-            if self.word in ("cancel", "late", "lost"):
+            if self.word in STOPS:
                 return
 
     def _beat(self) -> Word:
@@ -143,15 +145,13 @@ class Pulse:
         del self._states[:count]
 
     def _keep_preview(self, step: Step) -> None:
-        side = int(self.options.get("preview_size", 320))
-        picture = step.preview().fit(side).encode("image/jpeg", 80)
+        picture = step.preview().fit(self.options.preview_size).encode("image/jpeg", 80)
         with contextlib.suppress(redis.RedisError, StorageFull):  # previews can be done without
             self._put(preview_name(step.done), picture)
             self._preview = step.done
 
     def _put(self, name: str, data: bytes) -> None:
-        settings = self.desk.settings
-        ttl_s = settings.max_age_s + settings.preview_ttl_s
+        ttl_s = self.desk.settings.live_ttl_s
         self.desk.stores.blobs.put(self.claim.job_id, name, data, ttl_s=ttl_s)
 
     def _progress(self, step: Step) -> dict[str, Any]:

@@ -46,16 +46,15 @@ def run_job(task: Any, job_id: str) -> None:
 @app.task(name=DELIVER)  # type: ignore[untyped-decorator]
 def deliver() -> None:
     """Deliver a message of the outbox."""
-    deliver_one(clients.stores(read()), loopback=read().webhook_loopback)
+    deliver_one(clients.own_stores(), loopback=read().webhook_loopback)
 
 
 @app.task(name=TIDY)  # type: ignore[untyped-decorator]
 def tidy() -> None:
     """Remove what ended jobs left behind, and files that have expired."""
-    settings = read()
-    stores = clients.stores(settings)
+    stores, preview_ttl_s = clients.own_stores(), read().preview_ttl_s
     for job_id in stores.jobs.ended():
-        tidy_up(stores, job_id, preview_ttl_s=settings.preview_ttl_s)
+        tidy_up(stores, job_id, preview_ttl_s=preview_ttl_s)
     removed = stores.blobs.sweep()
     if removed:
         log.warning("removed %d files that had expired", removed)
@@ -74,7 +73,7 @@ def work(at: Desk, claim: Claim, lane: Lane) -> None:
 
     job = at.stores.jobs.get(claim.job_id)
     assert job is not None
-    with Pulse(at, claim, job.options) as pulse:
+    with Pulse(at, claim, job.chosen) as pulse:
         ending = Ending(at, claim, job, pulse)
         try:
             result = _run(at, job, pulse)

@@ -376,7 +376,7 @@ class TestWhatIsKept:
             assert jobs.claim("jobs", "worker:1") is None
         assert read(desk, claim).status == end
         assert kept(desk, claim) == {"input", "state", "preview"}
-        monkeypatch.setattr(tasks, "read", lambda: desk.settings)
+        monkeypatch.setattr(clients, "own_stores", lambda: desk.stores)
         tasks.tidy.run()
         assert kept(desk, claim) == {"preview"}
         left = desk.stores.state.ttl(f"lantern:blob:{claim.job_id}/preview-1")
