@@ -153,12 +153,12 @@ class Table(Artifact):
         return json.dumps([dict(row) for row in self.rows]).encode()
 
     def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
-        """Return each numeric column."""
+        """Return each column that has a number in every row."""
         columns = self.rows[0] if self.rows else {}
         return {
             f"{self.name}.{column}": np.array([row[column] for row in self.rows])
-            for column, value in columns.items()
-            if not isinstance(value, str)
+            for column in columns
+            if all(isinstance(row[column], (int, float)) for row in self.rows)
         }
 
 

@@ -18,6 +18,7 @@ from lantern.params import Params
 from lantern.progress import Progress
 from lantern.styles.library import StyleLibrary
 from lantern.vision_model import VisionModel
+from lantern.work import Estimator
 
 Family = Literal["inference", "attribution", "stylization", "synthesis"]
 Runs = Literal["interactive", "job"]
@@ -55,6 +56,7 @@ class Technique:
     inputs: Mapping[str, str]
     injected: Mapping[str, str]
     outputs: Mapping[str, str]
+    work: Estimator | None = None
 
     @property
     def takes_model(self) -> bool:
@@ -83,13 +85,15 @@ def technique(
     source: str,
     outputs: Mapping[str, str],
     title: str = "",
+    work: Estimator | None = None,
 ) -> Callable[[Callable[..., Outcome]], Callable[..., Outcome]]:
     """Register a function as a technique; its annotations say what it takes.
 
     `Image` arguments are input slots (annotated with what goes in), the `Params` argument is the
     technique's own, and `VisionModel`, `StyleLibrary`, `Progress`, `torch.Generator` and
     `Checkpoints` are injected. `outputs` names each artifact and what it is, the principal one
-    first. The title is the name as a heading, unless its writers write it otherwise.
+    first. The title is the name as a heading, unless its writers write it otherwise. `work` says
+    how much a call will take, from its parameters, the sizes of its pictures and the network.
 
     Raises:
         TypeError: a docstring, source, description or bound is missing, or the name is taken.
@@ -113,6 +117,7 @@ def technique(
             details=details.strip(),
             function=function,
             outputs=dict(outputs),
+            work=work,
             **_arguments(name, function),
         )
         return function

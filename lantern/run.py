@@ -23,6 +23,7 @@ from lantern.progress import Progress, silent
 from lantern.registry import Technique
 from lantern.styles.library import StyleLibrary
 from lantern.vision_model import VisionModel
+from lantern.work import Work
 
 # How many wrong values one answer lists.
 MOST_PROBLEMS = 16
@@ -66,6 +67,7 @@ def run(
     for argument, value in arguments.items():
         if value is None:
             raise MissingInput(f"{name} needs a {argument}", pointer=f"/params/{argument}")
+    estimate = _estimate(technique, checked, images, model)
     started = time.perf_counter()
     outcome = technique.function(**images, **arguments, params=checked)
     seconds = time.perf_counter() - started
@@ -77,6 +79,7 @@ def run(
         artifacts=outcome.artifacts,
         facts={
             **outcome.facts,
+            **estimate,
             **_provenance(technique, model, images),
             "seconds": round(seconds, 4),
         },
@@ -181,6 +184,21 @@ def _check_finite(artifacts: tuple[Artifact, ...]) -> None:
             raise NotFinite(
                 f"{artifact.name} is not finite; use less extreme parameters", pointer="/params"
             )
+
+
+def _estimate(
+    technique: Technique,
+    params: Params,
+    images: Mapping[str, Image],
+    model: VisionModel | None,
+) -> dict[str, Any]:
+    """Say what the run was expected to take: passes of pictures, and operations."""
+    if technique.work is None or model is None:
+        return {}
+    sizes = {slot: [(image.height, image.width)] for slot, image in images.items()}
+    work: Work = technique.work(params, sizes, model)
+    operations = work.operations(model.costs(), model.input_size)
+    return {"estimate": {"passes": round(work.passes), "gigaflop": round(operations / 1e9, 3)}}
 
 
 def _provenance(

@@ -11,9 +11,12 @@ from torch import Tensor, nn
 
 from lantern.errors import InvalidParameter, one_of
 from lantern.image import Image
+from lantern.work import WHOLE, costs
 
 # Of a shorter side (px) some networks' convolutions and pools leave nothing.
 SHORTEST = 32
+# The name under which class scores are captured.
+LOGITS = WHOLE
 
 
 class _Deepest(Exception):
@@ -82,6 +85,8 @@ class VisionModel:
         self._mean = torch.tensor(mean).view(1, -1, 1, 1)
         self._std = torch.tensor(std).view(1, -1, 1, 1)
         self._modules: dict[str, nn.Module] = {n: m for n, m in network.named_modules() if n}
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._costs: dict[str, float] = {}
 
     @property
     def device(self) -> torch.device:
@@ -145,6 +150,37 @@ class VisionModel:
         """Name a class, or its number where the network has no labels."""
         return self.labels[index] if index < len(self.labels) else str(index)
 
+    def shape(self, name: str, *, pointer: str = "/params/layer") -> tuple[int, ...]:
+        """Return the shape of a layer's output for one picture of the network's own size.
+
+        Raises:
+            UnknownName: the network has no such layer.
+            InvalidParameter: the layer only holds others and never runs itself.
+        """
+        if name not in self._shapes:
+            if name != LOGITS:
+                self.layer(name, pointer=pointer)
+            pixels = torch.zeros(1, self._mean.shape[1], self.input_size, self.input_size)
+            with torch.no_grad(), self.capture([name], pointer=pointer) as features:
+                seen = features(pixels.to(self.device))
+            self._shapes[name] = tuple(seen[name].shape[1:])
+        return self._shapes[name]
+
+    def channel_count(self, name: str, *, pointer: str = "/params/layer") -> int:
+        """Return how many channels a layer has; of `LOGITS`, how many classes there are."""
+        return self.shape(name, pointer=pointer)[0]
+
+    def costs(self) -> dict[str, float]:
+        """Return the operations of a forward pass, by the layer it ends at; see `work.costs`."""
+        if not self._costs:
+            self._costs = costs(self.network, self._mean.shape[1], self.input_size)
+        return self._costs
+
+    @property
+    def class_count(self) -> int:
+        """How many classes the network tells apart."""
+        return self.channel_count(LOGITS)
+
     def check_class(self, index: int, classes: int, *, pointer: str = "/params/target") -> int:
         """Return `index` if the network has that class.
 
@@ -160,23 +196,24 @@ class VisionModel:
 
     @contextmanager
     def capture(
-        self, names: Sequence[str], *, stop: bool = True
+        self, names: Sequence[str], *, pointer: str = "/params/layer"
     ) -> Iterator[Callable[[Tensor], dict[str, Tensor]]]:
         """Yield a function: pixels `[N,3,H,W]` -> the first output of each named layer.
 
-        With `stop` the forward pass ends at the deepest layer asked for.
+        The forward pass ends at the deepest layer asked for; `LOGITS` names the class scores.
 
         Raises:
             UnknownName: the network has no such layer.
             InvalidParameter: (the function) a layer only holds others and never runs itself.
         """
         seen: dict[str, Tensor] = {}
-        wanted = set(names)
+        wanted = set(names) - {LOGITS}
+        stops = len(wanted) == len(set(names))
 
         def keep(name: str) -> Callable[[nn.Module, object, Tensor], None]:
             def hook(module: nn.Module, inputs: object, output: Tensor) -> None:
                 seen.setdefault(name, output)
-                if stop and len(seen) == len(wanted):
+                if stops and len(seen) == len(wanted):
                     raise _Deepest
 
             return hook
@@ -184,14 +221,16 @@ class VisionModel:
         def run(pixels: Tensor) -> dict[str, Tensor]:
             seen.clear()
             with suppress(_Deepest):
-                self.logits(pixels)
+                logits = self.logits(pixels)
+                if not stops:
+                    seen[LOGITS] = logits
             if missing := wanted - seen.keys():
-                raise _never_runs(min(missing))
+                raise _never_runs(min(missing), pointer)
             return dict(seen)
 
         with ExitStack() as hooks:
             for name in wanted:
-                layer = self.layer(name)
+                layer = self.layer(name, pointer=pointer)
                 hooks.callback(layer.register_forward_hook(keep(name)).remove)
             yield run
 
@@ -220,7 +259,7 @@ class VisionModel:
             with torch.enable_grad():
                 logits = self.logits(pixels.detach())
             if not cut:
-                raise _never_runs(name)
+                raise _never_runs(name, "/params/layer")
             return cut[0], logits
 
         handle = self.layer(name).register_forward_hook(hook)
@@ -230,10 +269,9 @@ class VisionModel:
             handle.remove()
 
 
-def _never_runs(name: str) -> InvalidParameter:
+def _never_runs(name: str, pointer: str) -> InvalidParameter:
     return InvalidParameter(
-        f"layer {name} only holds other layers; choose one of those inside it",
-        pointer="/params/layer",
+        f"layer {name} only holds other layers; choose one of those inside it", pointer=pointer
     )
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lantern.errors import InvalidParameter, UnknownName
 from lantern.image import Image
-from lantern.vision_model import VisionModel
+from lantern.vision_model import LOGITS, VisionModel
 
 
 class Boom(Exception):
@@ -179,7 +179,7 @@ def test_capture_runs_no_further_than_it_must(small_model: VisionModel, pixels: 
     with calls(small_model) as seen, small_model.capture(["relu1", "pool"]) as features:
         features(pixels)
     assert seen == ["conv1", "relu1", "pool"]
-    with calls(small_model) as seen, small_model.capture(["pool"], stop=False) as features:
+    with calls(small_model) as seen, small_model.capture(["pool", LOGITS]) as features:
         features(pixels)
     assert seen[-1] == "fc"
 

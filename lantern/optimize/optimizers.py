@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+Measure = Literal["spread", "length", "sign"]
+
 
 class NormalisedAscent(torch.optim.Optimizer):
-    """Step along the gradient over its standard deviation, so that every layer moves alike.
+    """Step along each sample's gradient over its own size, so that every layer moves alike.
+
+    The size of a gradient is its standard deviation (`spread`), its Euclidean `length`, or that of
+    each of its values (`sign`). Samples are the first axis of a parameter.
 
     Source: the reference notebook of Mordvintsev et al. 2015, which divides by the mean absolute
-    gradient.
+    gradient; CS231n, assignment 3 (length); Goodfellow et al. 2014, section 4 (sign).
     """
 
-    def __init__(self, parameters: Iterable[Tensor], step_size: float) -> None:
+    def __init__(
+        self, parameters: Iterable[Tensor], step_size: float, *, by: Measure = "spread"
+    ) -> None:
+        self._by = by
         super().__init__(parameters, {"lr": step_size})
 
     @torch.no_grad()
@@ -24,9 +33,17 @@ class NormalisedAscent(torch.optim.Optimizer):
         loss = None if closure is None else _with_grad(closure)
         for group in self.param_groups:
             for parameter in group["params"]:
-                spread = parameter.grad.std().clamp_min(1e-12)
-                parameter.sub_(parameter.grad / spread, alpha=group["lr"])
+                direction = _directed(parameter.grad, self._by)
+                parameter.sub_(direction, alpha=group["lr"])
         return loss
+
+
+def _directed(gradient: Tensor, by: Measure) -> Tensor:
+    if by == "sign":
+        return gradient.sign()
+    flat = gradient.flatten(1)
+    size = flat.std(1) if by == "spread" else flat.norm(dim=1)
+    return gradient / size.clamp_min(1e-12).view(-1, *[1] * (gradient.dim() - 1))
 
 
 @torch.enable_grad()
