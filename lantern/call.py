@@ -5,11 +5,10 @@ from __future__ import annotations
 import base64
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -25,13 +24,15 @@ from lantern.styles.library import StyleLibrary
 from lantern.zoo import DEFAULT_MODEL, Zoo
 
 ANYTHING = "*/*"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Call:
     """One call of a technique.
 
-    `inputs` are encoded pictures by slot, `accept` media types by preference.
+    `inputs` are encoded pictures; those of a slot are called `style`, `style-2`, `style-3` and so
+    on, in their order. `accept` are media types by preference.
     """
 
     technique: str
@@ -108,7 +109,7 @@ class Studio:
     def run(
         self,
         call: Call,
-        images: Mapping[str, Image],
+        images: Mapping[str, Image | Sequence[Image]],
         progress: Progress = silent,
         checkpoints: Checkpoints | None = None,
     ) -> Result:
@@ -126,40 +127,57 @@ class Studio:
         )
 
 
-def decode(inputs: Mapping[str, bytes]) -> dict[str, Image]:
-    """Decode every input.
+def number(pictures: Mapping[str, Sequence[bytes]]) -> dict[str, bytes]:
+    """Give the pictures of each slot the names they travel under: `style`, `style-2`, ..."""
+    return {
+        slot if place == 0 else f"{slot}-{place + 1}": data
+        for slot, several in pictures.items()
+        for place, data in enumerate(several)
+    }
+
+
+def by_slot(inputs: Mapping[str, bytes]) -> dict[str, list[bytes]]:
+    """Undo `number`."""
+    slots: dict[str, list[bytes]] = {}
+    for name, data in inputs.items():
+        slots.setdefault(name.partition("-")[0], []).append(data)
+    return slots
+
+
+def decode(inputs: Mapping[str, bytes]) -> dict[str, tuple[Image, ...]]:
+    """Decode every input: the pictures of each slot, in their order.
 
     Raises:
         BadImage: one is undecodable or too large; the pointer says which.
     """
-    images = {}
-    for slot, data in inputs.items():
-        with _pointing_at(slot):
-            images[slot] = Image.decode(data)
-    return images
+    return {
+        slot: tuple(_each(slot, Image.decode, several)) for slot, several in by_slot(inputs).items()
+    }
 
 
 def check(technique: Technique, inputs: Mapping[str, bytes], *, thoroughly: bool) -> None:
     """Check that the inputs fit, by their headers or, thoroughly, by decoding them.
 
     Raises:
-        MissingInput: a slot is empty or unknown.
+        MissingInput: a slot is empty, too full or unknown.
         BadImage: a picture is undecodable or outside the limits; the pointer says which.
     """
-    check_inputs(technique, inputs)
-    for slot, data in inputs.items():
-        with _pointing_at(slot):
-            (Image.check if thoroughly else Image.probe)(data)
+    slots = by_slot(inputs)
+    check_inputs(technique, slots)
+    for slot, several in slots.items():
+        for _ in _each(slot, Image.check if thoroughly else Image.probe, several):
+            pass
 
 
-@contextmanager
-def _pointing_at(slot: str) -> Iterator[None]:
-    """Point picture errors at the input slot they come from."""
-    try:
-        yield
-    except LanternError as error:
-        error.pointer = error.pointer or f"/inputs/{slot}"
-        raise
+def _each(slot: str, action: Callable[[bytes], T], several: Sequence[bytes]) -> Iterator[T]:
+    """Do something with every picture of a slot; point picture errors at the one it is."""
+    for place, data in enumerate(several):
+        try:
+            yield action(data)
+        except LanternError as error:
+            where = f"/inputs/{slot}/{place}" if len(several) > 1 else f"/inputs/{slot}"
+            error.pointer = error.pointer or where
+            raise
 
 
 def choose(artifact: Artifact, accept: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from lantern import registry
 from lantern.artifact import Rendering
 from lantern.params import Params
-from lantern.registry import Technique
+from lantern.registry import Slot, Technique
 from lantern.zoo import DEFAULT_MODEL, RECORDS
 
 
@@ -20,7 +20,7 @@ def describe(technique: Technique) -> dict[str, Any]:
         "details": technique.details,
         "family": technique.family,
         "runs": technique.runs,
-        "inputs": [{"name": slot, "description": what} for slot, what in technique.inputs.items()],
+        "inputs": [_input(name, slot) for name, slot in technique.inputs.items()],
         "params": schema(technique.params_type),
         "model": {"default": DEFAULT_MODEL, "choices": list(RECORDS)}
         if technique.takes_model
@@ -31,6 +31,16 @@ def describe(technique: Technique) -> dict[str, Any]:
             {"name": name, "description": what} for name, what in technique.outputs.items()
         ],
         "source": technique.source,
+    }
+
+
+def _input(name: str, slot: Slot) -> dict[str, Any]:
+    return {
+        "name": name,
+        "description": slot.description,
+        "required": slot.is_required,
+        "least": slot.least,
+        "most": slot.most,
     }
 
 

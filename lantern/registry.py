@@ -41,8 +41,43 @@ _INJECTED: dict[Any, str] = {
 
 
 @dataclass(frozen=True)
+class Count:
+    """How many pictures a slot for several takes; `least` may be 0.
+
+    Raises:
+        TypeError: these are not the bounds of several pictures.
+    """
+
+    least: int
+    most: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.least <= self.most or self.most < 2:
+            raise TypeError(f"{self}: it must be 0 <= least <= most, and most at least 2")
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One image slot: what goes in, and how many pictures of it."""
+
+    description: str
+    least: int = 1
+    most: int = 1
+
+    @property
+    def is_required(self) -> bool:
+        """Whether it may not stay empty."""
+        return self.least > 0
+
+    @property
+    def takes_several(self) -> bool:
+        """Whether the technique gets a tuple of pictures."""
+        return self.most > 1
+
+
+@dataclass(frozen=True)
 class Technique:
-    """One technique as the registry knows it; `inputs` maps each image slot to what goes in."""
+    """One technique as the registry knows it; `inputs` are its image slots by name."""
 
     name: str
     title: str
@@ -53,9 +88,10 @@ class Technique:
     details: str
     function: Callable[..., Outcome]
     params_type: type[Params]
-    inputs: Mapping[str, str]
+    inputs: Mapping[str, Slot]
     injected: Mapping[str, str]
     outputs: Mapping[str, str]
+    keeps_shape: bool = True
     work: Estimator | None = None
 
     @property
@@ -85,18 +121,22 @@ def technique(
     source: str,
     outputs: Mapping[str, str],
     title: str = "",
+    keeps_shape: bool = True,
     work: Estimator | None = None,
 ) -> Callable[[Callable[..., Outcome]], Callable[..., Outcome]]:
     """Register a function as a technique; its annotations say what it takes.
 
-    `Image` arguments are input slots (annotated with what goes in), the `Params` argument is the
-    technique's own, and `VisionModel`, `StyleLibrary`, `Progress`, `torch.Generator` and
-    `Checkpoints` are injected. `outputs` names each artifact and what it is, the principal one
-    first. The title is the name as a heading, unless its writers write it otherwise. `work` says
-    how much a call will take, from its parameters, the sizes of its pictures and the network.
+    `Image` arguments are input slots, annotated with what goes in: `Image` for exactly one picture,
+    `Image | None` for one or none, `tuple[Image, ...]` with a `Count` for several. The `Params`
+    argument is the technique's own, and `VisionModel`, `StyleLibrary`, `Progress`,
+    `torch.Generator` and `Checkpoints` are injected. `outputs` names each artifact and what it is,
+    the principal one first. The title is the name as a heading, unless its writers write it
+    otherwise. `keeps_shape` is for techniques whose first slot takes exactly one picture: those
+    made have its aspect ratio and transparency. `work` says how much a call will take, from its
+    parameters, the sizes of its pictures and the network.
 
     Raises:
-        TypeError: a docstring, source, description or bound is missing, or the name is taken.
+        TypeError: a docstring, source, description or bound is missing, or a name is taken.
     """
 
     def register(function: Callable[..., Outcome]) -> Callable[..., Outcome]:
@@ -117,6 +157,7 @@ def technique(
             details=details.strip(),
             function=function,
             outputs=dict(outputs),
+            keeps_shape=keeps_shape,
             work=work,
             **_arguments(name, function),
         )
@@ -150,14 +191,14 @@ def _filled() -> dict[str, Technique]:
 
 def _arguments(name: str, function: Callable[..., Outcome]) -> dict[str, Any]:
     """Read from a function's annotations its inputs, its parameters and what to inject."""
-    inputs: dict[str, str] = {}
+    inputs: dict[str, Slot] = {}
     injected: dict[str, str] = {}
     params_type: type[Params] = Params
     for argument, hint in get_type_hints(function, include_extras=True).items():
         if argument == "return":
             continue
-        if get_origin(hint) is Annotated and get_args(hint)[0] is Image:
-            inputs[argument] = str(get_args(hint)[1])
+        if (slot := _slot(f"{name}, input {argument}", hint)) is not None:
+            inputs[argument] = slot
         elif isinstance(hint, type) and issubclass(hint, Params):
             params_type = hint
         elif hint in _INJECTED:
@@ -166,7 +207,31 @@ def _arguments(name: str, function: Callable[..., Outcome]) -> dict[str, Any]:
             raise TypeError(f"{name}: nothing is known to inject for the argument {argument}")
     for field_name, schema in params_type.model_json_schema().get("properties", {}).items():
         _check_field(name, field_name, schema)
+    for slot_name in inputs:
+        _check_slot_name(name, slot_name, params_type)
     return {"inputs": inputs, "injected": injected, "params_type": params_type}
+
+
+def _slot(where: str, hint: Any) -> Slot | None:
+    """Read an argument's annotation as an image slot, None where it is none."""
+    if get_origin(hint) is not Annotated:
+        return None
+    kind, description, *more = get_args(hint)
+    if kind not in (Image, Image | None, tuple[Image, ...]):
+        return None
+    if (kind == tuple[Image, ...]) != (len(more) == 1 and isinstance(more[0], Count)):
+        raise TypeError(f"{where}: several pictures, and only these, need a Count(least, most)")
+    if kind == tuple[Image, ...]:
+        return Slot(str(description), more[0].least, more[0].most)
+    return Slot(str(description), least=1 if kind is Image else 0)
+
+
+def _check_slot_name(technique_name: str, slot: str, params_type: type[Params]) -> None:
+    where = f"{technique_name}, input {slot}"
+    if slot[-1].isdigit():  # the pictures of a slot are numbered: style, style-2
+        raise TypeError(f"{where}: a name may not end with a digit")
+    if slot in RESERVED or slot in params_type.model_fields:
+        raise TypeError(f"{where}: the name is taken")
 
 
 def _check_field(technique_name: str, name: str, schema: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ import functools
 import json
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pydantic
@@ -20,7 +20,7 @@ from lantern.errors import InvalidParameter, InvalidParameters, MissingInput, No
 from lantern.image import Image
 from lantern.params import Params
 from lantern.progress import Progress, silent
-from lantern.registry import Technique
+from lantern.registry import Slot, Technique
 from lantern.styles.library import StyleLibrary
 from lantern.vision_model import VisionModel
 from lantern.work import Work
@@ -33,7 +33,7 @@ MOST_VALUES = 1024
 
 def run(
     name: str,
-    images: Mapping[str, Image],
+    images: Mapping[str, Image | Sequence[Image]],
     params: Params | Mapping[str, Any] | None = None,
     *,
     model: VisionModel | None = None,
@@ -44,8 +44,9 @@ def run(
 ) -> Result:
     """Look up a technique, validate, seed, call, check and time it.
 
-    `images` has one picture for each input slot. The same arguments give the same artifacts on
-    the same machine; the global random state is neither used nor changed.
+    `images` has the picture, or the pictures in their order, of each input slot that is filled. The
+    same arguments give the same artifacts on the same machine; the global random state is neither
+    used nor changed.
 
     Raises:
         LanternError: an input or parameter is wrong, or the result is not finite.
@@ -56,6 +57,7 @@ def run(
         params if isinstance(params, Params) else validate(technique.params_type, params or {})
     )
     check_inputs(technique, images)
+    pictures = {slot: _several(given) for slot, given in images.items()}
     given = {
         "model": model,
         "styles": styles,
@@ -67,9 +69,9 @@ def run(
     for argument, value in arguments.items():
         if value is None:
             raise MissingInput(f"{name} needs a {argument}", pointer=f"/params/{argument}")
-    estimate = _estimate(technique, checked, images, model)
+    estimate = _estimate(technique, checked, pictures, model)
     started = time.perf_counter()
-    outcome = technique.function(**images, **arguments, params=checked)
+    outcome = technique.function(**_filled(technique, pictures), **arguments, params=checked)
     seconds = time.perf_counter() - started
     _check_finite(outcome.artifacts)
     return Result(
@@ -80,7 +82,7 @@ def run(
         facts={
             **outcome.facts,
             **estimate,
-            **_provenance(technique, model, images),
+            **_provenance(technique, model, pictures),
             "seconds": round(seconds, 4),
         },
     )
@@ -116,24 +118,60 @@ def _size(value: Any) -> int:
 
 
 def check_inputs(technique: Technique, given: Mapping[str, object]) -> None:
-    """Check that exactly the technique's input slots are filled.
+    """Check that the technique's input slots are filled as they may be.
+
+    A slot's value is what stands for its picture, or a sequence of these.
 
     Raises:
-        MissingInput: one is empty, or one was given that does not exist.
+        MissingInput: one is too empty or too full, or was given and does not exist.
     """
-    slots = ", ".join(technique.inputs)
-    for slot in technique.inputs:
-        if slot not in given:
+    for name, slot in technique.inputs.items():
+        _check_number(technique, name, slot, len(_several(given.get(name, ()))))
+    for name in given:
+        if name not in technique.inputs:
             raise MissingInput(
-                f"the input {slot} is missing; {technique.name} takes: {slots}",
-                pointer=f"/inputs/{slot}",
-            )
-    for slot in given:
-        if slot not in technique.inputs:
-            raise MissingInput(
-                f"{technique.name} has no such input; it takes: {slots}",
+                f"{technique.name} has no such input; it takes: {_slots(technique)}",
                 pointer="/inputs", code="unknown-input",
             )  # fmt: skip
+
+
+def _check_number(technique: Technique, name: str, slot: Slot, number: int) -> None:
+    if number == 0 and slot.is_required:
+        raise MissingInput(
+            f"the input {name} is missing; {technique.name} takes: {_slots(technique)}",
+            pointer=f"/inputs/{name}",
+        )
+    legal = f"it takes {slot.least} to {slot.most}" if slot.takes_several else "it takes 1"
+    if number < slot.least:
+        raise MissingInput(
+            f"pictures given for {name}: {number}; {legal}: send more",
+            pointer=f"/inputs/{name}",
+        )
+    if number > slot.most:
+        raise MissingInput(
+            f"pictures given for {name}: {number}; {legal}: leave the others out",
+            pointer=f"/inputs/{name}/{slot.most}", code="too-many-inputs",
+        )  # fmt: skip
+
+
+def _slots(technique: Technique) -> str:
+    return ", ".join(technique.inputs) or "none"
+
+
+def _several(given: Any) -> tuple[Any, ...]:
+    is_one = isinstance(given, (str, bytes)) or not isinstance(given, Sequence)
+    return (given,) if is_one else tuple(given)
+
+
+def _filled(
+    technique: Technique, pictures: Mapping[str, tuple[Image, ...]]
+) -> dict[str, Image | tuple[Image, ...] | None]:
+    """Return what the technique's function gets for each slot."""
+    filled: dict[str, Image | tuple[Image, ...] | None] = {}
+    for name, slot in technique.inputs.items():
+        given = pictures.get(name, ())
+        filled[name] = given if slot.takes_several else next(iter(given), None)
+    return filled
 
 
 def _split(kind: type[Params], name: str, value: Any) -> Any:
@@ -189,20 +227,20 @@ def _check_finite(artifacts: tuple[Artifact, ...]) -> None:
 def _estimate(
     technique: Technique,
     params: Params,
-    images: Mapping[str, Image],
+    pictures: Mapping[str, Sequence[Image]],
     model: VisionModel | None,
 ) -> dict[str, Any]:
     """Say what the run was expected to take: passes of pictures, and operations."""
     if technique.work is None or model is None:
         return {}
-    sizes = {slot: [(image.height, image.width)] for slot, image in images.items()}
+    sizes = {slot: [(p.height, p.width) for p in several] for slot, several in pictures.items()}
     work: Work = technique.work(params, sizes, model)
     operations = work.operations(model.costs(), model.input_size)
     return {"estimate": {"passes": round(work.passes), "gigaflop": round(operations / 1e9, 3)}}
 
 
 def _provenance(
-    technique: Technique, model: VisionModel | None, images: Mapping[str, Image]
+    technique: Technique, model: VisionModel | None, pictures: Mapping[str, Sequence[Image]]
 ) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "versions": {
@@ -213,5 +251,5 @@ def _provenance(
     }
     if technique.takes_model and model is not None:
         facts["model"] = {"name": model.name, "weights_sha256": model.weights_sha256}
-    notes = [note for image in images.values() for note in image.notes]
+    notes = [note for slot in pictures.values() for image in slot for note in image.notes]
     return facts | ({"warnings": notes} if notes else {})

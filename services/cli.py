@@ -85,7 +85,7 @@ def _add_technique(commands: Any, technique: Any) -> None:
     sub = commands.add_parser(technique.name, help=technique.summary, description=technique.summary)
     slots = list(technique.inputs)
     for slot in slots:
-        sub.add_argument(slot, type=Path, help=technique.inputs[slot])
+        sub.add_argument(slot, type=Path, help=technique.inputs[slot].description)
     sub.add_argument(
         "-o", "--output", type=Path, help="file to write: .jpg, .png, .webp, .json or .npz"
     )

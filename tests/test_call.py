@@ -15,7 +15,7 @@ import pytest
 
 from lantern import registry
 from lantern.artifact import PLAIN, Heatmap, NotAcceptable, Picture, Rendering, Table
-from lantern.call import Call, Studio, check, choose, decode, document
+from lantern.call import Call, Studio, by_slot, check, choose, decode, document, number
 from lantern.errors import BadImage, InvalidParameters, MissingInput, UnknownName
 from lantern.image import Image
 from lantern.run import run
@@ -145,6 +145,28 @@ def test_a_wrong_picture_is_pointed_at(picture: Image) -> None:
         with pytest.raises(BadImage) as caught:
             check(transfer, inputs, thoroughly=True)
         assert caught.value.pointer == "/inputs/style"
+
+
+def test_the_pictures_of_a_slot_are_numbered_in_their_order(picture: Image) -> None:
+    shades = [Image(picture.pixels * n / 4).encode() for n in range(4)]
+    inputs = number({"style": shades[:3], "image": shades[3:], "mask": []})
+    assert list(inputs) == ["style", "style-2", "style-3", "image"]
+    assert by_slot(inputs) == {"style": shades[:3], "image": shades[3:]}
+    assert Call.unpack(*Call("t", inputs).pack()).inputs == inputs
+    images = decode(inputs)
+    assert [len(images[slot]) for slot in ("style", "image")] == [3, 1]
+    means = [float(image.pixels.mean()) for image in images["style"]]
+    assert means == sorted(means)
+    assert means[0] == 0 < means[1]
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_wrong_picture_among_several_is_pointed_at(place: int, picture: Image) -> None:
+    several = [picture.encode()] * 3
+    several[place] = b"text"
+    with pytest.raises(BadImage) as caught:
+        decode(number({"style": several}))
+    assert caught.value.pointer == f"/inputs/style/{place}"
 
 
 def test_headers_are_checked_quickly_and_pixels_thoroughly(picture: Image) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import jsonschema
@@ -10,7 +11,7 @@ import pytest
 from lantern import registry
 from lantern.artifact import Rendering
 from lantern.describe import describe, describe_all, schema
-from lantern.registry import Technique
+from lantern.registry import Slot, Technique
 
 EVERY = list(registry.every())
 
@@ -46,6 +47,20 @@ def test_a_description_has_what_a_page_needs(technique: Technique) -> None:
 
 def test_all_are_described() -> None:
     assert [d["name"] for d in describe_all()] == [t.name for t in EVERY]
+
+
+def test_inputs_say_how_many_pictures_they_take() -> None:
+    slots = {
+        "image": Slot("the photograph"),
+        "mask": Slot("where", least=0),
+        "style": Slot("paintings", least=2, most=5),
+    }
+    made = dataclasses.replace(registry.find("saliency"), inputs=slots)
+    assert describe(made)["inputs"] == [
+        {"name": "image", "description": "the photograph", "required": True, "least": 1, "most": 1},
+        {"name": "mask", "description": "where", "required": False, "least": 0, "most": 1},
+        {"name": "style", "description": "paintings", "required": True, "least": 2, "most": 5},
+    ]
 
 
 def test_fields_keep_their_own_names() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, get_args, get_origin
 
@@ -59,13 +59,32 @@ def cheap(technique: Technique) -> dict[str, Any]:
     return chosen
 
 
-def pictures(technique: Technique, photo: Image) -> dict[str, Image]:
-    """Return a picture of 64 by 72 pixels for each slot, each another one."""
-    whole = photo.resize(80, 88)
+def pictures(technique: Technique, photo: Image) -> dict[str, tuple[Image, ...]]:
+    """Return as many pictures of 64 by 72 pixels as each slot takes, each another one."""
+    whole = photo.resize(112, 136)
     return {
-        slot: whole.crop(4 * number, 5 * number, 64, 72)
-        for number, slot in enumerate(technique.inputs)
+        slot: tuple(
+            whole.crop(4 * number + 6 * place, 5 * number + 7 * place, 64, 72)
+            for place in range(min(entry.most, 4))
+        )
+        for number, (slot, entry) in enumerate(technique.inputs.items())
     }
+
+
+def repaints(technique: Technique) -> bool:
+    """Tell whether the pictures it makes are its first input, painted anew."""
+    first = next(iter(technique.inputs.values()), None)
+    return technique.keeps_shape and first is not None and (first.least, first.most) == (1, 1)
+
+
+def optional_slots(technique: Technique) -> list[str]:
+    return [name for name, slot in technique.inputs.items() if not slot.is_required]
+
+
+def changed(
+    images: Mapping[str, Sequence[Image]], change: Callable[[Image], Image]
+) -> dict[str, tuple[Image, ...]]:
+    return {slot: tuple(map(change, several)) for slot, several in images.items()}
 
 
 @pytest.fixture
@@ -74,14 +93,14 @@ def go(model: VisionModel, styles: StyleLibrary, photo: Image) -> Run:
 
     def go(
         technique: Technique,
-        images: Mapping[str, Image] | None = None,
+        images: Mapping[str, Sequence[Image]] | None = None,
         progress: Progress = silent,
         seed: int = 0,
         **params: Any,
     ) -> Result:
         return run(
             technique.name,
-            images or pictures(technique, photo),
+            pictures(technique, photo) if images is None else images,
             cheap(technique) | params,
             model=model,
             styles=styles,
@@ -152,7 +171,7 @@ def test_results_are_finite_and_in_range(technique: Technique, result: Result) -
             assert len({tuple(row) for row in artifact.rows}) == 1
 
 
-@each(EVERY)
+@each([technique for technique in EVERY if repaints(technique)])
 def test_pictures_keep_the_shape_of_the_first_input(technique: Technique, result: Result) -> None:
     for artifact in result.artifacts:
         if isinstance(artifact, Picture):
@@ -245,9 +264,9 @@ def test_without_chance_the_seed_does_not_matter(
 def test_a_call_does_not_depend_on_those_before_it(
     technique: Technique, result: Result, go: Run, photo: Image
 ) -> None:
-    others = {slot: Image(1 - p.pixels.flip(1)) for slot, p in pictures(technique, photo).items()}
+    others = changed(pictures(technique, photo), lambda p: Image(1 - p.pixels.flip(1)))
     again = go(technique, others)
-    assert not same(again, result)
+    assert not technique.inputs or not same(again, result)
     assert same(go(technique), result)
     assert same(go(technique, others), again)
 
@@ -256,18 +275,30 @@ def test_a_call_does_not_depend_on_those_before_it(
 def test_inputs_are_not_written_to(technique: Technique, go: Run, photo: Image) -> None:
     given = pictures(technique, photo)
     alpha = torch.linspace(0, 1, 64 * 72).view(64, 72)
-    kept = {slot: image.pixels.clone() for slot, image in given.items()}
-    images = {slot: Image(image.pixels, alpha=alpha) for slot, image in given.items()}
-    clear = go(technique, images)
-    assert all(torch.equal(images[slot].pixels, kept[slot]) for slot in kept)
+    kept = changed(given, lambda image: Image(image.pixels.clone()))
+    clear = go(technique, changed(given, lambda image: Image(image.pixels, alpha=alpha)))
+    for slot, several in kept.items():
+        for before, after in zip(several, given[slot], strict=True):
+            assert torch.equal(before.pixels, after.pixels)
     assert torch.equal(alpha, torch.linspace(0, 1, 64 * 72).view(64, 72))
     for artifact in clear.artifacts:  # and a transparent picture stays transparent
-        if isinstance(artifact, Picture):
+        if isinstance(artifact, Picture) and repaints(technique):
             assert artifact.image.alpha is not None
             assert artifact.image.alpha.shape == artifact.image.pixels.shape[1:]
 
 
-@each(EVERY)
+@each([technique for technique in EVERY if optional_slots(technique)])
+def test_slots_that_need_not_be_filled_may_stay_empty(
+    technique: Technique, go: Run, photo: Image
+) -> None:
+    images = pictures(technique, photo)
+    least = {slot: images[slot][: entry.least] for slot, entry in technique.inputs.items()}
+    assert all(artifact.is_finite() for artifact in go(technique, least).artifacts)
+    unfilled = {slot: several for slot, several in least.items() if several}
+    assert same(go(technique, unfilled), go(technique, least))
+
+
+@each([technique for technique in EVERY if technique.inputs])
 @pytest.mark.parametrize(
     "picture",
     [
@@ -280,7 +311,7 @@ def test_inputs_are_not_written_to(technique: Technique, go: Run, photo: Image) 
     ids=["black", "white", "wide", "tall", "small"],
 )
 def test_extreme_pictures_are_no_trouble(technique: Technique, picture: Image, go: Run) -> None:
-    given = dict.fromkeys(technique.inputs, picture)
+    given = {name: (picture,) * max(slot.least, 1) for name, slot in technique.inputs.items()}
     if technique.takes_progress and min(picture.height, picture.width) < 32:
         with pytest.raises(InvalidParameter) as caught:
             go(technique, given)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lantern.optimize.optimizers import NormalisedAscent
+from lantern.optimize.optimizers import Measure, NormalisedAscent
+
+MEASURES: tuple[Measure, ...] = ("spread", "length", "sign")
 
 
 def test_a_step_is_along_the_gradient_over_its_deviation() -> None:
-    at = torch.zeros(2, 5, requires_grad=True)
-    slope = torch.arange(10.0).view(2, 5)
+    at = torch.zeros(1, 2, 5, requires_grad=True)
+    slope = torch.arange(10.0).view(1, 2, 5)
     optimizer = NormalisedAscent([at], step_size=0.3)
 
     def closure() -> float:
@@ -23,32 +25,61 @@ def test_a_step_is_along_the_gradient_over_its_deviation() -> None:
     assert torch.allclose(at.detach(), 0.3 * slope / slope.std())
 
 
+def test_a_step_has_the_length_asked_for() -> None:
+    at = torch.zeros(1, 4, requires_grad=True)
+    at.grad = torch.tensor([[3.0, 0.0, 0.0, -4.0]])
+    NormalisedAscent([at], step_size=2.0, by="length").step()
+    assert at.detach()[0].tolist() == pytest.approx([-1.2, 0, 0, 1.6])
+
+
+def test_a_step_by_sign_moves_every_value_alike() -> None:
+    at = torch.zeros(1, 3, requires_grad=True)
+    at.grad = torch.tensor([[1e-9, 0.0, -5.0]])
+    NormalisedAscent([at], step_size=0.5, by="sign").step()
+    assert at.detach()[0].tolist() == [-0.5, 0, 0.5]
+
+
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
-def test_the_step_does_not_depend_on_the_gradients_scale(scale: float) -> None:
-    at = torch.zeros(50, requires_grad=True)
-    at.grad = torch.randn(50, generator=torch.Generator().manual_seed(0)) * scale
-    assert NormalisedAscent([at], step_size=0.1).step() is None
-    assert at.detach().std().item() == pytest.approx(0.1, rel=1e-4)
+@pytest.mark.parametrize("by", MEASURES)
+def test_the_step_does_not_depend_on_the_gradients_scale(scale: float, by: Measure) -> None:
+    gradient = torch.randn(1, 50, generator=torch.Generator().manual_seed(0))
+    steps = []
+    for factor in (1.0, scale):
+        at = torch.zeros(1, 50, requires_grad=True)
+        at.grad = gradient * factor
+        assert NormalisedAscent([at], step_size=0.1, by=by).step() is None
+        steps.append(at.detach())
+    assert torch.allclose(steps[0], steps[1], rtol=1e-4)
+
+
+@pytest.mark.parametrize("by", MEASURES)
+def test_every_sample_is_normalised_by_itself(by: Measure) -> None:
+    slope = torch.linspace(-1, 1, 20)
+    both = torch.zeros(2, 20, requires_grad=True)
+    both.grad = torch.stack([slope * 1e-3, slope.flip(0) * 1e3])
+    NormalisedAscent([both], step_size=0.1, by=by).step()
+    assert torch.allclose(both[0], both[1].flip(0), rtol=1e-4)
 
 
 def test_every_parameter_is_normalised_by_itself() -> None:
-    small, large = (torch.zeros(20, requires_grad=True) for _ in range(2))
-    slope = torch.linspace(-1, 1, 20)
+    small, large = (torch.zeros(1, 20, requires_grad=True) for _ in range(2))
+    slope = torch.linspace(-1, 1, 20)[None]
     small.grad, large.grad = slope * 1e-3, slope * 1e3
     NormalisedAscent([small, large], step_size=0.1).step()
     assert torch.allclose(small, large, rtol=1e-4)
 
 
-def test_a_gradient_that_is_zero_moves_nothing() -> None:
-    at = torch.ones(5, requires_grad=True)
-    at.grad = torch.zeros(5)
-    NormalisedAscent([at], step_size=0.1).step()
-    assert at.tolist() == [1] * 5
+@pytest.mark.parametrize("by", MEASURES)
+def test_a_gradient_that_is_zero_moves_nothing(by: Measure) -> None:
+    at = torch.ones(1, 5, requires_grad=True)
+    at.grad = torch.zeros(1, 5)
+    NormalisedAscent([at], step_size=0.1, by=by).step()
+    assert at.tolist() == [[1] * 5]
 
 
 def test_the_rate_can_be_changed_between_steps() -> None:
-    at = torch.zeros(10, requires_grad=True)
-    at.grad = torch.linspace(-1, 1, 10)
+    at = torch.zeros(1, 10, requires_grad=True)
+    at.grad = torch.linspace(-1, 1, 10)[None]
     optimizer = NormalisedAscent([at], step_size=0.1)
     optimizer.param_groups[0]["lr"] = 0.2
     optimizer.step()

@@ -15,7 +15,7 @@ from lantern.errors import UnknownName
 from lantern.image import Image
 from lantern.params import Params
 from lantern.progress import Progress
-from lantern.registry import technique
+from lantern.registry import Count, Slot, technique
 from lantern.styles.library import StyleLibrary
 from lantern.vision_model import VisionModel
 
@@ -182,13 +182,84 @@ def test_what_a_technique_says_of_itself_is_found() -> None:
     assert made.title == "Whole story"
     assert made.summary == "Tell a story."
     assert made.details == "In more words,\non two lines."
-    assert dict(made.inputs) == {"first": "one picture", "second": "another"}
+    assert dict(made.inputs) == {
+        "first": Slot("one picture", least=1, most=1),
+        "second": Slot("another", least=1, most=1),
+    }
     assert made.params_type is Good
     assert dict(made.injected) == {
         "net": "model", "shelf": "styles", "watch": "progress", "chance": "generator",
     }  # fmt: skip
     assert (made.takes_model, made.takes_seed, made.takes_progress) == (True, True, True)
     assert "whole-story" in [found.name for found in registry.every()]
+
+
+def function_with(*hints: Any, name: str = "shown") -> Callable[..., Outcome]:
+    """Make a technique whose only inputs are annotated so."""
+    function = function_taking(Good)
+    del function.__annotations__["image"]
+    function.__annotations__ |= {name * (n + 1): hint for n, hint in enumerate(hints)}
+    return function
+
+
+def test_slots_are_required_optional_or_for_several() -> None:
+    several = tuple[Image, ...]
+    function = function_with(
+        Annotated[Image, "one"],
+        Annotated[Image | None, "perhaps one"],
+        Annotated[several, "some", Count(0, 3)],
+        Annotated[several, "a set", Count(2, 2)],
+    )
+    technique("some-name", **FULL)(function)
+    one, optional, some, pair = registry.find("some-name").inputs.values()
+    assert one == Slot("one", least=1, most=1)
+    assert optional == Slot("perhaps one", least=0, most=1)
+    assert some == Slot("some", least=0, most=3)
+    assert pair == Slot("a set", least=2, most=2)
+    assert [s.is_required for s in (one, optional, some, pair)] == [True, False, False, True]
+    assert [s.takes_several for s in (one, optional, some, pair)] == [False, False, True, True]
+
+
+def test_a_technique_may_take_no_picture() -> None:
+    technique("some-name", **FULL)(function_with())
+    assert registry.find("some-name").inputs == {}
+
+
+@pytest.mark.parametrize(
+    "hint",
+    [
+        Annotated[tuple[Image, ...], "unbounded"],
+        Annotated[tuple[Image, ...], "not bounds", (1, 2)],
+        Annotated[Image, "one", Count(1, 2)],
+        Annotated[Image | None, "one", Count(0, 2)],
+    ],
+)
+def test_a_count_belongs_to_several_pictures_and_to_nothing_else(hint: Any) -> None:
+    with pytest.raises(TypeError, match="input shown: several pictures, and only these, need"):
+        technique("some-name", **FULL)(function_with(hint))
+
+
+@pytest.mark.parametrize("bounds", [(-1, 2), (3, 2), (0, 1), (1, 1), (0, 0)])
+def test_a_count_is_of_several_pictures(bounds: tuple[int, int]) -> None:
+    with pytest.raises(TypeError, match="0 <= least <= most, and most at least 2"):
+        Count(*bounds)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("image2", "may not end with a digit"),
+        ("seed", "is taken"),
+        ("params", "is taken"),
+        ("quality", "is taken"),
+        ("amount", "is taken"),
+    ],
+)
+def test_a_slot_has_a_name_of_its_own(name: str, reason: str) -> None:
+    function = function_with(Annotated[Image, "one"], name=name)
+    function.__annotations__["chosen"] = Good
+    with pytest.raises(TypeError, match=f"input {name}: .*{reason}"):
+        technique("some-name", **FULL)(function)
 
 
 def test_a_title_may_be_written_as_its_authors_write_it() -> None:

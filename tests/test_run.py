@@ -15,6 +15,7 @@ from lantern.artifact import Heatmap, Outcome, Picture, Table
 from lantern.errors import InvalidParameter, InvalidParameters, MissingInput, NotFinite, UnknownName
 from lantern.image import Image
 from lantern.params import Params
+from lantern.registry import Count
 from lantern.run import check_inputs, legal_values, run, validate
 from lantern.vision_model import VisionModel
 
@@ -205,6 +206,97 @@ def test_an_unknown_input_is_refused(picture: Image) -> None:
     with pytest.raises(MissingInput, match="it takes: image") as caught:
         run("saliency", {"image": picture, "mask": picture})
     assert caught.value.code == "unknown-input"
+
+
+def register_collector() -> dict[str, Any]:
+    """Register a technique called `collector`; return where it puts what it got."""
+    got: dict[str, Any] = {}
+
+    def collector(
+        image: Annotated[Image, "one"],
+        mask: Annotated[Image | None, "perhaps one"],
+        style: Annotated[tuple[Image, ...], "two or three", Count(2, 3)],
+        extra: Annotated[tuple[Image, ...], "up to two", Count(0, 2)],
+        params: Sample,
+    ) -> Outcome:
+        """Keep what it gets."""
+        got.update(image=image, mask=mask, style=style, extra=extra)
+        return Outcome((Picture("picture", image),))
+
+    registry.technique(
+        "collector", family="inference", runs="interactive", source="none", outputs={"a": "b"}
+    )(collector)
+    return got
+
+
+def numbered(count: int) -> list[Image]:
+    return [Image(torch.full((3, 16, 16), 0.1 * n), notes=(f"note {n}",)) for n in range(count)]
+
+
+@pytest.mark.usefixtures("own_registry")
+def test_a_technique_gets_what_its_slots_say() -> None:
+    got, (a, b, c, d) = register_collector(), numbered(4)
+    result = run("collector", {"image": a, "style": [c, b]})
+    assert got == {"image": a, "mask": None, "style": (c, b), "extra": ()}
+    assert result.facts["warnings"] == ["note 0", "note 2", "note 1"]
+    run("collector", {"image": [a], "style": (b, c, d), "extra": d, "mask": (c,)})
+    assert got == {"image": a, "mask": c, "style": (b, c, d), "extra": (d,)}
+    run("collector", {"image": a, "style": [a, a], "extra": [], "mask": []})
+    assert got == {"image": a, "mask": None, "style": (a, a), "extra": ()}
+
+
+@pytest.mark.usefixtures("own_registry")
+@pytest.mark.parametrize(
+    ("counts", "code", "pointer", "reason"),
+    [
+        ({"image": 0}, "missing-input", "/inputs/image", "image is missing; .*image, mask, style"),
+        ({"style": 0}, "missing-input", "/inputs/style", "style is missing"),
+        (
+            {"style": 1},
+            "missing-input",
+            "/inputs/style",
+            "given for style: 1; it takes 2 to 3: send more",
+        ),
+        (
+            {"style": 5},
+            "too-many-inputs",
+            "/inputs/style/3",
+            "given for style: 5; it takes 2 to 3: leave",
+        ),
+        (
+            {"image": 2},
+            "too-many-inputs",
+            "/inputs/image/1",
+            "given for image: 2; it takes 1: leave",
+        ),
+        ({"mask": 3}, "too-many-inputs", "/inputs/mask/1", "given for mask: 3; it takes 1: leave"),
+        ({"extra": 3}, "too-many-inputs", "/inputs/extra/2", "it takes 0 to 2"),
+        ({"more": 1}, "unknown-input", "/inputs", "has no such input"),
+        ({"style-2": 1}, "unknown-input", "/inputs", "has no such input"),
+    ],
+)
+def test_slots_are_filled_neither_too_little_nor_too_much(
+    counts: dict[str, int], code: str, pointer: str, reason: str
+) -> None:
+    register_collector()
+    given = {name: numbered(n) for name, n in ({"image": 1, "style": 2} | counts).items()}
+    with pytest.raises(MissingInput, match=reason) as caught:
+        run("collector", given)
+    assert (caught.value.code, caught.value.pointer) == (code, pointer)
+
+
+@pytest.mark.usefixtures("own_registry")
+def test_a_technique_without_slots_needs_no_picture(picture: Image) -> None:
+    def from_nothing(params: Sample) -> Outcome:
+        """Make a picture."""
+        return Outcome((Picture("picture", picture),))
+
+    registry.technique(
+        "from-nothing", family="synthesis", runs="job", source="none", outputs={"a": "b"}
+    )(from_nothing)
+    assert run("from-nothing", {}).principal.name == "picture"
+    with pytest.raises(MissingInput, match="it takes: none"):
+        run("from-nothing", {"image": picture})
 
 
 @pytest.mark.parametrize(("name", "what"), [("saliency", "model"), ("fast-style", "styles")])

@@ -195,7 +195,7 @@ class Goals:
             return dot
         length = vectors.norm(dim=1) * wanted.norm(dim=1)
         # a floor keeps a gradient where the picture begins on the wrong side
-        cosine = (dot / length.clamp_min(1e-6)).clamp_min(0.1)
+        cosine: Tensor = (dot / length.clamp_min(1e-6)).clamp_min(0.1)
         return dot * cosine.pow(self._power)
 
 

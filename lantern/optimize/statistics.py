@@ -43,7 +43,8 @@ def frequencies(height: int, width: int) -> Tensor:
     """
     down = torch.fft.fftfreq(height)[:, None]
     right = torch.fft.rfftfreq(width)[None]
-    return (down.square() + right.square()).sqrt().clamp_min(1 / max(height, width))
+    length: Tensor = (down.square() + right.square()).sqrt()
+    return length.clamp_min(1 / max(height, width))
 
 
 def magnitudes(height: int, width: int) -> Tensor:

@@ -137,7 +137,10 @@ def _responses(path: str, method: str) -> dict[str, Any]:
 
 def _technique(technique: Technique) -> dict[str, Any]:
     params = _parameters(technique)
-    form = {slot: {**PICTURE, "description": what} for slot, what in technique.inputs.items()}
+    form = {
+        slot: {**PICTURE, "description": what.description}
+        for slot, what in technique.inputs.items()
+    }
     content: dict[str, Any] = {
         "multipart/form-data": {
             "schema": {"type": "object", "properties": form | params, "required": list(form)}
