@@ -48,7 +48,9 @@ class TechniqueHandler:
 
     def _answer(self, row: dict[str, Any], index: int, context: Any) -> bytes:
         try:
-            call = Call.unpack(context.get_request_header(index, HEAD), bytes(row["body"]))
+            call = Call.unpack(
+                context.get_request_header(index, HEAD), bytes(row.get("body") or b"")
+            )
             answer = self.studio.perform(call)
         except LanternError as error:
             return self._refuse(422, problem(error), index, context)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,8 +15,8 @@ import torch
 from lantern import registry
 from lantern.artifact import JSON, NPZ, Artifact, NotAcceptable, Rendering, Result
 from lantern.checkpoint import Checkpoints
-from lantern.errors import LanternError
-from lantern.image import Image
+from lantern.errors import BadImage, LanternError
+from lantern.image import LIMITS, Image
 from lantern.progress import Progress, silent
 from lantern.registry import Technique
 from lantern.run import check_inputs, run, validate
@@ -24,6 +24,8 @@ from lantern.styles.library import StyleLibrary
 from lantern.zoo import DEFAULT_MODEL, Zoo
 
 ANYTHING = "*/*"
+# What all pictures of a call may have together; each by itself keeps to `LIMITS`.
+MOST_BYTES, MOST_PIXELS = 2 * LIMITS.max_bytes, 2 * LIMITS.max_pixels
 T = TypeVar("T")
 
 
@@ -148,11 +150,11 @@ def decode(inputs: Mapping[str, bytes]) -> dict[str, tuple[Image, ...]]:
     """Decode every input: the pictures of each slot, in their order.
 
     Raises:
-        BadImage: one is undecodable or too large; the pointer says which.
+        BadImage: one is undecodable or too large, or all together are; the pointer says which.
     """
-    return {
-        slot: tuple(_each(slot, Image.decode, several)) for slot, several in by_slot(inputs).items()
-    }
+    slots = by_slot(inputs)
+    _check_together(slots)
+    return {slot: tuple(_each(slot, Image.decode, several)) for slot, several in slots.items()}
 
 
 def check(technique: Technique, inputs: Mapping[str, bytes], *, thoroughly: bool) -> None:
@@ -164,9 +166,40 @@ def check(technique: Technique, inputs: Mapping[str, bytes], *, thoroughly: bool
     """
     slots = by_slot(inputs)
     check_inputs(technique, slots)
-    for slot, several in slots.items():
-        for _ in _each(slot, Image.check if thoroughly else Image.probe, several):
-            pass
+    _check_together(slots)
+    if thoroughly:
+        for slot, several in slots.items():
+            list(_each(slot, Image.check, several))
+
+
+def check_bytes(pictures: Iterable[bytes]) -> None:
+    """Check the size of all files of a call together.
+
+    Raises:
+        BadImage: they are too large.
+    """
+    found = sum(map(len, pictures))
+    if found > MOST_BYTES:
+        raise BadImage(
+            f"the pictures have {found} bytes together; at most {MOST_BYTES} are taken: "
+            "shrink them, or send fewer",
+            code="image-too-large", pointer="/inputs",
+        )  # fmt: skip
+
+
+def _check_together(slots: Mapping[str, Sequence[bytes]]) -> None:
+    """Check each picture's header, and what all of them will need."""
+    check_bytes(data for several in slots.values() for data in several)
+    headers = [
+        header for slot, several in slots.items() for header in _each(slot, Image.probe, several)
+    ]
+    found = sum(header.width * header.height for header in headers)
+    if found > MOST_PIXELS:
+        raise BadImage(
+            f"the pictures have {found} pixels together; at most {MOST_PIXELS} are taken: "
+            "shrink them, or send fewer",
+            code="image-too-large", pointer="/inputs",
+        )  # fmt: skip
 
 
 def _each(slot: str, action: Callable[[bytes], T], several: Sequence[bytes]) -> Iterator[T]:

@@ -23,12 +23,17 @@ from lantern.work import Estimator
 Family = Literal["inference", "attribution", "stylization", "synthesis"]
 Runs = Literal["interactive", "job"]
 
+# How many pictures one slot may take at most.
+MOST_PICTURES = 64
+
 # Names that mean the same for every technique and so may not be parameters of one.
 RESERVED = {
     *("model", "seed", "params", "inputs", *Rendering.model_fields),
     # of a call that is run as a job
     *("priority", "deadline_s", "preview_every_s", "preview_size"),
     *("webhook", "webhook_url", "webhook_secret"),
+    # of the command line
+    *("help", "output"),
 }
 
 _INJECTED: dict[Any, str] = {
@@ -45,15 +50,15 @@ class Count:
     """How many pictures a slot for several takes; `least` may be 0.
 
     Raises:
-        TypeError: these are not the bounds of several pictures.
+        TypeError: these are not the bounds of several pictures, or of too many for one form.
     """
 
     least: int
     most: int
 
     def __post_init__(self) -> None:
-        if not 0 <= self.least <= self.most or self.most < 2:
-            raise TypeError(f"{self}: it must be 0 <= least <= most, and most at least 2")
+        if not (0 <= self.least <= self.most and 2 <= self.most <= MOST_PICTURES):
+            raise TypeError(f"{self}: it must be 0 <= least <= most, most 2 to {MOST_PICTURES}")
 
 
 @dataclass(frozen=True)

@@ -150,7 +150,8 @@ def _check_number(technique: Technique, name: str, slot: Slot, number: int) -> N
     if number > slot.most:
         raise MissingInput(
             f"pictures given for {name}: {number}; {legal}: leave the others out",
-            pointer=f"/inputs/{name}/{slot.most}", code="too-many-inputs",
+            pointer=f"/inputs/{name}/{slot.most}",
+            code="too-many-inputs" if slot.takes_several else "repeated-input",
         )  # fmt: skip
 
 

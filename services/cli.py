@@ -83,9 +83,8 @@ def _add_technique(commands: Any, technique: Any) -> None:
     from lantern.zoo import DEFAULT_MODEL
 
     sub = commands.add_parser(technique.name, help=technique.summary, description=technique.summary)
-    slots = list(technique.inputs)
-    for slot in slots:
-        sub.add_argument(slot, type=Path, help=technique.inputs[slot].description)
+    for name, slot in technique.inputs.items():
+        _add_slot(sub, name, slot)
     sub.add_argument(
         "-o", "--output", type=Path, help="file to write: .jpg, .png, .webp, .json or .npz"
     )
@@ -94,19 +93,31 @@ def _add_technique(commands: Any, technique: Any) -> None:
     if technique.takes_seed:
         sub.add_argument("--seed", type=int, default=0, help="the same seed gives the same result")
     for kind in (technique.params_type, Rendering):
-        _add_params(sub, kind, taken=slots)
+        _add_params(sub, kind)
     sub.set_defaults(command=_technique, technique=technique)
 
 
-def _add_params(sub: argparse.ArgumentParser, kind: Any, *, taken: Sequence[str] = ()) -> None:
+def _add_slot(sub: argparse.ArgumentParser, name: str, slot: Any) -> None:
+    """Take the one picture of a required slot by its place, all others behind `--slot`."""
+    if (slot.least, slot.most) == (1, 1):
+        sub.add_argument(f"slot_{name}", metavar=name, type=Path, help=slot.description)
+        return
+    count = f"; {slot.least} to {slot.most} files" if slot.takes_several else ""
+    sub.add_argument(
+        f"--{name.replace('_', '-')}", dest=f"slot_{name}", metavar="FILE", type=Path, default=[],
+        nargs="+" if slot.takes_several else None, required=slot.is_required,
+        help=slot.description + count,
+    )  # fmt: skip
+
+
+def _add_params(sub: argparse.ArgumentParser, kind: Any) -> None:
     from lantern.run import legal_values
 
     for name, field in kind.model_fields.items():
-        if name not in taken:
-            text = f"{field.description}; {legal_values(kind, name)}".replace("%", "%%")
-            sub.add_argument(
-                f"--{name.replace('_', '-')}", dest=f"param_{name}", metavar="V", help=text
-            )
+        text = f"{field.description}; {legal_values(kind, name)}".replace("%", "%%")
+        sub.add_argument(
+            f"--{name.replace('_', '-')}", dest=f"param_{name}", metavar="V", help=text
+        )
 
 
 def _params(chosen: argparse.Namespace, kind: Any) -> Any:
@@ -118,11 +129,14 @@ def _params(chosen: argparse.Namespace, kind: Any) -> Any:
 
 def _technique(chosen: argparse.Namespace, settings: Settings) -> int:
     from lantern.artifact import JSON, Rendering
-    from lantern.call import Call, Studio, choose, decode, encode
+    from lantern.call import Call, Studio, choose, decode, encode, number
     from lantern.progress import silent
+    from lantern.run import check_inputs
 
     technique = chosen.technique
-    inputs = {slot: _read(getattr(chosen, slot)) for slot in technique.inputs}
+    pictures = {slot: _pictures(getattr(chosen, f"slot_{slot}")) for slot in technique.inputs}
+    check_inputs(technique, pictures)
+    inputs = number(pictures)
     call = Call(
         technique.name,
         inputs,
@@ -171,6 +185,10 @@ def bar(fraction: float, width: int = 32) -> str:
     """Draw a progress bar."""
     full = round(fraction * width)
     return "[" + "#" * full + "." * (width - full) + "]"
+
+
+def _pictures(given: Path | list[Path]) -> list[bytes]:
+    return [_read(path) for path in (given if isinstance(given, list) else [given])]
 
 
 def _read(path: Path) -> bytes:

@@ -58,12 +58,26 @@ def page(technique: Technique) -> str:
         facts["summary"],
         facts["details"],
         f"Source: {facts['source']}",
-        "## Inputs\n\n" + _list(facts["inputs"]),
+        "## Inputs\n\n" + _inputs(facts["inputs"]),
         "## Results\n\n" + _list(facts["outputs"]),
         "## Parameters\n\n" + _parameters(facts),
         "## Calling it\n\n" + _calls(technique),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _inputs(entries: list[dict[str, Any]]) -> str:
+    shown = [
+        {"name": entry["name"], "description": entry["description"] + _count(entry)}
+        for entry in entries
+    ]
+    return _list(shown) or "None: it makes pictures from nothing."
+
+
+def _count(entry: dict[str, Any]) -> str:
+    if entry["most"] > 1:
+        return f"; {entry['least']} to {entry['most']} pictures"
+    return "" if entry["required"] else "; optional"
 
 
 def _list(entries: list[dict[str, str]]) -> str:
@@ -105,15 +119,21 @@ def _range(schema: dict[str, Any]) -> str:
 
 
 def _calls(technique: Technique) -> str:
-    files = " ".join(f"{slot}.jpg" for slot in technique.inputs)
-    parts = " ".join(f"-F {slot}=@{slot}.jpg" for slot in technique.inputs)
+    files, parts = [technique.name], ["curl"]
+    for name, slot in technique.inputs.items():
+        pictures = [f"{name}-{n + 1}.jpg" if n else f"{name}.jpg" for n in range(slot.least)]
+        parts += [f"-F {name}=@{picture}" for picture in pictures]
+        several = f"--{name.replace('_', '-')}" if slot.takes_several and pictures else ""
+        files += [*filter(None, [several]), *pictures]
+    if len(parts) == 1:
+        parts += ["-X POST"]
     after = (
         "follow `GET /v1/jobs/{id}/events`"
         if technique.runs == "job"
         else "the answer is the result"
     )
     return (
-        f"```\nlantern {technique.name} {files} -o out.png\n"
-        f"curl {parts} http://127.0.0.1:8000/v1/techniques/{technique.name}\n```\n\n"
+        f"```\nlantern {' '.join(files)} -o out.png\n"
+        f"{' '.join(parts)} http://127.0.0.1:8000/v1/techniques/{technique.name}\n```\n\n"
         f"Over HTTP {after}."
     )

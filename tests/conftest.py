@@ -9,15 +9,30 @@ import pytest
 import torch
 from torch import nn
 
-from lantern import samples
+from lantern import registry, samples
 from lantern.image import Image
 from lantern.styles.library import StyleLibrary
 from lantern.vision_model import VisionModel
 from lantern.zoo import Zoo
+from tests import invented as inventions
 
 STYLES = Path(__file__).resolve().parent.parent / "model_store" / "styles"
 
 torch.set_num_threads(2)
+
+
+@pytest.fixture
+def own_registry(monkeypatch: pytest.MonkeyPatch) -> dict[str, registry.Technique]:
+    """A copy of the registry, thrown away after the test."""
+    copy = {found.name: found for found in registry.every()}
+    monkeypatch.setattr(registry, "_techniques", copy)
+    return copy
+
+
+@pytest.fixture
+def invented(own_registry: dict[str, registry.Technique]) -> None:
+    """Techniques with slots of every kind, for as long as the test."""
+    inventions.register()
 
 
 @pytest.fixture

@@ -148,6 +148,18 @@ def test_a_row_that_is_no_call_is_answered_without_its_cause(
     assert len(caplog.records) == 3  # the cause is in the log
 
 
+@pytest.mark.usefixtures("invented")
+@pytest.mark.parametrize("row", [{"body": b""}, {"body": bytearray()}, {}])
+def test_a_call_may_come_without_a_picture(
+    row: dict[str, Any], handler: TechniqueHandler, make_context: MakeContext
+) -> None:
+    head, _ = Call("noise", {}, {"size": 20}, accept=["image/png"]).pack()
+    context = make_context([{HEAD: head}])
+    (body,) = handler.handle([row], context)
+    assert context.get_response_status(0)[0] == 200
+    assert Image.probe(body).width == 20
+
+
 def test_several_problems_are_listed() -> None:
     parts = [InvalidParameter("one", pointer="/params/a"), InvalidParameter("two")]
     assert problem(InvalidParameters(parts)) == {

@@ -19,13 +19,7 @@ from lantern.registry import Count, Slot, technique
 from lantern.styles.library import StyleLibrary
 from lantern.vision_model import VisionModel
 
-
-@pytest.fixture(autouse=True)
-def own_registry(monkeypatch: pytest.MonkeyPatch) -> dict[str, registry.Technique]:
-    """A copy of the registry, thrown away after the test."""
-    copy = {found.name: found for found in registry.every()}
-    monkeypatch.setattr(registry, "_techniques", copy)
-    return copy
+pytestmark = pytest.mark.usefixtures("own_registry")
 
 
 class Good(Params):
@@ -239,9 +233,9 @@ def test_a_count_belongs_to_several_pictures_and_to_nothing_else(hint: Any) -> N
         technique("some-name", **FULL)(function_with(hint))
 
 
-@pytest.mark.parametrize("bounds", [(-1, 2), (3, 2), (0, 1), (1, 1), (0, 0)])
+@pytest.mark.parametrize("bounds", [(-1, 2), (3, 2), (0, 1), (1, 1), (0, 0), (0, 65)])
 def test_a_count_is_of_several_pictures(bounds: tuple[int, int]) -> None:
-    with pytest.raises(TypeError, match="0 <= least <= most, and most at least 2"):
+    with pytest.raises(TypeError, match="0 <= least <= most, most 2 to 64"):
         Count(*bounds)
 
 
@@ -252,6 +246,7 @@ def test_a_count_is_of_several_pictures(bounds: tuple[int, int]) -> None:
         ("seed", "is taken"),
         ("params", "is taken"),
         ("quality", "is taken"),
+        ("output", "is taken"),
         ("amount", "is taken"),
     ],
 )

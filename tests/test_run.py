@@ -173,12 +173,6 @@ def test_legal_values_in_words(name: str, text: str) -> None:
 # --- Running -----------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    copy = {found.name: found for found in registry.every()}
-    monkeypatch.setattr(registry, "_techniques", copy)
-
-
 def register(made: Outcome) -> None:
     """Register a technique called `constant` that hands back `made`."""
 
@@ -265,11 +259,11 @@ def test_a_technique_gets_what_its_slots_say() -> None:
         ),
         (
             {"image": 2},
-            "too-many-inputs",
+            "repeated-input",
             "/inputs/image/1",
             "given for image: 2; it takes 1: leave",
         ),
-        ({"mask": 3}, "too-many-inputs", "/inputs/mask/1", "given for mask: 3; it takes 1: leave"),
+        ({"mask": 3}, "repeated-input", "/inputs/mask/1", "given for mask: 3; it takes 1: leave"),
         ({"extra": 3}, "too-many-inputs", "/inputs/extra/2", "it takes 0 to 2"),
         ({"more": 1}, "unknown-input", "/inputs", "has no such input"),
         ({"style-2": 1}, "unknown-input", "/inputs", "has no such input"),

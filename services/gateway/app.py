@@ -6,6 +6,7 @@ from pathlib import Path
 
 import flask
 
+from lantern.registry import MOST_PICTURES
 from services.gateway import (
     catalogue,
     context,
@@ -30,7 +31,7 @@ def create_app(settings: Settings) -> flask.Flask:
     app.url_map.merge_slashes = False
     app.config["MAX_CONTENT_LENGTH"] = settings.max_upload_bytes
     app.config["MAX_FORM_MEMORY_SIZE"] = 1024 * 1024
-    app.config["MAX_FORM_PARTS"] = 64
+    app.config["MAX_FORM_PARTS"] = 64 + MOST_PICTURES
     # parameters and columns keep the order they were declared in
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.extensions["lantern"] = context.make(settings)

@@ -14,14 +14,19 @@ from lantern import registry
 from lantern.artifact import JSON, NPZ, Rendering
 from lantern.describe import schema
 from lantern.image import FORMATS
-from lantern.registry import Technique
+from lantern.registry import Slot, Technique
 from lantern.zoo import DEFAULT_MODEL, RECORDS
+from services.gateway.pictures import needs_picture, raw_slot
 from services.gateway.reading import MOST_SEED, TOP_FIELDS
 from services.record import FINAL, LIVE, JobOptions
 
 routes = flask.Blueprint("openapi", __name__)
 PROBLEM = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
 PICTURE = {"type": "string", "format": "binary"}
+_LARGEST = (
+    "At most {} bytes in all. Pictures that have more together are sent to /v1/files one by one "
+    "and named by their ids."
+)
 
 
 @routes.get("/openapi.json")
@@ -137,17 +142,13 @@ def _responses(path: str, method: str) -> dict[str, Any]:
 
 def _technique(technique: Technique) -> dict[str, Any]:
     params = _parameters(technique)
-    form = {
-        slot: {**PICTURE, "description": what.description}
-        for slot, what in technique.inputs.items()
-    }
+    form = {name: _form_part(slot) for name, slot in technique.inputs.items()}
+    body = {"type": "object", "properties": form | params, "required": _required(technique)}
     content: dict[str, Any] = {
-        "multipart/form-data": {
-            "schema": {"type": "object", "properties": form | params, "required": list(form)}
-        },
+        "multipart/form-data": {"schema": body},
         JSON: {"schema": _json_body(technique)},
     }
-    if len(technique.inputs) == 1:
+    if raw_slot(technique):
         content |= {kind: {"schema": PICTURE} for kind in FORMATS}
     return {
         "operationId": technique.name,
@@ -155,9 +156,36 @@ def _technique(technique: Technique) -> dict[str, Any]:
         "description": f"{technique.details}\n\nSource: {technique.source}".strip(),
         "tags": [technique.family],
         "parameters": [_technique_query(name, kind) for name, kind in params.items()],
-        "requestBody": {"required": True, "content": content},
+        "requestBody": {
+            "description": _LARGEST.format(flask.current_app.config["MAX_CONTENT_LENGTH"]),
+            "required": needs_picture(technique),
+            "content": content,
+        },
         "responses": _technique_responses(technique),
     }  # fmt: skip
+
+
+def _required(technique: Technique) -> list[str]:
+    return [name for name, slot in technique.inputs.items() if slot.is_required]
+
+
+def _form_part(slot: Slot) -> dict[str, Any]:
+    """Describe the file part of a slot; that of several pictures is repeated."""
+    if not slot.takes_several:
+        return {**PICTURE, "description": slot.description}
+    return {**_several(PICTURE, slot), "description": slot.description}
+
+
+def _several(one: Mapping[str, Any], slot: Slot) -> dict[str, Any]:
+    return {"type": "array", "items": dict(one), "minItems": slot.least, "maxItems": slot.most}
+
+
+def _named(slot: Slot) -> dict[str, Any]:
+    """Describe a slot's entry in JSON."""
+    one = {"type": "string", "description": "a file id or a data:image/...;base64 URL"}
+    if not slot.takes_several:
+        return one
+    return {"oneOf": [_several(one, slot), one] if slot.least < 2 else [_several(one, slot)]}
 
 
 def _technique_query(name: str, kind: Mapping[str, Any]) -> dict[str, Any]:
@@ -185,20 +213,19 @@ def _parameters(technique: Technique) -> dict[str, Any]:
 
 def _json_body(technique: Technique) -> dict[str, Any]:
     params = _parameters(technique)
-    slot = {"type": "string", "description": "a file id or a data:image/...;base64 URL"}
     return {
         "type": "object",
         "properties": {
             "inputs": {
                 "type": "object",
-                "properties": dict.fromkeys(technique.inputs, slot),
-                "required": list(technique.inputs),
+                "properties": {name: _named(slot) for name, slot in technique.inputs.items()},
+                "required": _required(technique),
             },
             "params": {"type": "object", "properties": params},
             **{name: params[name] for name in TOP_FIELDS if name in params},
             "webhook": _WEBHOOK_SCHEMA,
         },
-        "required": ["inputs"],
+        "required": ["inputs"] if needs_picture(technique) else [],
     }
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,22 +13,20 @@ from werkzeug.datastructures import MIMEAccept
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from lantern.artifact import JSON, NPZ, Rendering
-from lantern.call import ANYTHING, Call
-from lantern.errors import InvalidParameter, MissingInput
+from lantern.call import ANYTHING, Call, number
+from lantern.errors import InvalidParameter
 from lantern.image import FORMATS
 from lantern.registry import Technique
 from lantern.run import check_inputs, validate
 from lantern.zoo import DEFAULT_MODEL, record
 from services import webhooks
-from services.files import FILE_ID
 from services.gateway.context import current
-from services.gateway.guard import owner
+from services.gateway.pictures import needs_picture, of_body, of_json
 from services.gateway.problems import Problem
 from services.record import JobOptions
 
 MOST_SEED = 2**31 - 1
 MOST_DEPTH = 16
-DATA_URL = re.compile(r"data:image/(?:jpeg|png|webp);base64,", re.ASCII)
 # What a JSON body names beside its inputs and parameters.
 TOP_FIELDS = (
     *("seed", "model"),
@@ -41,9 +37,12 @@ RAW_TYPES = (*FORMATS, "application/octet-stream", "")
 
 @dataclass(frozen=True)
 class Given:
-    """What a request said, before it is checked against the technique; `text` for bare strings."""
+    """What a request said, before it is checked against the technique; `text` for bare strings.
 
-    inputs: Mapping[str, bytes]
+    `inputs` are the pictures of each slot, in their order.
+    """
+
+    inputs: Mapping[str, Sequence[bytes]]
     params: Mapping[str, Any]
     text: bool
 
@@ -65,9 +64,10 @@ def read_call(technique: Technique) -> tuple[Call, JobOptions]:
         _check_model(technique, model)
     checked = validate(technique.params_type, params, text=given.text)
     rendered = validate(Rendering, rendering, text=given.text)
+    check_inputs(technique, given.inputs)
     call = Call(
         technique=technique.name,
-        inputs=given.inputs,
+        inputs=number(given.inputs),
         params=checked.model_dump(mode="json"),
         rendering=rendered.model_dump(mode="json"),
         model=model or DEFAULT_MODEL,
@@ -142,7 +142,7 @@ def _read_body(technique: Technique) -> Given:
     kind = flask.request.mimetype
     check_encoding()
     if kind == "multipart/form-data":
-        return _read_form()
+        return _read_form(technique)
     if kind == JSON:
         return _read_json(technique)
     if kind in RAW_TYPES or kind == "application/x-www-form-urlencoded":
@@ -155,31 +155,23 @@ def _read_body(technique: Technique) -> Given:
 
 def _read_raw(technique: Technique) -> Given:
     body = whole_body()
-    if not body:
+    if not body and needs_picture(technique):
         raise Problem(400, "empty-body", "the body is empty; send a picture's bytes")
-    if len(technique.inputs) > 1:
-        slots = ", ".join(technique.inputs)
-        raise MissingInput(
-            f"{technique.name} takes several pictures ({slots}); send multipart/form-data"
-        )
-    return Given({next(iter(technique.inputs)): body}, _single(flask.request.args), text=True)
+    return Given(of_body(technique, body), _single(flask.request.args), text=True)
 
 
-def _read_form() -> Given:
+def _read_form(technique: Technique) -> Given:
     request = flask.request
     if "boundary" not in request.mimetype_params:
         raise Problem(400, "malformed", "the multipart body has no boundary")
-    inputs: dict[str, bytes] = {}
+    inputs: dict[str, list[bytes]] = {}
     fields = _single(request.form)
     for slot, part in request.files.items(multi=True):
+        data = part.read()
         if slot == "params":  # browsers send a JSON part as a file
-            fields["params"] = part.read().decode("utf-8", "replace")
-            continue
-        if slot in inputs:
-            raise Problem(
-                422, "repeated-input", "an input slot was filled twice; send one file for each"
-            )
-        inputs[slot] = part.read()
+            fields["params"] = data.decode("utf-8", "replace")
+        elif data or part.filename:  # a browser's form sends neither where no file was chosen
+            inputs.setdefault(slot, []).append(data)
     if "params" in fields:
         params = _object(fields.pop("params"), "the params part")
         if fields:
@@ -187,7 +179,7 @@ def _read_form() -> Given:
                 422, "mixed-parameters", "send parameters as fields or as one params part, not both"
             )
         return Given(inputs, params, text=False)
-    if not inputs and not fields:
+    if not inputs and not fields and needs_picture(technique):
         raise Problem(400, "empty-body", "the form is empty; send a file for each input")
     return Given(inputs, _single(request.args) | fields, text=True)
 
@@ -205,8 +197,7 @@ def _read_json(technique: Technique) -> Given:
     check_inputs(technique, inputs)
     params = params | {name: document[name] for name in TOP_FIELDS if name in document}
     params |= _webhook(document.get("webhook"))
-    pictures = {slot: _picture(slot, value) for slot, value in inputs.items()}
-    return Given(pictures, params, text=False)
+    return Given(of_json(inputs), params, text=False)
 
 
 def _webhook(given: Any) -> dict[str, Any]:
@@ -218,23 +209,6 @@ def _webhook(given: Any) -> dict[str, Any]:
             "webhook is an object with a url and, if you like, a secret", pointer="/webhook"
         )
     return {f"webhook_{name}": value for name, value in given.items()}
-
-
-def _picture(slot: str, value: Any) -> bytes:
-    where = f"/inputs/{slot}"
-    if isinstance(value, str) and (match := DATA_URL.match(value)):
-        try:
-            return base64.b64decode(value[match.end() :], validate=True)
-        except (binascii.Error, ValueError):
-            raise InvalidParameter("the data URL is not valid base64", pointer=where) from None
-    if isinstance(value, str) and FILE_ID.fullmatch(value):
-        data = current().stores.files.read(owner(), value)
-        if data is None:
-            raise InvalidParameter(
-                "there is no such file, or it has expired; upload it again", pointer=where
-            )
-        return data
-    raise InvalidParameter("an input is a file id or a data:image/...;base64 URL", pointer=where)
 
 
 def _object(text: str | bytes, what: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 import os
 import subprocess
 import threading
@@ -130,6 +131,26 @@ def take_over(desk: Desk, claim: Claim) -> Claim:
 
 
 class TestSuccess:
+    @pytest.mark.usefixtures("invented")
+    def test_the_pictures_of_a_slot_keep_their_order(self, desk: Desk) -> None:
+        job_id = new_id()
+        levels = {"image": 10, "style": 50, "style-2": 20, "style-3": 90, "wide_extra": 40}
+        for name, level in levels.items():
+            grey = PIL.Image.new("L", (16, 16), level)
+            out = io.BytesIO()
+            grey.save(out, "PNG")
+            desk.stores.blobs.put(job_id, f"input-{name}", out.getvalue(), ttl_s=60)
+        call = vars(Call("collage", {})) | {"inputs": list(levels), "accept": ["*/*"]}
+        desk.stores.jobs.create(Order(call=call, owner="nobody", id=job_id))
+        claim = desk.stores.jobs.claim("jobs", "worker:1")
+        assert claim is not None
+        work(desk, claim, "jobs")
+        assert read(desk, claim).status == "succeeded"
+        rows = json.loads(artifacts(desk, claim)[0])
+        assert [row["level"] for row in rows] == list(levels.values())
+        assert [row["slot"] for row in rows] == ["image", *["style"] * 3, "wide_extra"]
+        assert "input" not in kept(desk, claim)
+
     def test_artifacts_and_facts_are_stored(self, desk: Desk, submit: Submit) -> None:
         claim = submit("deep-dream", SHORT, seed=7)
         work(desk, claim, "jobs")

@@ -113,7 +113,8 @@ function drawForm(technique) {
 }
 
 function drawCurl() {
-  $("curl").textContent = curlFor(state.technique, changedEntries());
+  const filled = new Map(state.slots.map((slot) => [slot.name, slot.files().length]));
+  $("curl").textContent = curlFor(state.technique, changedEntries(), filled);
 }
 
 /** The parameters that differ from their defaults, as [name, text]. */
@@ -160,7 +161,7 @@ async function run() {
   if (!formIsSound()) return;
   const { technique } = state;
   remember(technique.name);
-  const original = state.slots[0]?.file() ?? null;
+  const original = state.slots[0]?.files()[0] ?? null;
   const abort = new AbortController();
   const view = openStage(technique.title, () => abort.abort());
   const started = performance.now();
@@ -179,7 +180,7 @@ async function run() {
 
 function callBody() {
   const body = new FormData();
-  for (const slot of state.slots) body.append(slot.name, slot.file(), slot.file().name);
+  for (const slot of state.slots) for (const file of slot.files()) body.append(slot.name, file, file.name);
   for (const [name, text] of changedEntries()) body.append(name, text);
   return body;
 }
@@ -240,7 +241,7 @@ async function showResult(technique, artifacts, { facts, original, small }) {
   const pieces = await Promise.all(artifacts.map(materialise));
   $("stage").replaceChildren(resultView({
     technique: technique.name, pieces, facts, original, small,
-    onReuse: (file) => state.slots[0]?.put(file),
+    onReuse: state.slots.length ? (file) => state.slots[0].put([file]) : null,
   }));
   await Promise.allSettled([...$("stage").querySelectorAll("img")].map((image) => image.decode()));
   reveal();

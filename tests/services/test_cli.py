@@ -1,0 +1,111 @@
+"""The command line runs techniques on files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lantern import registry
+from lantern.image import Image
+from services import cli
+from services.docs import page
+
+pytestmark = pytest.mark.usefixtures("invented")
+
+Lantern = Callable[..., int]
+
+
+@pytest.fixture
+def shades(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Files of one grey each, called by their level."""
+    monkeypatch.chdir(tmp_path)
+    names = []
+    for level in (10, 20, 30, 40, 50, 60):
+        picture = Image(torch.full((3, 16, 16), level / 255))
+        Path(f"{level}.png").write_bytes(picture.encode())
+        names.append(f"{level}.png")
+    return names
+
+
+def lantern(words: str) -> int:
+    return cli.main(words.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "levels"),
+    [
+        ("10.png --style 20.png", ["image 10", "style 20"]),
+        ("10.png --style 20.png 30.png", ["image 10", "style 20", "style 30"]),
+        ("10.png --style 30.png 20.png --mask 40.png",
+         ["image 10", "mask 40", "style 30", "style 20"]),
+        ("--style 20.png --wide-extra 60.png 50.png --mask 40.png -- 10.png",
+         ["image 10", "mask 40", "style 20", "wide_extra 60", "wide_extra 50"]),
+    ],
+)  # fmt: skip
+@pytest.mark.usefixtures("shades")
+def test_pictures_are_given_by_place_or_by_slot(
+    words: str, levels: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert lantern(f"collage {words}") == 0
+    rows = json.loads(capsys.readouterr().out)["artifacts"][0]["data"]
+    assert [f"{row['slot']} {row['level']}" for row in rows] == levels
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("10.png --style 20.png 30.png 40.png 50.png", "given for style: 4; it takes 1 to 3"),
+        ("10.png --style nowhere.png", "nowhere.png cannot be read"),
+    ],
+)
+@pytest.mark.usefixtures("shades")
+def test_wrong_pictures_are_told(words: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert lantern(f"collage {words}") == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", ["", "10.png", "10.png 20.png", "10.png --style"])
+@pytest.mark.usefixtures("shades")
+def test_a_slot_that_must_be_filled_is_asked_for(
+    words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        lantern(f"collage {words}")
+    assert "usage: lantern collage" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("shades")
+def test_a_technique_may_need_no_file() -> None:
+    assert lantern("noise --size 20 --seed 3 -o one.png") == 0
+    assert lantern("noise --size 20 --seed 3 -o two.png") == 0
+    assert lantern("noise --size 20 --seed 4 -o three.png") == 0
+    one, two, three = (Image.decode(Path(f"{n}.png").read_bytes()).to_uint8()
+                       for n in ("one", "two", "three"))  # fmt: skip
+    assert one.shape == (20, 20, 3)
+    assert np.array_equal(one, two)
+    assert not np.array_equal(one, three)
+
+
+@pytest.mark.usefixtures("shades")
+def test_an_optional_file_may_be_left_out() -> None:
+    assert lantern("shown -o grey.png") == 0
+    assert lantern("shown --image 20.png -o dark.png") == 0
+    levels = [int(Image.decode(Path(f"{n}.png").read_bytes()).to_uint8().mean())
+              for n in ("grey", "dark")]  # fmt: skip
+    assert levels == [128, 20]
+
+
+def test_the_pages_show_calls_that_fit() -> None:
+    shown = {name: page(registry.find(name)) for name in ("collage", "noise", "shown")}
+    assert "lantern collage image.jpg --style style.jpg -o out.png\n" in shown["collage"]
+    assert "curl -F image=@image.jpg -F style=@style.jpg http" in shown["collage"]
+    assert "- `style`: what it is shown with; 1 to 3 pictures\n" in shown["collage"]
+    assert "- `mask`: where it is shown; optional\n" in shown["collage"]
+    for name in ("noise", "shown"):
+        assert f"lantern {name} -o out.png\ncurl -X POST http" in shown[name]
+    assert "None: it makes pictures from nothing." in shown["noise"]
