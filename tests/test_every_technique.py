@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, get_args, get_origin
@@ -140,6 +141,21 @@ def same(one: Result, other: Result) -> bool:
     )
 
 
+def assert_declared(technique: Technique, names: list[str]) -> None:
+    """Hold that artifacts come in the declared order, numbered where there are several of one."""
+    declared = list(technique.outputs)
+    kinds = [re.sub(r"-[0-9]+$", "", name) for name in names]
+    assert len(set(names)) == len(names)
+    assert kinds[0] == declared[0]
+    assert kinds == sorted(kinds, key=declared.index)
+    for kind in set(kinds):
+        count = kinds.count(kind)
+        assert [n for n, k in zip(names, kinds, strict=True) if k == kind] == [
+            kind,
+            *(f"{kind}-{number}" for number in range(2, count + 1)),
+        ]
+
+
 def timeless(result: Result) -> dict[str, Any]:
     return {name: fact for name, fact in result.facts.items() if name != "seconds"}
 
@@ -149,7 +165,7 @@ def timeless(result: Result) -> dict[str, Any]:
 
 @each(EVERY)
 def test_results_are_finite_and_in_range(technique: Technique, result: Result) -> None:
-    assert [artifact.name for artifact in result.artifacts] == list(technique.outputs)
+    assert_declared(technique, [artifact.name for artifact in result.artifacts])
     for artifact in result.artifacts:
         assert artifact.is_finite()
         if isinstance(artifact, Picture):
@@ -200,7 +216,7 @@ def test_facts_let_a_result_be_repeated(technique: Technique, result: Result) ->
 @each(EVERY)
 def test_the_document_holds_everything(technique: Technique, result: Result) -> None:
     said = json.loads(json.dumps(document(result, Rendering()), allow_nan=False))
-    assert [entry["name"] for entry in said["artifacts"]] == list(technique.outputs)
+    assert_declared(technique, [entry["name"] for entry in said["artifacts"]])
     # what it says of its parameters can be sent again
     assert validate(technique.params_type, said["params"]) == result.params
 

@@ -3,57 +3,103 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
 from lantern.artifact import Outcome, Picture
 from lantern.checkpoint import Checkpoints
+from lantern.errors import InvalidParameter
 from lantern.image import Image
-from lantern.optimize.ascend import Settled, ascend
-from lantern.optimize.objectives import content_loss, gram, style_loss
+from lantern.optimize.ascend import Settled, Trace, ascend
+from lantern.optimize.objectives import content_loss
 from lantern.optimize.parametrize import Pyramid
 from lantern.optimize.regularize import total_variation
+from lantern.optimize.style import Grams, Regions, SlicedWasserstein, Statistic, Style, smoothed
+from lantern.palette import grey, luma_matched, recoloured, with_colours_of
 from lantern.params import Params
 from lantern.progress import Progress
-from lantern.registry import technique
+from lantern.registry import Count, technique
 from lantern.vision_model import VisionModel
+from lantern.work import Presets, Sizes, Work
+
+LayerName = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class StyleTransferParams(Params):
     """How long, how large, and what to weigh."""
 
-    steps: int = Field(150, ge=1, le=2000, description="optimisation steps")
+    steps: int = Field(150, ge=1, le=2000, description="most optimisation steps at each scale")
     size: int = Field(
         384,
         ge=64,
-        le=1024,
+        le=2048,
         description="longest side of the result",
         json_schema_extra={"unit": "px"},
     )
     style_size: int = Field(
         384,
         ge=64,
-        le=1024,
+        le=2048,
         description="longest side the painting is looked at; larger means broader strokes",
         json_schema_extra={"unit": "px"},
+    )
+    scales: int = Field(
+        1, ge=1, le=5, description="sizes the picture is painted at, each 0.7 of the next"
     )
     content_weight: float = Field(
         0.2, ge=0, le=100, description="how much of the photograph is kept, against style = 1"
     )
+    style_weights: tuple[Annotated[float, Field(gt=0, le=100)], ...] = Field(
+        (), max_length=8, description="share of each painting; equal if empty"
+    )
     tv_weight: float = Field(1.0, ge=0, le=100, description="weight of the smoothness of pixels")
+    statistic: Statistic = Field(
+        "gram", description="what of the features is a style: their Gram matrices or distributions"
+    )
+    color: Literal["style", "luminance", "histogram"] = Field(
+        "style",
+        description=(
+            "whose colours: the painting's; the photograph's, by painting only its luminance; or "
+            "the photograph's, by giving the painting its histogram first"
+        ),
+    )
+    smoothing: bool = Field(
+        False, description="softmax over the channels; for residual networks that paint grain"
+    )
+    style_layers: tuple[LayerName, ...] = Field(
+        (), max_length=16, description="layers of the style; the network's own choice if empty"
+    )
+    content_layers: tuple[LayerName, ...] = Field(
+        (), max_length=16, description="layers of the content; the network's own choice if empty"
+    )
     optimizer: Literal["adam", "l-bfgs"] = Field("adam", description="how steps are taken")
     learning_rate: float = Field(
         0.015, gt=0, le=1, description="Adam's rate, in pixel units of 0..1"
     )
-    init: Literal["content", "noise"] = Field("content", description="picture to start from")
+    init: Literal["content", "noise"] = Field(
+        "content", description="picture to start from where none is given as start"
+    )
 
 
 # Levels of the pyramid, the number of shifts tried in turn, and how far one goes (px).
 LEVELS, SHIFTS, SHIFT = 5, 8, 8
+# Ratio of one scale to the next.
+RATIO = 2**-0.5
+
+
+def _work(params: StyleTransferParams, sizes: Sizes, model: Presets) -> Work:
+    layers = _layers(params, model)
+    photos = sum(_shrunk(size, params.size) for size in sizes.get("image", ()))
+    paintings = sum(_shrunk(size, params.style_size) for size in sizes.get("style", ()))
+    painted = sum(RATIO ** (2 * n) for n in range(params.scales))
+    # forward and backward at each step; once for the targets of every shift
+    return Work(1, painted * ((2 * params.steps + SHIFTS) * photos + paintings), layers)
 
 
 @technique(
@@ -61,86 +107,247 @@ LEVELS, SHIFTS, SHIFT = 5, 8, 8
     title="Neural style transfer",
     family="synthesis",
     runs="job",
-    source="Gatys et al. 2016, Image Style Transfer Using Convolutional Neural Networks, section 2",
+    source=(
+        "Gatys et al. 2016, Image Style Transfer Using Convolutional Neural Networks, section 2; "
+        "Gatys et al. 2017, Controlling Perceptual Factors in Neural Style Transfer"
+    ),
     outputs={"picture": "the photograph in the painting's hand"},
+    work=_work,
 )
 def style_transfer(
     model: VisionModel,
-    image: Annotated[Image, "photograph whose content is kept"],
-    style: Annotated[Image, "painting whose hand is taken"],
+    image: Annotated[tuple[Image, ...], "photograph whose content is kept", Count(1, 8)],
+    style: Annotated[tuple[Image, ...], "painting whose hand is taken", Count(1, 8)],
+    mask: Annotated[
+        tuple[Image, ...], "where each painting goes, white on black, one for each", Count(0, 8)
+    ],
+    start: Annotated[Image | None, "picture to start from"],
     params: StyleTransferParams,
     progress: Progress,
     generator: torch.Generator,
     checkpoints: Checkpoints,
 ) -> Outcome:
-    """Repaint a photograph in the hand of any painting, by optimising its pixels.
+    """Repaint photographs in the hand of any paintings, by optimising their pixels.
 
-    Losses are relative to their targets, so that the same weights serve every network and size.
-    Two departures from the paper keep networks with strided first layers from painting grids and
-    coloured grain: the picture is a sum of a pyramid's levels, and each step looks at it shifted
-    by a few pixels.
+    Several paintings are blended by their weights or, with masks, each has its region. Losses are
+    relative to their targets, so that the same weights serve every network and size. Two departures
+    from the paper keep networks with strided first layers from painting grids and coloured grain:
+    the picture is a sum of a pyramid's levels, and each step looks at it shifted by a few pixels.
     """
-    photo = model.fit(image, params.size)
-    content = photo.pixels[None].to(model.device)
-    hand = model.fit(style, params.style_size, pointer="/params/style_size")
-    painting = hand.pixels[None].to(model.device)
-    canvas = Pyramid(_start(content, params, generator), levels=LEVELS)
-    shifts = torch.randint(0, SHIFT, (SHIFTS, 2), generator=generator).tolist()
-    terms: dict[str, float] = {}
+    _check(params, style, mask)
+    photos = [model.fit(photo, params.size) for photo in image]
+    batches = _batches(photos, alone=params.color != "style")
+    pictures: dict[int, Image] = {}
+    facts: list[dict[str, Any]] = []
+    studio = _Studio(model, params, style, mask, start, progress, generator, checkpoints)
+    for number, places in enumerate(batches):
+        painted, said = studio.paint([photos[p] for p in places], number, len(batches))
+        pictures |= dict(zip(places, painted, strict=True))
+        facts.append(said)
+    made = [pictures[place] for place in range(len(photos))]
+    names = ["picture", *(f"picture-{n}" for n in range(2, len(made) + 1))]
+    artifacts = tuple(Picture(name, p) for name, p in zip(names, made, strict=True))
+    return Outcome(artifacts, facts[0] if len(facts) == 1 else {"batches": facts})
 
-    with model.capture([*model.style_layers, *model.content_layers]) as features:
-        with torch.no_grad():
-            painted = features(painting)
-            grams = {name: gram(painted[name]) for name in model.style_layers}
-            contents = [_targets(features(_moved(content, s)), model) for s in shifts]
 
-        def loss(step: int) -> Tensor:
-            chosen = step % SHIFTS
-            pixels = canvas.pixels()
-            seen = features(_moved(pixels, shifts[chosen]))
-            parts = {
-                "style": style_loss(seen, grams).sum(),
-                "content": content_loss(seen, contents[chosen]).sum(),
-                "tv": total_variation(pixels).sum(),
-            }
-            terms.update({name: part.item() for name, part in parts.items()})
-            return (
-                parts["style"]
-                + params.content_weight * parts["content"]
-                + params.tv_weight * parts["tv"]
+@dataclass(frozen=True)
+class _Studio:
+    """All that painting a batch of photographs of one size needs."""
+
+    model: VisionModel
+    params: StyleTransferParams
+    paintings: Sequence[Image]
+    masks: Sequence[Image]
+    start: Image | None
+    progress: Progress
+    generator: torch.Generator
+    checkpoints: Checkpoints
+
+    def paint(
+        self, photos: Sequence[Image], batch: int, batches: int
+    ) -> tuple[list[Image], dict[str, Any]]:
+        """Paint from the smallest scale to the full one; return the pictures and the facts."""
+        sizes = _sizes(photos[0], self.params)
+        pixels = self._first(photos, sizes[0])
+        for number, size in enumerate(sizes):
+            pixels = _resized(pixels, size)
+            stage = (batch * len(sizes) + number, batches * len(sizes))
+            pixels, facts = self._scale(photos, pixels, size, stage)
+        return [self._finished(p, photo) for p, photo in zip(pixels, photos, strict=True)], facts
+
+    def _scale(
+        self,
+        photos: Sequence[Image],
+        start: Tensor,
+        size: tuple[int, int],
+        stage: tuple[int, int],
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Paint at one size, from `start`; return the pixels and the facts."""
+        params, model = self.params, self.model
+        canvas = Pyramid(start.to(model.device), levels=LEVELS)
+        shifts = torch.randint(0, SHIFT, (SHIFTS, 2), generator=self.generator).tolist()
+        terms: dict[str, float] = {}
+        style_layers, content_layers = _style_layers(params, model), _content_layers(params, model)
+        with model.capture(_layers(params, model), pointer="/params/style_layers") as features:
+
+            def look(pixels: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+                seen = features(pixels)
+                kept = smoothed(seen) if params.smoothing else seen
+                return {n: kept[n] for n in style_layers}, {n: kept[n] for n in content_layers}
+
+            with torch.no_grad():
+                content = self._content(photos, size)
+                contents = [look(_moved(content, shift))[1] for shift in shifts]
+                styles = self._styles(look, photos[0], size, shifts)
+
+            def loss(step: int) -> Tensor:
+                chosen = step % SHIFTS
+                pixels = canvas.pixels()
+                hand, drawing = look(_moved(pixels, shifts[chosen]))
+                parts = {
+                    "style": styles[chosen].loss(hand).sum(),
+                    "content": content_loss(drawing, contents[chosen]).sum(),
+                    "tv": total_variation(pixels).sum(),
+                }
+                terms.update({name: part.item() for name, part in parts.items()})
+                return (
+                    parts["style"]
+                    + params.content_weight * parts["content"]
+                    + params.tv_weight * parts["tv"]
+                )
+
+            trace = ascend(
+                loss,
+                _optimizer(canvas.parameters, params),
+                steps=params.steps,
+                progress=self.progress,
+                preview=lambda: self._finished(canvas.pixels()[0].detach(), photos[0]),
+                checkpoints=self.checkpoints,
+                generator=self.generator,
+                settled=Settled(window=2 * SHIFTS, gain=2e-3),
+                stage=stage[0],
+                stages=stage[1],
             )
+        with torch.no_grad():
+            return canvas.pixels().cpu(), _facts(trace, terms, size)
 
-        trace = ascend(
-            loss,
-            _optimizer(canvas.parameters, params),
-            steps=params.steps,
-            progress=progress,
-            preview=lambda: _picture(canvas, photo),
-            checkpoints=checkpoints,
-            generator=generator,
-            settled=Settled(window=2 * SHIFTS, gain=2e-3),
+    def _content(self, photos: Sequence[Image], size: tuple[int, int]) -> Tensor:
+        drawn = [grey(p) if self.params.color == "luminance" else p for p in photos]
+        return torch.stack([p.resize(*size).pixels for p in drawn]).to(self.model.device)
+
+    def _first(self, photos: Sequence[Image], size: tuple[int, int]) -> Tensor:
+        """Return the pictures to start from, `[N,3,H,W]`."""
+        if self.start is not None:
+            return self.start.resize(*size).pixels[None].repeat(len(photos), 1, 1, 1)
+        if self.params.init == "content":
+            return self._content(photos, size).cpu()
+        return torch.rand(len(photos), 3, *size, generator=self.generator)
+
+    def _styles(
+        self, look: Callable[[Tensor], Any], photo: Image, size: tuple[int, int], shifts: Any
+    ) -> list[Style]:
+        """Return the style for each shift; only masks move with the picture."""
+        params = self.params
+        share = max(size) / max(photo.height, photo.width)
+        paintings = [self._painting(painting, photo, share) for painting in self.paintings]
+        seen = [look(painting[None].to(self.model.device))[0] for painting in paintings]
+        weights = params.style_weights or (1.0,) * len(seen)
+        if self.masks:
+            masks = [
+                grey(mask).resize(*size).pixels[0].to(self.model.device) for mask in self.masks
+            ]
+            regions = Regions(seen, masks, weights)
+            return [regions.moved(shift) for shift in shifts]
+        if params.statistic == "gram":
+            return [Grams(seen, weights)] * len(shifts)
+        return [SlicedWasserstein(seen, weights, self.generator)] * len(shifts)
+
+    def _painting(self, painting: Image, photo: Image, share: float) -> Tensor:
+        """Return a painting as it is looked at, at `share` of the full size."""
+        longest = max(64, round(self.params.style_size * share))
+        painting = self.model.fit(painting, longest, pointer="/params/style_size")
+        if self.params.color == "luminance":
+            return luma_matched(grey(painting), photo).pixels
+        return (
+            recoloured(painting, photo) if self.params.color == "histogram" else painting
+        ).pixels
+
+    def _finished(self, pixels: Tensor, photo: Image) -> Image:
+        image = dataclasses.replace(photo, pixels=pixels.clamp(0, 1).cpu())
+        if self.params.color != "luminance":
+            return image
+        return with_colours_of(image, photo.resize(image.height, image.width))
+
+
+def _check(params: StyleTransferParams, style: Sequence[Image], mask: Sequence[Image]) -> None:
+    if params.style_weights and len(params.style_weights) != len(style):
+        raise InvalidParameter(
+            f"there are {len(params.style_weights)} weights for {len(style)} paintings; "
+            "give one for each or none",
+            pointer="/params/style_weights",
         )
-    facts = {
-        "losses": {name: round(value, 6) for name, value in terms.items()},
-        "loss": {"first": round(trace.losses[0], 6), "last": round(trace.losses[-1], 6)},
-        "steps": len(trace.losses),
-        "settled": trace.settled,
-    }
-    return Outcome((Picture("picture", _picture(canvas, photo)),), facts)
+    if mask and len(mask) != len(style):
+        raise InvalidParameter(
+            f"there are {len(mask)} masks for {len(style)} paintings; give one for each or none",
+            pointer="/inputs/mask",
+        )
+    if mask and params.statistic != "gram":
+        raise InvalidParameter("masks need the statistic gram", pointer="/params/statistic")
 
 
-def _start(content: Tensor, params: StyleTransferParams, generator: torch.Generator) -> Tensor:
-    if params.init == "content":
-        return content
-    return torch.rand(content.shape, generator=generator).to(content.device)
+def _batches(photos: Sequence[Image], *, alone: bool) -> list[list[int]]:
+    """Group the places of photographs of one size, in the order of the first of each."""
+    groups: dict[Any, list[int]] = {}
+    for place, photo in enumerate(photos):
+        groups.setdefault(place if alone else (photo.height, photo.width), []).append(place)
+    return list(groups.values())
+
+
+def _sizes(photo: Image, params: StyleTransferParams) -> list[tuple[int, int]]:
+    """Return height and width of each scale, smallest first, none but the last under 64 px."""
+    shares = [RATIO**n for n in reversed(range(params.scales))]
+    sizes = [(round(photo.height * s), round(photo.width * s)) for s in shares]
+    return [size for size in sizes[:-1] if min(size) >= 64] + sizes[-1:]
+
+
+def _resized(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+    if tuple(pixels.shape[-2:]) == size:
+        return pixels
+    return F.interpolate(
+        pixels, size=size, mode="bicubic", antialias=True, align_corners=False
+    ).clamp(0, 1)
+
+
+def _shrunk(size: tuple[int, int], longest: int) -> float:
+    """Return the pixels of a picture of that size once it has been shrunk."""
+    return size[0] * size[1] * min(1.0, longest / max(size)) ** 2
+
+
+def _style_layers(params: StyleTransferParams, model: Presets) -> tuple[str, ...]:
+    return params.style_layers or tuple(model.style_layers)
+
+
+def _content_layers(params: StyleTransferParams, model: Presets) -> tuple[str, ...]:
+    return params.content_layers or tuple(model.content_layers)
+
+
+def _layers(params: StyleTransferParams, model: Presets) -> tuple[str, ...]:
+    return (*_style_layers(params, model), *_content_layers(params, model))
 
 
 def _moved(pixels: Tensor, shift: Sequence[int]) -> Tensor:
     return pixels.roll(tuple(shift), (2, 3))
 
 
-def _targets(seen: Mapping[str, Tensor], model: VisionModel) -> dict[str, Tensor]:
-    return {name: seen[name] for name in model.content_layers}
+def _facts(trace: Trace, terms: Mapping[str, float], size: tuple[int, int]) -> dict[str, Any]:
+    return {
+        "losses": {name: round(value, 6) for name, value in terms.items()},
+        "loss": {"first": round(trace.losses[0], 6), "last": round(trace.losses[-1], 6)},
+        "steps": len(trace.losses),
+        "settled": trace.settled,
+        "height": size[0],
+        "width": size[1],
+    }
 
 
 def _optimizer(levels: list[Tensor], params: StyleTransferParams) -> torch.optim.Optimizer:
@@ -148,8 +355,3 @@ def _optimizer(levels: list[Tensor], params: StyleTransferParams) -> torch.optim
         return torch.optim.Adam(levels, lr=params.learning_rate, betas=(0.9, 0.99))
     # one evaluation a step; the curvature history is kept between steps
     return torch.optim.LBFGS(levels, lr=1.0, max_iter=1, history_size=20)
-
-
-def _picture(canvas: Pyramid, photo: Image) -> Image:
-    with torch.no_grad():
-        return dataclasses.replace(photo, pixels=canvas.pixels()[0].cpu())
