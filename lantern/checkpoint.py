@@ -44,7 +44,8 @@ class Checkpoints:
     """Saves the state of a run now and then, and restores the one it was made with.
 
     A run has one or more stages, numbered from 0, each one optimisation. The state is what the next
-    step depends on: parameters, optimiser, generator, losses; `save` receives it as bytes that
+    step depends on: parameters, optimiser, generator, losses, and of the stages that are over the
+    parameters and the generator they ended with. `save` receives it as bytes that
     `torch.load(weights_only=True)` reads, and returns False where it could not keep them. A resumed
     run ends in the same bytes as an unbroken one.
 
@@ -74,18 +75,19 @@ class Checkpoints:
     def restore(
         self, stage: int, optimizer: torch.optim.Optimizer, generator: torch.Generator | None
     ) -> Resumed:
-        """Put a stage's parameters, optimiser and generator back as they were saved."""
+        """Put a stage's parameters, optimiser and generator back as they were saved.
+
+        Of a stage that is over, parameters and generator are put back as it left them.
+        """
         if stage < len(self._ended):
-            return Resumed(**self._ended[stage], over=True)
+            ended = self._ended[stage]
+            _put_back(ended, optimizer, generator)
+            return Resumed(tuple(ended["losses"]), ended["settled"], over=True)
         state, self._state = self._state, None
         if state is None:
             return Resumed()
-        with torch.no_grad():
-            for parameter, value in zip(_parameters(optimizer), state["parameters"], strict=True):
-                parameter.copy_(value)
+        _put_back(state, optimizer, generator)
         optimizer.load_state_dict(state["optimizer"])
-        if generator is not None:
-            generator.set_state(state["generator"])
         return Resumed(losses=tuple(state["losses"]))
 
     def keep(
@@ -110,9 +112,18 @@ class Checkpoints:
         if suspend:
             raise Suspended
 
-    def end(self, losses: Sequence[float], *, settled: bool) -> None:
-        """Note that a stage is over: a resumed run passes it by."""
-        self._ended.append({"losses": tuple(losses), "settled": settled})
+    def end(
+        self,
+        losses: Sequence[float],
+        optimizer: torch.optim.Optimizer,
+        generator: torch.Generator | None,
+        *,
+        settled: bool,
+    ) -> None:
+        """Note that a stage is over and what it ended with: a resumed run passes it by."""
+        # a copy, as the next stage may go on with the same parameters
+        ended = [p.detach().to("cpu", copy=True) for p in _parameters(optimizer)]
+        self._ended.append(_common(losses, ended, generator) | {"settled": settled})
 
 
 def _written(
@@ -122,15 +133,31 @@ def _written(
     generator: torch.Generator | None,
 ) -> bytes:
     out = io.BytesIO()
-    state = {
-        "ended": list(ended),
+    parameters = [parameter.detach() for parameter in _parameters(optimizer)]
+    state = _common(losses, parameters, generator)
+    torch.save(state | {"ended": list(ended), "optimizer": optimizer.state_dict()}, out)
+    return out.getvalue()
+
+
+def _common(
+    losses: Sequence[float], parameters: list[torch.Tensor], generator: torch.Generator | None
+) -> dict[str, Any]:
+    """Return what is kept of a stage whether it is over or not."""
+    return {
         "losses": list(losses),
-        "parameters": [parameter.detach() for parameter in _parameters(optimizer)],
-        "optimizer": optimizer.state_dict(),
+        "parameters": parameters,
         "generator": generator.get_state() if generator is not None else None,
     }
-    torch.save(state, out)
-    return out.getvalue()
+
+
+def _put_back(
+    state: dict[str, Any], optimizer: torch.optim.Optimizer, generator: torch.Generator | None
+) -> None:
+    with torch.no_grad():
+        for parameter, value in zip(_parameters(optimizer), state["parameters"], strict=True):
+            parameter.copy_(value)
+    if generator is not None:
+        generator.set_state(state["generator"])
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
@@ -142,6 +169,6 @@ def _read(saved: bytes) -> dict[str, Any]:
         state = torch.load(io.BytesIO(saved), map_location="cpu", weights_only=True)
     except (RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
         raise DamagedCheckpoint("the state that was kept cannot be read") from error
-    if not isinstance(state, dict) or "ended" not in state:
+    if not isinstance(state, dict) or not all("parameters" in e for e in state.get("ended", [{}])):
         raise DamagedCheckpoint("what was kept is not the state of a run")
     return state

@@ -12,7 +12,8 @@ import torch
 
 from lantern.checkpoint import Checkpoints, DamagedCheckpoint
 from lantern.image import Image
-from lantern.progress import Step, Suspended
+from lantern.optimize.ascend import ascend
+from lantern.progress import Progress, Step, Suspended, silent
 from lantern.run import run
 from lantern.vision_model import VisionModel
 from lantern.zoo import Zoo
@@ -89,6 +90,54 @@ def test_a_resumed_run_ends_in_the_same_bytes(
     assert {k: v for k, v in resumed.facts.items() if k != "seconds"} == {
         k: v for k, v in whole.facts.items() if k != "seconds"
     }
+
+
+def in_stages(checkpoints: Checkpoints, progress: Progress = silent) -> list[list[float]]:
+    """Optimise in three stages that draw before and within, and return where each one ended."""
+    generator, ends = torch.Generator().manual_seed(5), []
+    for stage in range(3):
+        at = torch.rand(4, generator=generator).requires_grad_()
+
+        def loss(step: int, at: torch.Tensor = at, goal: float = stage) -> torch.Tensor:
+            return (at - goal - torch.rand(4, generator=generator)).square().sum()
+
+        ascend(
+            loss, torch.optim.Adam([at], lr=0.1), steps=4, progress=progress,
+            preview=lambda: _picture(0), checkpoints=checkpoints, generator=generator,
+            stage=stage, stages=3,
+        )  # fmt: skip
+        ends.append(at.tolist())
+    return ends
+
+
+@pytest.mark.parametrize("dies_at", range(1, 12))
+def test_the_ends_of_stages_that_are_over_are_put_back(dies_at: int) -> None:
+    whole, store = in_stages(Checkpoints()), Store()
+    assert len({value for end in whole for value in end}) == 12
+
+    def die(step: Step) -> None:
+        if step.done == dies_at + 1:
+            raise Killed
+
+    with pytest.raises(Killed):
+        in_stages(Checkpoints(store.save, every_s=0.0, most_cost=1e9), die)
+    assert in_stages(Checkpoints(saved=store.saved)) == whole
+
+
+def test_a_stage_that_goes_on_with_the_same_parameters_leaves_the_end_before_alone() -> None:
+    at, store = torch.zeros(1, requires_grad=True), Store()
+
+    def go(checkpoints: Checkpoints, ends: list[float]) -> list[float]:
+        for stage in range(2):
+            ascend(
+                lambda step: -at.sum(), torch.optim.SGD([at], lr=1.0), steps=2, progress=silent,
+                preview=lambda: _picture(0), checkpoints=checkpoints, stage=stage, stages=2,
+            )  # fmt: skip
+            ends.append(at.item())
+        return ends
+
+    assert go(Checkpoints(store.save, every_s=0.0, most_cost=1e9), []) == [2, 4]
+    assert go(Checkpoints(saved=store.saved), []) == [2, 4]
 
 
 def test_checkpoints_are_no_more_frequent_than_asked(network: VisionModel) -> None:
@@ -177,7 +226,7 @@ def test_what_is_no_checkpoint_is_refused(saved: bytes) -> None:
         Checkpoints(saved=saved)
 
 
-@pytest.mark.parametrize("state", [[1, 2], {"losses": []}])
+@pytest.mark.parametrize("state", [[1, 2], {"losses": []}, {"ended": [{"losses": []}]}])
 def test_what_is_no_state_of_a_run_is_refused(state: Any) -> None:
     out = io.BytesIO()
     torch.save(state, out)

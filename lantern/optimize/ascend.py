@@ -52,7 +52,8 @@ def ascend(
     `loss(step)` builds the scalar to descend; `rate(step)` sets the learning rate before a step;
     `after(step)` projects the parameters back into what is legal. A run of several `stages` of the
     same number of steps calls this for each; `checkpoints` restore and keep the state, to which the
-    `generator` belongs where `loss` draws from one.
+    `generator` belongs where `loss` draws from one. A resumed run passes by the stages that are
+    over, and leaves their parameters as they ended.
 
     Raises:
         NotFinite: the loss is no longer a number.
@@ -76,7 +77,7 @@ def ascend(
         progress(Step(stage * steps + step + 1, stages * steps, losses[-1], preview))
         checkpoints.keep(losses, optimizer, generator)
     is_settled = _has_settled(losses, settled)
-    checkpoints.end(losses, settled=is_settled)
+    checkpoints.end(losses, optimizer, generator, settled=is_settled)
     return Trace(tuple(losses), is_settled)
 
 
