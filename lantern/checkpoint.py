@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,8 @@ from lantern.progress import Suspended
 MOST_COST = 0.028
 # How soon a state that could not be saved is followed by the next.
 RETRY_S = 0.5
+# How many of the last savings tell what one costs.
+LATEST = 3
 
 
 class DamagedCheckpoint(LanternError):
@@ -70,7 +73,8 @@ class Checkpoints:
         self._every_s, self._most_cost = every_s, most_cost
         self._state: dict[str, Any] | None = _read(saved) if saved else None
         self._ended: list[dict[str, Any]] = list(self._state["ended"]) if self._state else []
-        self._saved_at, self._cost_s = time.monotonic(), 0.0
+        self._saved_at = time.monotonic()
+        self._costs_s: deque[float] = deque(maxlen=LATEST)
 
     def restore(
         self, stage: int, optimizer: torch.optim.Optimizer, generator: torch.Generator | None
@@ -102,15 +106,26 @@ class Checkpoints:
             Suspended: the run is to go on later, from the state that was just saved.
         """
         suspend = self._suspend()
-        pause_s = max(self._every_s, self._cost_s / self._most_cost)
+        pause_s = self._pause_s()
         if self._save is not None and (suspend or time.monotonic() - self._saved_at >= pause_s):
             began = time.monotonic()
             is_kept = self._save(_written(self._ended, losses, optimizer, generator))
             now = time.monotonic()
-            self._cost_s = now - began
+            self._costs_s.append(now - began)
             self._saved_at = now if is_kept is not False else now - pause_s + RETRY_S
         if suspend:
             raise Suspended
+
+    def _pause_s(self) -> float:
+        """Return how long to wait between two savings.
+
+        The least of the last few tells what one costs: a store that was away for a moment must not
+        silence a run for as long as that would be worth.
+        """
+        pause_s = min(self._costs_s, default=0.0) / self._most_cost
+        if len(self._costs_s) < LATEST:
+            pause_s = min(pause_s, 2 * self._every_s)
+        return max(self._every_s, pause_s)
 
     def end(
         self,
