@@ -225,7 +225,9 @@ def choose(artifact: Artifact, accept: Sequence[str]) -> str:
         if wanted == ANYTHING or wanted == artifact.media_types[0].split("/")[0] + "/*":
             return artifact.media_types[0]
     forms = ", ".join(dict.fromkeys([*artifact.media_types, JSON, NPZ]))
-    raise NotAcceptable(f"{artifact.name} is a {artifact.kind}; it can be had as {forms}")
+    raise NotAcceptable(
+        f"there is no such form of the {artifact.kind} {artifact.name}; it can be had as {forms}"
+    )
 
 
 def encode(result: Result, media_type: str, rendering: Rendering) -> bytes:

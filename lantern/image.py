@@ -5,13 +5,17 @@ from __future__ import annotations
 import io
 import struct
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import PIL.Image
 import PIL.ImageCms
+import PIL.ImageDraw
+import PIL.ImageFont
 import PIL.ImageOps
+import PIL.ImageSequence
 import torch
 import torch.nn.functional as F
 
@@ -19,6 +23,7 @@ from lantern.errors import BadImage
 
 MEDIA_TYPES = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
 FORMATS = {media_type: name for name, media_type in MEDIA_TYPES.items()}
+GIF = "image/gif"
 SUFFIXES = {
     ".jpg": "image/jpeg",
     ".jpeg": "image/jpeg",
@@ -166,6 +171,48 @@ class Image:
         out = io.BytesIO()
         picture.save(out, format=FORMATS[media_type], **_save_options(media_type, quality))
         return out.getvalue()
+
+
+def encode_frames(
+    frames: Sequence[Image], media_type: str, *, frame_ms: int, quality: int = 90
+) -> bytes:
+    """Return an endless animation, WebP or GIF, of pictures of one size; alpha is left out."""
+    pictures = [PIL.Image.fromarray(frame.to_uint8()) for frame in frames]
+    return _save_frames(pictures, [frame_ms] * len(pictures), media_type, quality)
+
+
+def recode_frames(data: bytes, media_type: str, quality: int = 90) -> bytes:
+    """Turn an animation of our own into another form, all frames and their times kept."""
+    with PIL.Image.open(io.BytesIO(data)) as animation:
+        pictures, times = [], []
+        for frame in PIL.ImageSequence.Iterator(animation):
+            pictures.append(frame.convert("RGB"))
+            times.append(round(frame.info.get("duration", 0)))
+    return _save_frames(pictures, times, media_type, quality)
+
+
+def _save_frames(
+    pictures: list[PIL.Image.Image], times_ms: list[int], media_type: str, quality: int
+) -> bytes:
+    out = io.BytesIO()
+    form = "GIF" if media_type == GIF else FORMATS[media_type]
+    options = {} if media_type == GIF else _save_options(media_type, quality)
+    pictures[0].save(
+        out, form, save_all=True, append_images=pictures[1:], duration=times_ms, loop=0, **options
+    )
+    return out.getvalue()
+
+
+def caption(text: str, width: int) -> Image:
+    """Write a line of text, dark on white, at most `width` px wide; what does not fit is cut."""
+    size = min(20, max(10, width // 16))
+    font = PIL.ImageFont.load_default(size)
+    shown = text
+    while shown and font.getlength(shown) > width - 4:
+        shown = shown.removesuffix("…")[:-1] + "…" if len(shown) > 1 else ""
+    strip = PIL.Image.new("RGB", (width, size + 6), "white")
+    PIL.ImageDraw.Draw(strip).text((2, size + 1), shown, fill=(40, 40, 40), font=font, anchor="ls")
+    return Image(_planes(np.asarray(strip)))
 
 
 def _save_options(media_type: str, quality: int) -> dict[str, int]:

@@ -86,7 +86,10 @@ def _add_technique(commands: Any, technique: Any) -> None:
     for name, slot in technique.inputs.items():
         _add_slot(sub, name, slot)
     sub.add_argument(
-        "-o", "--output", type=Path, help="file to write: .jpg, .png, .webp, .json or .npz"
+        "-o",
+        "--output",
+        type=Path,
+        help="file to write: .jpg, .png, .webp, .gif, .json, .npz or .safetensors",
     )
     if technique.takes_model:
         sub.add_argument("--model", default=DEFAULT_MODEL, help="network, see `lantern models`")
@@ -201,19 +204,24 @@ def _read(path: Path) -> bytes:
 
 
 def _media_type(path: Path) -> str:
-    from lantern.artifact import JSON, NPZ, NotAcceptable
-    from lantern.image import SUFFIXES
+    from lantern.artifact import NotAcceptable
 
-    known = {**SUFFIXES, ".json": JSON, ".npz": NPZ}
+    known = _suffixes()
     if path.suffix.lower() not in known:
         raise NotAcceptable(f"{path.name} must end in one of {', '.join(known)}")
     return known[path.suffix.lower()]
 
 
-def _suffix(media_type: str) -> str:
-    from lantern.image import SUFFIXES
+def _suffixes() -> dict[str, str]:
+    """Return the form that each suffix stands for."""
+    from lantern.artifact import JSON, NPZ, SAFETENSORS
+    from lantern.image import GIF, SUFFIXES
 
-    return next((suffix for suffix, kind in SUFFIXES.items() if kind == media_type), ".json")
+    return {**SUFFIXES, ".gif": GIF, ".json": JSON, ".npz": NPZ, ".safetensors": SAFETENSORS}
+
+
+def _suffix(media_type: str) -> str:
+    return next(suffix for suffix, kind in _suffixes().items() if kind == media_type)
 
 
 def _demo(chosen: argparse.Namespace, settings: Settings) -> int:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
 
-from lantern.artifact import Outcome, Picture, Table
+from lantern.artifact import Animation, Artifact, Grid, Outcome, Picture, Table, Weights
 from lantern.image import Image
 from lantern.params import Params
 from lantern.registry import Count, technique
@@ -50,12 +50,36 @@ def shown(image: Annotated[Image | None, "what is shown, if anything"], params: 
     return Outcome((Picture("picture", image or Image(torch.full((3, 16, 16), 0.5))),), {"x": 1})
 
 
+class AlbumParams(Params):
+    first: Literal["grid", "animation", "weights"] = Field("grid", description="principal artifact")
+
+
+LEVELS = (0.1, 0.5, 0.9)
+
+
+def album(params: AlbumParams) -> Outcome:
+    """Make one artifact of each kind that holds more than a picture."""
+    images = torch.stack([torch.full((3, 24, 32), level) for level in LEVELS])
+    images[:, :, :, :16] = 0  # so that frames have edges
+    made: dict[str, Artifact] = {
+        "grid": Grid("grid", images, columns=2, captions=("low", "middle", "high")),
+        "animation": Animation("animation", tuple(map(Image, images)), frame_ms=80),
+        "weights": Weights("weights", {"a.b": images[:, 0]}, {"made-by": "album", "steps": "3"}),
+    }
+    first = made.pop(params.first)
+    return Outcome((first, *made.values()), {"levels": list(LEVELS)})
+
+
 def register() -> None:
     """Register them; the registry must be the test's own."""
     technique(
         "collage", family="inference", runs="job", source="a test",
         outputs={"levels": "mean levels", "picture": "the first picture"},
     )(collage)  # fmt: skip
+    technique(
+        "album", family="synthesis", runs="job", source="a test",
+        outputs={"grid": "a sheet", "animation": "a film", "weights": "what was learnt"},
+    )(album)  # fmt: skip
     for function, runs in ((noise, "job"), (shown, "interactive")):
         technique(
             function.__name__, family="synthesis", source="a test", runs=runs,  # type: ignore[arg-type]

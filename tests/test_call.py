@@ -12,12 +12,25 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 
 from lantern import registry
-from lantern.artifact import PLAIN, Heatmap, NotAcceptable, Picture, Rendering, Table
+from lantern.artifact import (
+    PLAIN,
+    SAFETENSORS,
+    Animation,
+    Artifact,
+    Grid,
+    Heatmap,
+    NotAcceptable,
+    Picture,
+    Rendering,
+    Table,
+    Weights,
+)
 from lantern.call import Call, Studio, by_slot, check, choose, decode, document, number
 from lantern.errors import BadImage, InvalidParameters, MissingInput, UnknownName
-from lantern.image import Image
+from lantern.image import GIF, Image
 from lantern.run import run
 from lantern.styles.library import StyleLibrary
 from lantern.vision_model import VisionModel
@@ -97,6 +110,16 @@ def test_an_empty_call_asks_for_the_default() -> None:
         ("table", ["application/*"], JSON),
         ("table", [PNG, JSON], JSON),
         ("table", [NPZ], NPZ),
+        ("grid", ["*/*"], JPEG),
+        ("grid", [WEBP], WEBP),
+        ("film", ["*/*"], WEBP),
+        ("film", ["image/*"], WEBP),
+        ("film", [PNG, GIF, WEBP], GIF),
+        ("film", [PNG, JSON], JSON),
+        ("weights", ["*/*"], SAFETENSORS),
+        ("weights", ["application/*"], SAFETENSORS),
+        ("weights", [PNG, SAFETENSORS], SAFETENSORS),
+        ("weights", [JSON], JSON),
     ],
 )
 def test_the_first_acceptable_form_that_exists_is_chosen(
@@ -113,6 +136,10 @@ def test_the_first_acceptable_form_that_exists_is_chosen(
         ("picture", ["text/*"]),
         ("table", [PNG]),
         ("table", ["image/*"]),
+        ("grid", [GIF]),
+        ("film", [JPEG, PNG]),
+        ("weights", ["image/*"]),
+        ("picture", [SAFETENSORS]),
     ],
 )
 def test_no_acceptable_form_is_an_error(kind: str, accept: list[str], picture: Image) -> None:
@@ -121,13 +148,16 @@ def test_no_acceptable_form_is_an_error(kind: str, accept: list[str], picture: I
     assert caught.value.code == "not-acceptable"
 
 
-def artifacts(picture: Image) -> dict[str, Picture | Heatmap | Table]:
+def artifacts(picture: Image) -> dict[str, Artifact]:
     clear = Image(picture.pixels, alpha=picture.pixels[0])
     return {
         "picture": Picture("p", picture),
         "clear": Picture("p", clear),
         "heatmap": Heatmap("h", picture.pixels[0], picture),
         "table": Table("t", ({"a": 1},)),
+        "grid": Grid("g", picture.pixels[None], 1),
+        "film": Animation("f", (picture,), 100),
+        "weights": Weights("w", {"a": picture.pixels}),
     }
 
 
@@ -262,6 +292,39 @@ def test_a_table_in_a_document_is_plain(small_model: VisionModel, picture: Image
     said = document(run("classify", {"image": picture}, {"top": 2}, model=small_model), PLAIN)
     rows = said["artifacts"][0]["data"]
     assert [set(row) for row in rows] == [{"class", "label", "probability"}] * 2
+
+
+@pytest.mark.usefixtures("invented")
+@pytest.mark.parametrize("first", ["grid", "animation", "weights"])
+def test_every_kind_of_artifact_is_in_the_document(first: str) -> None:
+    result = run("album", {}, {"first": first})
+    said = json.loads(json.dumps(document(result, PLAIN), allow_nan=False))["artifacts"]
+    assert said[0]["kind"] == result.principal.kind == first
+    types = {"grid": JPEG, "animation": WEBP, "weights": SAFETENSORS}
+    for entry, artifact in zip(said, result.artifacts, strict=True):
+        head, _, data = entry["data"].partition(",")
+        assert entry["media_type"] == types[entry["kind"]]
+        assert head == f"data:{entry['media_type']};base64"
+        assert base64.b64decode(data) == artifact.encode(entry["media_type"])
+    with np.load(io.BytesIO(result.npz())) as arrays:
+        assert {name: arrays[name].shape for name in arrays} == {
+            "grid": (3, 3, 24, 32), "animation": (3, 3, 24, 32)
+        }  # fmt: skip
+
+
+@pytest.mark.usefixtures("invented")
+def test_a_principal_artifact_of_any_kind_is_answered_with(studio: Studio) -> None:
+    for first, form, start in [
+        ("grid", PNG, b"\x89PNG"),
+        ("animation", GIF, b"GIF89a"),
+        ("animation", "*/*", b"RIFF"),
+        ("weights", "*/*", b""),
+    ]:
+        answer = studio.perform(Call("album", {}, {"first": first}, accept=[form]))
+        assert answer.body.startswith(start)
+        assert form in ("*/*", answer.media_type)
+    assert safetensors.torch.load(answer.body)["a.b"].shape == (3, 24, 32)
+    assert answer.media_type == SAFETENSORS
 
 
 def test_a_studio_without_styles_says_so(photo: Image, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from lantern.artifact import Outcome, Picture
+from lantern.artifact import Outcome, numbered
 from lantern.checkpoint import Checkpoints
 from lantern.errors import InvalidParameter
 from lantern.image import Image
@@ -144,10 +144,8 @@ def style_transfer(
         painted, said = studio.paint([photos[p] for p in places], number, len(batches))
         pictures |= dict(zip(places, painted, strict=True))
         facts.append(said)
-    made = [pictures[place] for place in range(len(photos))]
-    names = ["picture", *(f"picture-{n}" for n in range(2, len(made) + 1))]
-    artifacts = tuple(Picture(name, p) for name, p in zip(names, made, strict=True))
-    return Outcome(artifacts, facts[0] if len(facts) == 1 else {"batches": facts})
+    made = numbered("picture", (pictures[place] for place in range(len(photos))))
+    return Outcome(made, facts[0] if len(facts) == 1 else {"batches": facts})
 
 
 @dataclass(frozen=True)

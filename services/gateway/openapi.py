@@ -11,7 +11,7 @@ import flask
 
 import lantern
 from lantern import registry
-from lantern.artifact import JSON, NPZ, Rendering
+from lantern.artifact import FORMS, JSON, Rendering
 from lantern.describe import schema
 from lantern.image import FORMATS
 from lantern.registry import Slot, Technique
@@ -23,6 +23,11 @@ from services.record import FINAL, LIVE, JobOptions
 routes = flask.Blueprint("openapi", __name__)
 PROBLEM = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
 PICTURE = {"type": "string", "format": "binary"}
+# What a result may be asked for as; which of these there are depends on its artifacts.
+_ANSWERS: dict[str, Any] = {
+    **{form: {"schema": PICTURE} for form in FORMS},
+    JSON: {"schema": {"$ref": "#/components/schemas/Result"}},
+}
 _LARGEST = (
     "At most {} bytes in all. Pictures that have more together are sent to /v1/files one by one "
     "and named by their ids."
@@ -123,9 +128,11 @@ def _responses(path: str, method: str) -> dict[str, Any]:
         content = {JSON: {"schema": {"$ref": "#/components/schemas/Job"}}}
     elif path.endswith("/events"):
         content = {"text/event-stream": {"schema": {"type": "string"}}}
-    elif path.endswith(("/result", "/thumbnail")) or re.search(
-        r"/(artifacts|previews|files|samples)/\{", path
-    ):
+    elif path.endswith("/result"):
+        content = _ANSWERS
+    elif "/artifacts/{" in path:
+        content = _ANSWERS | content
+    elif path.endswith("/thumbnail") or re.search(r"/(previews|files|samples)/\{", path):
         content = {kind: {"schema": PICTURE} for kind in FORMATS}
     elif path == "/metrics":
         content = {"text/plain": {"schema": {"type": "string"}}}
@@ -230,7 +237,6 @@ def _json_body(technique: Technique) -> dict[str, Any]:
 
 
 def _technique_responses(technique: Technique) -> dict[str, Any]:
-    result = {"schema": {"$ref": "#/components/schemas/Result"}}
     responses: dict[str, Any] = {
         "202": {
             "description": "a job was made of it",
@@ -239,8 +245,7 @@ def _technique_responses(technique: Technique) -> dict[str, Any]:
         },
         "default": {"description": "a problem", "content": PROBLEM},
     }
-    pictures = {kind: {"schema": PICTURE} for kind in (*FORMATS, NPZ)}
-    responses["200"] = {"description": "the result", "content": pictures | {JSON: result}}
+    responses["200"] = {"description": "the result", "content": _ANSWERS}
     return responses
 
 

@@ -12,7 +12,7 @@ import flask
 from werkzeug.datastructures import MIMEAccept
 from werkzeug.exceptions import RequestEntityTooLarge
 
-from lantern.artifact import JSON, NPZ, Rendering
+from lantern.artifact import FORMS, JSON, Rendering
 from lantern.call import ANYTHING, Call, number
 from lantern.errors import InvalidParameter
 from lantern.image import FORMATS
@@ -106,14 +106,14 @@ def accepted(header: MIMEAccept) -> tuple[str, ...]:
     """
     if not header:
         return (ANYTHING,)
-    known = {*FORMATS, JSON, NPZ, ANYTHING, "image/*", "application/*"}
+    known = {*FORMS, ANYTHING, "image/*", "application/*"}
     refused = {kind for kind, quality in header if quality <= 0}
     wanted: dict[str, None] = {}
     for kind, quality in header:
         if kind in known and quality > 0:
             wanted |= dict.fromkeys(_expanded(kind, refused))
     if not wanted:
-        forms = ", ".join((*FORMATS, JSON, NPZ))
+        forms = ", ".join(FORMS)
         raise Problem(
             406, "not-acceptable", f"none of the forms you accept exists; there are {forms}"
         )
@@ -122,7 +122,8 @@ def accepted(header: MIMEAccept) -> tuple[str, ...]:
 
 def _expanded(kind: str, refused: set[str]) -> list[str]:
     """Spell a wildcard out where some of what it covers is refused, else leave it."""
-    covered = {ANYTHING: [*FORMATS, JSON, NPZ], "image/*": list(FORMATS)}.get(kind, [])
+    pictures = [form for form in FORMS if form.startswith("image/")]
+    covered = {ANYTHING: list(FORMS), "image/*": pictures}.get(kind, [])
     if not refused.intersection(covered):
         return [kind]
     return [form for form in covered if form not in refused]

@@ -10,7 +10,7 @@ from werkzeug.datastructures import MIMEAccept
 
 from lantern.artifact import JSON, NPZ
 from lantern.call import ANYTHING
-from lantern.image import Image, Limits
+from lantern.image import Image, Limits, recode_frames
 from services.gateway.context import DECODING, current
 from services.gateway.documents import result_document
 from services.gateway.problems import Problem
@@ -62,11 +62,18 @@ def _respond(job: Job, artifact: Mapping[str, Any], form: str) -> flask.Response
         raise Problem(410, "expired", "the result has expired; run the job again")
     if form not in (NPZ, artifact["stored"]):
         with DECODING:
-            data = Image.decode(data, OWN).encode(form, job.call["rendering"]["quality"])
+            data = _converted(artifact["kind"], data, form, job.call["rendering"]["quality"])
     response = flask.Response(data, content_type=form)
     response.set_etag(f"{job.id}-{artifact['name']}-{form.rpartition('/')[2]}")
     response.make_conditional(flask.request)
     return response
+
+
+def _converted(kind: str, data: bytes, form: str, quality: int) -> bytes:
+    """Make another form of the one that is stored."""
+    if kind == "animation":
+        return recode_frames(data, form, quality)
+    return Image.decode(data, OWN).encode(form, quality)
 
 
 def _form(job: Job, artifact: Mapping[str, Any], forms: tuple[str, ...], *, document: bool) -> str:

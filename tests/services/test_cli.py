@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 from lantern import registry
@@ -98,6 +99,47 @@ def test_an_optional_file_may_be_left_out() -> None:
     levels = [int(Image.decode(Path(f"{n}.png").read_bytes()).to_uint8().mean())
               for n in ("grey", "dark")]  # fmt: skip
     assert levels == [128, 20]
+
+
+@pytest.mark.usefixtures("shades")
+@pytest.mark.parametrize(
+    ("first", "name", "start"),
+    [
+        ("grid", "x.webp", b"RIFF"),
+        ("grid", "x.jpg", b"\xff\xd8"),
+        ("animation", "x.GIF", b"GIF89a"),
+        ("animation", "x.webp", b"RIFF"),
+        ("animation", "x.json", b'{"technique": "album"'),
+        ("weights", "x.npz", b"PK"),
+    ],
+)
+def test_the_suffix_says_in_which_form(first: str, name: str, start: bytes) -> None:
+    assert lantern(f"album --first {first} -o {name}") == 0
+    assert Path(name).read_bytes().startswith(start)
+
+
+@pytest.mark.usefixtures("shades")
+def test_without_a_name_the_form_says_the_suffix() -> None:
+    for first, suffix in (("grid", "jpg"), ("animation", "webp"), ("weights", "safetensors")):
+        assert lantern(f"album --first {first}") == 0
+        assert Path(f"album.{suffix}").is_file()
+    assert set(safetensors.torch.load_file("album.safetensors")) == {"a.b"}
+
+
+@pytest.mark.usefixtures("shades")
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--first animation -o x.png", "of the animation animation; it can be had as image/webp"),
+        ("--first grid -o x.gif", "it can be had as image/jpeg"),
+        ("--first grid -o x.tiff", "must end in one of .jpg"),
+    ],
+)
+def test_a_form_that_does_not_exist_is_told(
+    words: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert lantern(f"album {words}") == 2
+    assert said in capsys.readouterr().err
 
 
 def test_the_pages_show_calls_that_fit() -> None:

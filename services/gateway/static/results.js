@@ -3,7 +3,7 @@
 import { send } from "./api.js";
 import { el, duration, humanise } from "./dom.js";
 
-const SHOWABLE = "image/*, application/json;q=0.9";
+const SHOWABLE = "image/*, application/json;q=0.9, application/*;q=0.8";
 let pictureUrls = [];
 
 /** Let go of the pictures of the last result. */
@@ -12,15 +12,15 @@ export function releasePictures() {
   pictureUrls = [];
 }
 
-/** Turn an artifact into `{name, blob}` or `{name, rows}`, fetching it where it is not inline. */
-export async function materialise({ name, data, url }) {
-  if (typeof data === "string" && data.startsWith("data:")) return { name, blob: blobOf(data) };
-  if (data !== undefined) return { name, rows: data };
+/** Turn an artifact into `{name, kind, blob}` or `{name, kind, rows}`, fetching it where it is not inline. */
+export async function materialise({ name, kind, data, url }) {
+  if (typeof data === "string" && data.startsWith("data:")) return { name, kind, blob: blobOf(data) };
+  if (data !== undefined) return { name, kind, rows: data };
   const response = await send(url, { accept: SHOWABLE });
   const type = response.headers.get("Content-Type") ?? "";
-  if (!type.includes("json")) return { name, blob: await response.blob() };
+  if (!type.includes("json")) return { name, kind, blob: await response.blob() };
   const body = await response.json();
-  return body?.artifacts ? materialise(body.artifacts[0]) : { name, rows: body };
+  return body?.artifacts ? materialise(body.artifacts[0]) : { name, kind, rows: body };
 }
 
 /** The view of a finished run. */
@@ -43,7 +43,7 @@ export function serverTiming(header) {
 
 function pieceView(piece, context) {
   if (piece.blob?.type.startsWith("image/")) return pictureView(piece, context);
-  if (piece.blob) return el("p", {}, downloadLink(piece, context.technique));
+  if (piece.blob) return el("p", {}, `${humanise(piece.name)} `, downloadLink(piece, context.technique));
   if (Array.isArray(piece.rows) && piece.rows[0] && "probability" in piece.rows[0]) return barList(piece.rows);
   if (Array.isArray(piece.rows)) return tableView(piece.rows);
   return el("pre", {}, JSON.stringify(piece.rows, null, 2));
@@ -54,7 +54,7 @@ function pictureView(piece, { technique, original, onReuse }) {
   const picture = el("img", { className: "picture", src: made, alt: `${humanise(piece.name)} made by ${technique}` });
   const actions = el("div", { className: "actions" }, downloadLink(piece, technique, made));
   if (original) actions.append(compareButton(picture, made, pictureUrl(original)));
-  if (onReuse) {
+  if (onReuse && piece.kind !== "animation") { // a photo does not move
     const reuse = el("button", { type: "button", textContent: "Use as photo" });
     reuse.addEventListener("click", () => onReuse(new File([piece.blob], fileName(piece, technique), { type: piece.blob.type })));
     actions.append(reuse);
@@ -79,7 +79,7 @@ function downloadLink(piece, technique, href = pictureUrl(piece.blob)) {
 }
 
 function fileName({ name, blob }, technique) {
-  const ending = blob.type.split("/")[1]?.split(/[;+]/)[0].replace("jpeg", "jpg") || "bin";
+  const ending = blob.type.split("/")[1]?.split(/[;+]/)[0].replace("jpeg", "jpg").replace("vnd.", "") || "bin";
   return `${technique}-${name}.${ending}`;
 }
 

@@ -1,0 +1,1 @@
+"""The kinds of artifacts; all are had from `lantern.artifact`."""

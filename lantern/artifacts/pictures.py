@@ -1,0 +1,203 @@
+"""Artifacts that are looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lantern.artifacts.base import PLAIN, Artifact, Rendering
+from lantern.colour import colourise
+from lantern.image import FORMATS, GIF, Image, caption, encode_frames
+
+# Between the tiles of a grid: pixels, and their level.
+GAP, GAP_LEVEL = 2, 0.88
+# WebP has no larger sides, px.
+LARGEST_WEBP = 16_383
+
+
+@dataclass(frozen=True, eq=False)
+class Picture(Artifact):
+    """A picture the technique made."""
+
+    kind = "picture"
+    name: str
+    image: Image
+
+    @property
+    def media_types(self) -> tuple[str, ...]:
+        """JPEG first, unless that would lose transparency."""
+        order = tuple(FORMATS)
+        return order if self.image.alpha is None else tuple(sorted(order, key=_keeps_alpha))
+
+    def encode(self, media_type: str, rendering: Rendering = PLAIN) -> bytes:
+        """Return the picture's file."""
+        self._require(media_type)
+        return self.image.encode(media_type, rendering.quality)
+
+    def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
+        """Return float32 `[3,H,W]`, sRGB, 0..1."""
+        return {self.name: self.image.pixels.detach().cpu().numpy()}
+
+
+def numbered(name: str, images: Iterable[Image]) -> tuple[Picture, ...]:
+    """Make an artifact of each picture; those after the first are called `name-2`, `name-3`."""
+    return tuple(
+        Picture(name if number == 1 else f"{name}-{number}", image)
+        for number, image in enumerate(images, 1)
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Heatmap(Artifact):
+    """A signed map `[H,W]` over a picture, in the technique's own unit."""
+
+    kind = "heatmap"
+    name: str
+    values: Tensor
+    under: Image
+
+    @property
+    def media_types(self) -> tuple[str, ...]:
+        """Any picture format."""
+        return tuple(FORMATS)
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Smallest and largest value."""
+        return float(self.values.min()), float(self.values.max())
+
+    def encode(self, media_type: str, rendering: Rendering = PLAIN) -> bytes:
+        """Return the coloured map, laid over the picture or alone."""
+        self._require(media_type)
+        colours = colourise(self.values, rendering.colormap)
+        if rendering.overlay:
+            colours = torch.lerp(self.under.pixels, colours, rendering.opacity)
+        return Image(colours).encode(media_type, rendering.quality)
+
+    def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
+        """Return float32 `[H,W]`, signed."""
+        return {self.name: self.values.detach().cpu().numpy()}
+
+
+@dataclass(frozen=True, eq=False)
+class Grid(Artifact):
+    """A contact sheet: `images` float32 `[N,3,h,w]`, sRGB, 0..1, row by row in `columns`.
+
+    Raises:
+        ValueError: there is no picture or column, or not one caption for each picture.
+    """
+
+    kind = "grid"
+    name: str
+    images: Tensor
+    columns: int
+    captions: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.images.ndim != 4 or not self.images.numel() or self.columns < 1:
+            raise ValueError("a grid has pictures [N,3,h,w], N at least 1, and columns")
+        if self.captions and len(self.captions) != len(self.images):
+            raise ValueError("a grid has one caption for each picture, or none")
+
+    @property
+    def media_types(self) -> tuple[str, ...]:
+        """Any picture format that can be as large."""
+        is_small = max(self._size) <= LARGEST_WEBP
+        return tuple(form for form in FORMATS if is_small or form != "image/webp")
+
+    def encode(self, media_type: str, rendering: Rendering = PLAIN) -> bytes:
+        """Return the pictures side by side, a light gap between them, on white."""
+        self._require(media_type)
+        return self.sheet().encode(media_type, rendering.quality)
+
+    def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
+        """Return float32 `[N,3,h,w]`, without gaps and captions."""
+        return {self.name: self.images.detach().cpu().numpy()}
+
+    def sheet(self) -> Image:
+        """Return the sheet as one picture; places the last row leaves empty are white."""
+        tile_height, tile_width = self._tile
+        sheet = torch.full((3, *self._size), GAP_LEVEL)
+        for place in range(self._rows * self._across):
+            row, column = divmod(place, self._across)
+            top, left = row * (tile_height + GAP), column * (tile_width + GAP)
+            sheet[:, top : top + tile_height, left : left + tile_width] = self._drawn(place)
+        return Image(sheet)
+
+    def _drawn(self, place: int) -> Tensor:
+        """Draw a picture above its caption, or nothing behind the last one."""
+        tile = torch.ones(3, *self._tile)
+        if place < len(self.images):
+            image = self.images[place].detach().cpu()
+            tile[:, : image.shape[1]] = image
+            if self.captions:
+                tile[:, image.shape[1] :] = caption(self.captions[place], image.shape[2]).pixels
+        return tile
+
+    @property
+    def _across(self) -> int:
+        return min(self.columns, len(self.images))
+
+    @property
+    def _rows(self) -> int:
+        return -(-len(self.images) // self._across)
+
+    @property
+    def _tile(self) -> tuple[int, int]:
+        """Height and width of a picture with its caption, px."""
+        height, width = self.images.shape[2:]
+        return height + (caption("", width).height if self.captions else 0), width
+
+    @property
+    def _size(self) -> tuple[int, int]:
+        """Height and width of the sheet, px."""
+        height, width = self._tile
+        return self._rows * (height + GAP) - GAP, self._across * (width + GAP) - GAP
+
+
+@dataclass(frozen=True, eq=False)
+class Animation(Artifact):
+    """Pictures of one size shown one after another, each for `frame_ms` milliseconds, endlessly.
+
+    Raises:
+        ValueError: there is no frame or no time, or frames differ in size.
+    """
+
+    kind = "animation"
+    name: str
+    frames: tuple[Image, ...]
+    frame_ms: int
+
+    def __post_init__(self) -> None:
+        if len({frame.pixels.shape for frame in self.frames}) != 1 or self.frame_ms < 1:
+            raise ValueError("an animation has frames, all of one size, and a time for each")
+
+    @property
+    def media_types(self) -> tuple[str, ...]:
+        """Animated WebP, and GIF of 256 colours a frame."""
+        return ("image/webp", GIF)
+
+    def encode(self, media_type: str, rendering: Rendering = PLAIN) -> bytes:
+        """Return the animation's file."""
+        self._require(media_type)
+        return encode_frames(
+            self.frames, media_type, frame_ms=self.frame_ms, quality=rendering.quality
+        )
+
+    def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
+        """Return float32 `[T,3,H,W]`, sRGB, 0..1."""
+        frames = [frame.pixels.detach().cpu() for frame in self.frames]
+        return {self.name: torch.stack(frames).numpy()}
+
+    def is_finite(self) -> bool:
+        """Tell whether all frames are, without a copy of them."""
+        return all(bool(frame.pixels.isfinite().all()) for frame in self.frames)
+
+
+def _keeps_alpha(media_type: str) -> int:
+    return ("image/png", "image/webp", "image/jpeg").index(media_type)
