@@ -16,6 +16,7 @@ import torch
 from lantern import registry
 from lantern.artifact import JSON, NPZ, Artifact, NotAcceptable, Rendering, Result
 from lantern.checkpoint import Checkpoints
+from lantern.collections.library import Collections
 from lantern.errors import LanternError
 from lantern.image import Image
 from lantern.progress import Progress, silent
@@ -111,8 +112,9 @@ class Studio:
         images: Mapping[str, Image],
         progress: Progress = silent,
         checkpoints: Checkpoints | None = None,
+        collections: Collections | None = None,
     ) -> Result:
-        """Run the call on decoded pictures."""
+        """Run the call on decoded pictures; `collections` are the built-in ones, if not others."""
         technique = registry.find(call.technique)
         return run(
             call.technique,
@@ -123,6 +125,7 @@ class Studio:
             progress=progress,
             seed=call.seed,
             checkpoints=checkpoints,
+            collections=collections,
         )
 
 

@@ -12,6 +12,7 @@ import torch
 
 from lantern.artifact import Outcome, Rendering
 from lantern.checkpoint import Checkpoints
+from lantern.collections.library import Collections
 from lantern.errors import one_of
 from lantern.image import Image
 from lantern.params import Params
@@ -36,6 +37,7 @@ _INJECTED: dict[Any, str] = {
     Progress: "progress",
     torch.Generator: "generator",
     Checkpoints: "checkpoints",
+    Collections: "collections",
 }
 
 
@@ -67,6 +69,11 @@ class Technique:
         return "generator" in self.injected.values()
 
     @property
+    def takes_collection(self) -> bool:
+        """Whether its parameter `collection` names pictures that it reads."""
+        return "collections" in self.injected.values()
+
+    @property
     def takes_progress(self) -> bool:
         """Whether it iterates and can be watched and stopped."""
         return "progress" in self.injected.values()
@@ -87,9 +94,10 @@ def technique(
     """Register a function as a technique; its annotations say what it takes.
 
     `Image` arguments are input slots (annotated with what goes in), the `Params` argument is the
-    technique's own, and `VisionModel`, `StyleLibrary`, `Progress`, `torch.Generator` and
-    `Checkpoints` are injected. `outputs` names each artifact and what it is, the principal one
-    first. The title is the name as a heading, unless its writers write it otherwise.
+    technique's own, and `VisionModel`, `StyleLibrary`, `Progress`, `torch.Generator`,
+    `Checkpoints` and `Collections` are injected; the last go with a parameter `collection`.
+    `outputs` names each artifact and what it is, the principal one first. The title is the name as
+    a heading, unless its writers write it otherwise.
 
     Raises:
         TypeError: a docstring, source, description or bound is missing, or the name is taken.
@@ -161,6 +169,8 @@ def _arguments(name: str, function: Callable[..., Outcome]) -> dict[str, Any]:
             raise TypeError(f"{name}: nothing is known to inject for the argument {argument}")
     for field_name, schema in params_type.model_json_schema().get("properties", {}).items():
         _check_field(name, field_name, schema)
+    if ("collections" in injected.values()) != ("collection" in params_type.model_fields):
+        raise TypeError(f"{name}: Collections and the parameter collection go together")
     return {"inputs": inputs, "injected": injected, "params_type": params_type}
 
 
