@@ -41,6 +41,11 @@ class Upload:
     def __exit__(self, *exception: object) -> None:
         self._store.drop(self._id, self._unused)
 
+    @property
+    def count(self) -> int:
+        """How many pictures have come."""
+        return len(self._pictures)
+
     def has(self, name: str) -> bool:
         """Tell whether a picture of this name has come already."""
         return name in self._pictures

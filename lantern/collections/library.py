@@ -42,9 +42,14 @@ class Collections:
             self._opened[name] = self._openers[name]()
         found = self._opened[name]
         if not len(found):
-            raise InvalidParameter(
-                "the collection is empty; put JPEG, PNG or WebP pictures into it first",
-                pointer=POINTER,
-                code="empty-collection",
-            )
+            raise empty()
         return found
+
+
+def empty() -> InvalidParameter:
+    """Build the error for a collection without pictures."""
+    return InvalidParameter(
+        "the collection is empty; put JPEG, PNG or WebP pictures into it first",
+        pointer=POINTER,
+        code="empty-collection",
+    )

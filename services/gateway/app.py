@@ -8,6 +8,7 @@ import flask
 
 from services.gateway import (
     catalogue,
+    collections,
     context,
     files,
     guard,
@@ -20,7 +21,7 @@ from services.gateway import (
 from services.settings import Settings
 
 STATIC = Path(__file__).parent / "static"
-ROUTES = (techniques, jobs, files, catalogue, health, openapi)
+ROUTES = (techniques, jobs, files, collections, catalogue, health, openapi)
 
 
 def create_app(settings: Settings) -> flask.Flask:
