@@ -15,6 +15,7 @@ import torch
 from lantern import registry
 from lantern.artifact import JSON, NPZ, Artifact, NotAcceptable, Rendering, Result
 from lantern.checkpoint import Checkpoints
+from lantern.collections.library import Collections
 from lantern.errors import BadImage, LanternError
 from lantern.image import LIMITS, Image
 from lantern.progress import Progress, silent
@@ -114,8 +115,9 @@ class Studio:
         images: Mapping[str, Image | Sequence[Image]],
         progress: Progress = silent,
         checkpoints: Checkpoints | None = None,
+        collections: Collections | None = None,
     ) -> Result:
-        """Run the call on decoded pictures."""
+        """Run the call on decoded pictures; `collections` are the built-in ones, if not others."""
         technique = registry.find(call.technique)
         return run(
             call.technique,
@@ -126,6 +128,7 @@ class Studio:
             progress=progress,
             seed=call.seed,
             checkpoints=checkpoints,
+            collections=collections,
         )
 
 

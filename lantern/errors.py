@@ -51,7 +51,7 @@ class InvalidParameters(LanternError):
 
 
 class UnknownName(LanternError):
-    """No technique, model, layer or style has that name."""
+    """No technique, model, layer, style or collection has that name."""
 
     code = "unknown-name"
 

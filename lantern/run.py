@@ -16,6 +16,7 @@ import lantern
 from lantern import registry
 from lantern.artifact import Artifact, Result
 from lantern.checkpoint import Checkpoints
+from lantern.collections.library import Collections
 from lantern.errors import InvalidParameter, InvalidParameters, MissingInput, NotFinite
 from lantern.image import Image
 from lantern.params import Params
@@ -41,12 +42,13 @@ def run(
     progress: Progress = silent,
     seed: int = 0,
     checkpoints: Checkpoints | None = None,
+    collections: Collections | None = None,
 ) -> Result:
     """Look up a technique, validate, seed, call, check and time it.
 
-    `images` has the picture, or the pictures in their order, of each input slot that is filled. The
-    same arguments give the same artifacts on the same machine; the global random state is neither
-    used nor changed.
+    `images` has the picture, or the pictures in their order, of each input slot that is filled;
+    without `collections` there are the built-in ones. The same arguments give the same artifacts on
+    the same machine; the global random state is neither used nor changed.
 
     Raises:
         LanternError: an input or parameter is wrong, or the result is not finite.
@@ -58,12 +60,14 @@ def run(
     )
     check_inputs(technique, images)
     pictures = {slot: _several(given) for slot, given in images.items()}
+    collections = collections or Collections()
     given = {
         "model": model,
         "styles": styles,
         "progress": progress,
         "generator": torch.Generator().manual_seed(seed),
         "checkpoints": checkpoints or Checkpoints(),
+        "collections": collections,
     }
     arguments = {argument: given[what] for argument, what in technique.injected.items()}
     for argument, value in arguments.items():
@@ -83,6 +87,7 @@ def run(
             **outcome.facts,
             **estimate,
             **_provenance(technique, model, pictures),
+            **_collected(technique, checked, collections),
             "seconds": round(seconds, 4),
         },
     )
@@ -254,3 +259,11 @@ def _provenance(
         facts["model"] = {"name": model.name, "weights_sha256": model.weights_sha256}
     notes = [note for slot in pictures.values() for image in slot for note in image.notes]
     return facts | ({"warnings": notes} if notes else {})
+
+
+def _collected(technique: Technique, params: Params, collections: Collections) -> dict[str, Any]:
+    """Say which collection was read and, by its digest, what was in it."""
+    if not technique.takes_collection:
+        return {}
+    found = collections.find(params.collection)  # type: ignore[attr-defined]
+    return {"collection": {"name": found.name, "count": len(found), "digest": found.digest}}

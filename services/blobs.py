@@ -53,15 +53,17 @@ class Blobs:
         """Close the connections."""
         self._redis.close()
 
-    def put(self, owner: str, name: str, data: bytes, *, ttl_s: int) -> None:
+    def put(self, owner: str, name: str, data: bytes, *, ttl_s: int, in_file: bool = False) -> None:
         """Store bytes for a time, in the place of what had the name before.
+
+        `in_file` keeps small ones out of Redis too: those that are many and stay for long.
 
         Raises:
             StorageFull: Redis has no memory left, or the disk no room.
         """
         key, value = _key(owner, name), HERE + data
         try:
-            if len(data) > self._inline_bytes:
+            if in_file or len(data) > self._inline_bytes:
                 self._write(f"{owner}/{name}", data)
                 value = IN_FILE
             self._redis.set(key, value, ex=ttl_s)

@@ -137,6 +137,7 @@ def _technique(chosen: argparse.Namespace, settings: Settings) -> int:
     from lantern.run import check_inputs
 
     technique = chosen.technique
+    collections = _collections(chosen)
     pictures = {slot: _pictures(getattr(chosen, f"slot_{slot}")) for slot in technique.inputs}
     check_inputs(technique, pictures)
     inputs = number(pictures)
@@ -149,7 +150,7 @@ def _technique(chosen: argparse.Namespace, settings: Settings) -> int:
     )
     studio = Studio.open(settings.styles_path, downloads=True)
     watch = _print_progress if technique.takes_progress else silent
-    result = studio.run(call, decode(inputs), watch)
+    result = studio.run(call, decode(inputs), watch, collections=collections)
     output = chosen.output
     accept = (
         [_media_type(output)] if output else [JSON if result.principal.kind == "table" else "*/*"]
@@ -163,6 +164,20 @@ def _technique(chosen: argparse.Namespace, settings: Settings) -> int:
     output.write_bytes(body)
     print(f"{output}  {_summary(result.facts)}")
     return 0
+
+
+def _collections(chosen: argparse.Namespace) -> Any:
+    """Put the folder that `--collection` names among the collections, under its last name."""
+    from lantern.collections.folder import open_folder
+    from lantern.collections.library import BUILT_IN, Collections
+
+    given = getattr(chosen, "param_collection", None)
+    if not chosen.technique.takes_collection or given is None or given in BUILT_IN:
+        return Collections()
+    folder = Path(given)
+    name = folder.absolute().name[:64] or "folder"
+    chosen.param_collection = name
+    return Collections({name: lambda: open_folder(folder, name)})
 
 
 def _summary(facts: Mapping[str, Any]) -> str:

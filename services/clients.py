@@ -10,6 +10,7 @@ from redis.backoff import ExponentialWithJitterBackoff
 from redis.retry import Retry
 
 from services.blobs import Blobs
+from services.collection_store import CollectionLimits, CollectionStore
 from services.files import Files
 from services.jobs import Jobs, Limits
 from services.outbox import Outbox
@@ -27,6 +28,7 @@ class Stores:
     jobs: Jobs
     blobs: Blobs
     files: Files
+    collections: CollectionStore
     outbox: Outbox
     memory: Blobs
     """The blobs for what can be done without: a store that is away costs little time."""
@@ -72,8 +74,18 @@ def stores(settings: Settings) -> Stores:
         jobs=Jobs(state, limits),
         blobs=blobs,
         files=Files(blobs, ttl_s=settings.result_ttl_s),
+        collections=CollectionStore(state, blobs, _collection_limits(settings)),
         outbox=Outbox(state, lease_s=DELIVERY_LEASE_S, ttl_s=settings.result_ttl_s),
         memory=memory,
+    )
+
+
+def _collection_limits(settings: Settings) -> CollectionLimits:
+    return CollectionLimits(
+        ttl_s=settings.collection_ttl_s,
+        max_collections=settings.max_collections,
+        max_pictures=settings.max_collection_pictures,
+        max_bytes=settings.max_collection_bytes,
     )
 
 

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from services.clients import Stores
 
 ARRAYS = "arrays.npz"
+# the manifest of the collection a job was made with
+COLLECTION = "collection"
 
 
 def input_name(slot: str) -> str:
@@ -30,7 +32,13 @@ def names(job: Job, previews: Iterable[int] = ()) -> list[str]:
 
 def needed_names(job: Job) -> list[str]:
     """Return the names of what a job needs until its end."""
-    return [*map(input_name, job.call["inputs"]), *filter(None, [job.checkpoint])]
+    return [*given_names(job.call), *filter(None, [job.checkpoint])]
+
+
+def given_names(call: Mapping[str, Any]) -> list[str]:
+    """Return the names of what a caller gave a job."""
+    collection = [COLLECTION] if "collection" in call.get("params", ()) else []
+    return [*map(input_name, call["inputs"]), *collection]
 
 
 def tidy_up(stores: Stores, job_id: str, *, preview_ttl_s: int) -> None:

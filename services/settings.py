@@ -88,6 +88,16 @@ class Settings:
     """Most event streams and waiting calls of one gunicorn process at a time."""
     max_streams_per_key: int = 80
     """Most of these of one key."""
+    collection_ttl_s: int = 30 * 24 * 3600
+    """How long a collection is kept from its last use on, which is an upload or a job."""
+    max_collections: int = 20
+    """Most collections of one key."""
+    max_collection_pictures: int = 2000
+    """Most pictures of a collection."""
+    max_collection_bytes: int = 512 * 1024 * 1024
+    """Most bytes of a collection's pictures."""
+    max_collection_upload_bytes: int = 64 * 1024 * 1024
+    """Largest request body that brings pictures for a collection."""
     webhook_loopback: bool = False
     """Whether webhooks may go to this machine; for tests only."""
 

@@ -9,6 +9,7 @@ import flask
 from lantern.registry import MOST_PICTURES
 from services.gateway import (
     catalogue,
+    collections,
     context,
     files,
     guard,
@@ -21,7 +22,7 @@ from services.gateway import (
 from services.settings import Settings
 
 STATIC = Path(__file__).parent / "static"
-ROUTES = (techniques, jobs, files, catalogue, health, openapi)
+ROUTES = (techniques, jobs, files, collections, catalogue, health, openapi)
 
 
 def create_app(settings: Settings) -> flask.Flask:

@@ -28,6 +28,8 @@ PIECE = 8 * 1024
 HEAD_END = re.compile(rb"\r\n\r\n|(?<!\r)\n")
 LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,18})[ \t]*\r\n")
 EXPECT = re.compile(rb"\r\nexpect:[ \t]*([^\r\n]*?)[ \t]*\r\n")
+# a body that may be larger than others
+UPLOAD = re.compile(rb"POST /v1/collections/[^/? ]+/images[? ]")
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -45,9 +47,9 @@ class Pace(NamedTuple):
 class Arrival:
     """What has come of a request."""
 
-    def __init__(self, data: bytes, *, most_body: int) -> None:
+    def __init__(self, data: bytes, *, most_body: int, most_upload: int = 0) -> None:
         self.data = bytearray(data)
-        self._most_body = most_body
+        self._most_body, self._most_upload = most_body, most_upload
         self._head_end = self._searched = 0
         self._chunk_at = self._chunks = self._announced = 0
         self._end: int | None = None  # of the request, once that is known
@@ -127,6 +129,8 @@ class Arrival:
             return
         self._head_end = self._chunk_at = found.end()
         self._body_began = time.monotonic()
+        if UPLOAD.match(self.data):
+            self._most_body = max(self._most_body, self._most_upload)
         head = bytes(self.data[: self._head_end]).lower()
         expected = EXPECT.search(head)
         if not head.endswith(b"\r\n\r\n") or (expected and expected[1] != b"100-continue"):

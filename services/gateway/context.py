@@ -21,6 +21,8 @@ from services.record import Job
 from services.settings import Settings
 from services.worker.app import make_app
 
+# Pictures of an upload are decoded one after the other: so many uploads at a time, and of one key.
+MOST_UPLOADS, MOST_UPLOADS_PER_KEY = 8, 4
 # A decoded picture takes up to 70 MB, and a process has many threads.
 DECODING = threading.BoundedSemaphore(3)
 
@@ -33,6 +35,7 @@ class Context:
     stores: Stores
     answers: Answers
     seats: Seats
+    uploads: Seats
     backend: TorchServeBackend
     styles: StyleLibrary
     celery: Celery
@@ -62,6 +65,7 @@ def make(settings: Settings) -> Context:
         stores=stores,
         answers=Answers(stores.memory, ttl_s=settings.cache_ttl_s),
         seats=Seats(settings.max_streams, settings.max_streams_per_key),
+        uploads=Seats(MOST_UPLOADS, MOST_UPLOADS_PER_KEY),
         backend=TorchServeBackend(
             settings.torchserve_url,
             settings.torchserve_management_url,

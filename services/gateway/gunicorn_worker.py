@@ -73,11 +73,14 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     pace = Pace(head_s=10.0, stall_s=10.0, least_rate=16 * 1024)
     linger_s = 2.0
     bodies_held = 16
-    """Largest bodies that one process holds at a time, or as much in smaller ones."""
+    """Bodies of pictures that one process holds at a time, or as much in others."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.most_body = read().max_upload_bytes
+        settings = read()
+        self.most_body = settings.max_upload_bytes
+        self.most_upload = settings.max_collection_upload_bytes
+        self.most_held = max(self.bodies_held * self.most_body, 2 * self.most_upload)
         self.held = 0
         # connections with a request under way, or (without `arrival`) lingering after a close
         self.watched: set[Any] = set()
@@ -92,7 +95,11 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             conn.init()
             conn.data_ready = True
         conn.sock.setblocking(False)
-        conn.arrival = Arrival(conn.parser.unreader.take_buffered(), most_body=self.most_body)
+        conn.arrival = Arrival(
+            conn.parser.unreader.take_buffered(),
+            most_body=self.most_body,
+            most_upload=self.most_upload,
+        )
         conn.held = 0
         self._gather(conn)
 
@@ -147,7 +154,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             return
         self.held += len(conn.arrival.data) - conn.held
         conn.held = len(conn.arrival.data)
-        if self.held > self.bodies_held * self.most_body:
+        if self.held > self.most_held:
             largest = max((conn, *self.watched), key=lambda one: one.held)
             self._refuse(largest, FULL)
             if largest is conn:

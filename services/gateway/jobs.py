@@ -18,6 +18,7 @@ from services.gateway.context import current
 from services.gateway.documents import document, moment, preview
 from services.gateway.guard import owner
 from services.gateway.problems import Problem
+from services.gateway.query import whole_number
 from services.gateway.results import artifact_response, result_response
 from services.jobs import Event, Position, events_until_done
 from services.record import FINAL, LIVE, Job
@@ -35,7 +36,7 @@ STREAM_AT_MOST_S = 600.0
 @routes.get("/v1/jobs")
 def list_jobs() -> flask.Response:
     """List jobs, newest first."""
-    limit = _number("limit", 50, 1, MOST_PER_PAGE)
+    limit = whole_number("limit", 50, 1, MOST_PER_PAGE)
     wanted = {name: flask.request.args.get(name) for name in ("status", "technique")}
     if wanted["status"] and wanted["status"] not in (*LIVE, *FINAL):
         raise Problem(422, "invalid-parameter", f"status may be {', '.join((*LIVE, *FINAL))}")
@@ -61,7 +62,7 @@ def list_jobs() -> flask.Response:
 @routes.get("/v1/jobs/<job_id>")
 def get_job(job_id: str) -> flask.Response:
     """Return a job; `?wait=20` waits up to that many seconds for its end."""
-    seconds = _number("wait", 0, 0, LONGEST_POLL_S)
+    seconds = whole_number("wait", 0, 0, LONGEST_POLL_S)
     job = _find(job_id)
     if seconds:
         job = current().waited(job, seconds)
@@ -230,16 +231,6 @@ def _matches(job: Job, wanted: dict[str, str | None]) -> bool:
     return (not wanted["status"] or job.status == wanted["status"]) and (
         not wanted["technique"] or job.call["technique"] == wanted["technique"]
     )
-
-
-def _number(name: str, default: int, low: int, high: int) -> int:
-    text = flask.request.args.get(name, str(default))
-    if not re.fullmatch(r"[0-9]{1,9}", text, re.ASCII) or not low <= int(text) <= high:
-        raise Problem(
-            422, "invalid-parameter", f"{name} must be a whole number from {low} to {high}",
-            errors=[{"pointer": f"/params/{name}", "detail": f"{low} to {high}"}],
-        )  # fmt: skip
-    return int(text)
 
 
 def _cursor(position: Position) -> str:

@@ -16,6 +16,8 @@ from lantern.describe import schema
 from lantern.image import FORMATS
 from lantern.registry import Slot, Technique
 from lantern.zoo import DEFAULT_MODEL, RECORDS
+from services.collection_record import COLLECTION_NAME
+from services.gateway.gathering import FORM
 from services.gateway.pictures import needs_picture, raw_slot
 from services.gateway.reading import MOST_SEED, TOP_FIELDS
 from services.record import FINAL, LIVE, JobOptions
@@ -64,7 +66,7 @@ def build(app: flask.Flask) -> dict[str, Any]:
         },
         "paths": paths,
         "components": {
-            "schemas": {"Problem": _PROBLEM_SCHEMA, "Job": _JOB_SCHEMA, "Result": _RESULT_SCHEMA},
+            "schemas": _SCHEMAS,
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
         "security": [{}, {"key": []}],
@@ -81,19 +83,21 @@ def _operation(endpoint: str, method: str, path: str, view: Any) -> dict[str, An
         "parameters": [_in_path(name) for name in names] + _QUERIES.get((path, method), []),
         "responses": _responses(path, method),
     }
-    if (path, method) == ("/v1/files", "POST"):
+    if content := _BODIES.get(path) if method == "POST" else None:
         operation["requestBody"] = {
             "required": True,
-            "content": {kind: {"schema": PICTURE} for kind in FORMATS},
+            "content": {kind: {"schema": dict(shape)} for kind, shape in content.items()},
         }
     return operation
 
 
 def _in_path(name: str) -> dict[str, Any]:
     kind = {"type": "integer", "minimum": 0} if name == "step" else {"type": "string"}
-    what = {"step": "a step of `preview` events", "job_id": "a job's id"}.get(
-        name, "its name or id"
-    )
+    what = {
+        "step": "a step of `preview` events",
+        "job_id": "a job's id",
+        "picture": "its name; folders in it are parted by slashes",
+    }.get(name, "its name or id")
     return {"name": name, "in": "path", "required": True, "schema": kind, "description": what}
 
 
@@ -101,13 +105,37 @@ def _query(name: str, kind: Mapping[str, Any], description: str) -> dict[str, An
     return {"name": name, "in": "query", "schema": dict(kind), "description": description}
 
 
+_BODIES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    "/v1/files": dict.fromkeys(FORMATS, PICTURE),
+    "/v1/collections": {
+        JSON: {
+            "type": "object",
+            "properties": {"name": {"type": "string", "pattern": f"^{COLLECTION_NAME.pattern}$"}},
+            "required": ["name"],
+            "additionalProperties": False,
+        }
+    },
+    "/v1/collections/{name}/images": {
+        FORM: {"type": "object", "additionalProperties": {"type": "array", "items": PICTURE}},
+        **dict.fromkeys(("application/zip", "application/x-tar", "application/gzip"), PICTURE),
+    },
+}
 _STATES = {"enum": [*LIVE, *FINAL]}
+_PAGE = _query("cursor", {"type": "string"}, "`next` of the page before")
 _QUERIES = {
+    ("/v1/collections/{name}", "GET"): [
+        _query(
+            "limit",
+            {"type": "integer", "minimum": 1, "maximum": 200, "default": 50},
+            "pictures a page",
+        ),
+        _PAGE,
+    ],
     ("/v1/jobs", "GET"): [
         _query(
             "limit", {"type": "integer", "minimum": 1, "maximum": 200, "default": 50}, "jobs a page"
         ),
-        _query("cursor", {"type": "string"}, "`next` of the page before"),
+        _PAGE,
         _query("status", _STATES, "only these"),
         _query("technique", {"type": "string"}, "only these"),
     ],
@@ -122,17 +150,21 @@ _QUERIES = {
 
 
 def _responses(path: str, method: str) -> dict[str, Any]:
-    success = {"POST": "201" if path == "/v1/files" else "202", "DELETE": "204"}.get(method, "200")
+    success = {"POST": "201" if path in _BODIES else "202", "DELETE": "204"}.get(method, "200")
     content: dict[str, Any] = {JSON: {"schema": {"type": ["object", "array"]}}}
     if re.fullmatch(r"/v1/jobs/\{job_id\}(/cancel|/pause|/resume)?", path) and method != "DELETE":
         content = {JSON: {"schema": {"$ref": "#/components/schemas/Job"}}}
+    elif (path, method) == ("/v1/collections", "POST") or re.fullmatch(
+        r"/v1/collections/\{name\}(/images)?", path
+    ):
+        content = {JSON: {"schema": {"$ref": "#/components/schemas/Collection"}}}
     elif path.endswith("/events"):
         content = {"text/event-stream": {"schema": {"type": "string"}}}
     elif path.endswith("/result"):
         content = _ANSWERS
     elif "/artifacts/{" in path:
         content = _ANSWERS | content
-    elif path.endswith("/thumbnail") or re.search(r"/(previews|files|samples)/\{", path):
+    elif path.endswith("/thumbnail") or re.search(r"/(previews|files|samples|images)/\{", path):
         content = {kind: {"schema": PICTURE} for kind in FORMATS}
     elif path == "/metrics":
         content = {"text/plain": {"schema": {"type": "string"}}}
@@ -142,6 +174,8 @@ def _responses(path: str, method: str) -> dict[str, Any]:
     responses = {success: ok, "default": {"description": "a problem", "content": PROBLEM}}
     if path.endswith("/cancel"):
         responses["200"] = ok | {"description": "it had ended before"}
+    if path.endswith("/images"):
+        responses["200"] = ok | {"description": "it had these pictures before"}
     if path.endswith("/ready"):
         responses["503"] = ok | {"description": "a part is missing"}
     return responses
@@ -305,4 +339,36 @@ _RESULT_SCHEMA = {
         "facts": {"type": "object"},
         "artifacts": {"type": "array", "items": {"type": "object"}},
     },
+}
+_COLLECTION_SCHEMA = {
+    "type": "object",
+    "required": ["id", "name", "built_in", "count", "bytes", "digest", "expires_at", "links"],
+    "properties": {
+        "id": _TEXT,
+        "name": _TEXT,
+        "built_in": {"type": "boolean"},
+        "count": {"type": "integer", "description": "pictures in it"},
+        "bytes": {"type": "integer"},
+        "digest": {**_TEXT, "description": "SHA-256 of names and contents"},
+        "created_at": _MOMENT,
+        "expires_at": _MOMENT,
+        "links": {"type": "object"},
+        "pictures": {"type": "array", "items": {"type": "object"}, "description": "of this page"},
+        "next": {"type": ["string", "null"], "description": "`cursor` of the next page"},
+        "added": {"type": "integer", "description": "by this upload"},
+        "replaced": {"type": "integer", "description": "by another picture of the same name"},
+        "unchanged": {"type": "integer", "description": "sent again"},
+        "skipped_count": {"type": "integer", "description": "what was no picture, or no good one"},
+        "skipped": {
+            "type": "array",
+            "description": "the first hundred of them",
+            "items": {"type": "object", "properties": {"name": _TEXT, "reason": _TEXT}},
+        },
+    },
+}
+_SCHEMAS = {
+    "Problem": _PROBLEM_SCHEMA,
+    "Job": _JOB_SCHEMA,
+    "Result": _RESULT_SCHEMA,
+    "Collection": _COLLECTION_SCHEMA,
 }

@@ -13,6 +13,13 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 from lantern.errors import InvalidParameters, LanternError
 from services.backend import EngineFailed, Refused, Unavailable
 from services.blobs import StorageFull, is_full
+from services.collection_store import (
+    CollectionBusy,
+    CollectionFull,
+    CollectionGone,
+    NameTaken,
+    TooManyCollections,
+)
 from services.jobs import IdempotencyConflict, QueueFull, QuotaReached
 
 log = logging.getLogger("lantern.gateway")
@@ -24,6 +31,7 @@ STATUS = {
     "malformed": 400,
     "empty-body": 400,
     "unsupported-media-type": 415,
+    "archive-too-large": 413,
     "damaged-style": 503,
     "invalid-header": 400,
 }
@@ -89,12 +97,14 @@ def _translate(error: Exception) -> Problem:
     if isinstance(error, LanternError):
         return from_lantern(error)
     if isinstance(error, RequestEntityTooLarge):
-        limit = flask.current_app.config["MAX_CONTENT_LENGTH"]
+        limit = flask.request.max_content_length
         return Problem(
             413, "too-large", f"the request may have at most {limit} bytes; shrink the picture"
         )
     if isinstance(error, HTTPException):
         return _from_http(error)
+    if isinstance(error, CollectionFull):
+        return Problem(413, "collection-full", str(error))
     if isinstance(error, redis.RedisError) and is_full(error):
         return _OURS[StorageFull]
     for kind, problem in _OURS.items():
@@ -131,6 +141,16 @@ _OURS: dict[type[Exception], Problem] = {
         429, "quota", "this key has as many jobs under way as it may; wait for some to end"
     ),
     StorageFull: Problem(507, "storage-full", "there is no room left; try again later"),
+    NameTaken: Problem(
+        409, "name-taken", "there is a collection of that name; use it, or choose another name"
+    ),
+    TooManyCollections: Problem(
+        409, "too-many-collections", "you have as many collections as you may; delete one first"
+    ),
+    CollectionBusy: Problem(503, "busy", "too many change the collection now; try again shortly"),
+    CollectionGone: Problem(
+        410, "gone", "the collection was deleted, or its pictures are lost; make it anew"
+    ),
     IdempotencyConflict: Problem(
         422,
         "idempotency-conflict",

@@ -89,7 +89,7 @@ def _options(raw: Mapping[str, Any], *, text: bool) -> JobOptions:
 
 def whole_body() -> bytes:
     """Read the body; the server has it in memory and gives it without a copy."""
-    limit = flask.current_app.config["MAX_CONTENT_LENGTH"]
+    limit = flask.request.max_content_length or 0
     if (flask.request.content_length or 0) > limit:
         raise RequestEntityTooLarge
     body: bytes = flask.request.environ["wsgi.input"].read(limit + 1)

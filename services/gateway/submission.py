@@ -19,6 +19,7 @@ from services.blobs import StorageFull
 from services.gateway.context import Context, current
 from services.gateway.documents import document
 from services.gateway.guard import owner
+from services.gateway.pinned import Pinned
 from services.gateway.problems import Problem
 from services.gateway.results import has_form, result_response
 from services.jobs import IdempotencyConflict, Order, QueueFull, QuotaReached
@@ -28,19 +29,27 @@ LONGEST_WAIT_S = 30
 
 
 def submit(
-    technique: Technique, call: Call, options: JobOptions, prefer: Mapping[str, str]
+    technique: Technique,
+    call: Call,
+    options: JobOptions,
+    prefer: Mapping[str, str],
+    pinned: Pinned | None = None,
 ) -> flask.Response:
-    """Make a job of a call, or replay the one made before; answer with it or its result."""
+    """Make a job of a call, or replay the one made before; answer with it or its result.
+
+    `pinned` is the collection that the call names.
+    """
     context = current()
     context.stores.blobs.require_room()
-    order = _order(technique, call, options)
+    order = _order(technique, call, options, pinned)
     known = None if flask.request.cache_control.no_cache else context.stores.jobs.known(order.cache)
-    fingerprint = _digest(order.call, order.cache, options.model_dump(mode="json"))
+    # not what is in its collection: a call that is sent again finds its job, whatever came since
+    fingerprint = _digest(order.call, _cache_name(call), options.model_dump(mode="json"))
     try:
         if known is not None and (result := _copied(context, known, order.id)):
             order = dataclasses.replace(order, result=result)
         else:
-            _keep_inputs(context, order.id, call)
+            _keep_inputs(context, order.id, call, pinned)
         job, is_new = context.stores.jobs.create(
             order, key=_idempotency_key(), fingerprint=fingerprint
         )
@@ -57,7 +66,7 @@ def submit(
     return response
 
 
-def _order(technique: Technique, call: Call, options: JobOptions) -> Order:
+def _order(technique: Technique, call: Call, options: JobOptions, pinned: Pinned | None) -> Order:
     record = dataclasses.asdict(call) | {"inputs": list(call.inputs), "accept": list(call.accept)}
     webhook = None
     if options.webhook_url:
@@ -70,25 +79,27 @@ def _order(technique: Technique, call: Call, options: JobOptions) -> Order:
         id=new_id(),
         options=options.model_dump(mode="json", exclude={"webhook_url", "webhook_secret"}),
         webhook=webhook,
-        cache=_cache_name(call),
+        cache=_cache_name(call, pinned.digest if pinned else ""),
     )
 
 
-def _cache_name(call: Call) -> str:
-    """Name what a call computes: pictures, parameters, network, seed and version."""
+def _cache_name(call: Call, collection: str = "") -> str:
+    """Name what a call computes: pictures, collection, parameters, network, seed and version."""
     computed = dataclasses.replace(call, inputs={}, accept=())
     pictures = {slot: hashlib.sha256(data).hexdigest() for slot, data in call.inputs.items()}
-    return _digest(lantern.__version__, owner(), dataclasses.asdict(computed), pictures)
+    return _digest(lantern.__version__, owner(), dataclasses.asdict(computed), pictures, collection)
 
 
 def _digest(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _keep_inputs(context: Context, job_id: str, call: Call) -> None:
-    ttl_s = context.settings.live_ttl_s
+def _keep_inputs(context: Context, job_id: str, call: Call, pinned: Pinned | None) -> None:
+    ttl_s, blobs = context.settings.live_ttl_s, context.stores.blobs
     for slot, data in call.inputs.items():
-        context.stores.blobs.put(job_id, job_bytes.input_name(slot), data, ttl_s=ttl_s)
+        blobs.put(job_id, job_bytes.input_name(slot), data, ttl_s=ttl_s)
+    if pinned is not None and pinned.manifest is not None:
+        blobs.put(job_id, job_bytes.COLLECTION, pinned.manifest.pack(), ttl_s=ttl_s)
 
 
 def _copied(context: Context, known: Job, job_id: str) -> dict[str, Any] | None:
@@ -104,8 +115,8 @@ def _copied(context: Context, known: Job, job_id: str) -> dict[str, Any] | None:
 
 def _drop(context: Context, order: Order) -> None:
     """Delete what was stored for a job that was not made."""
-    names = map(job_bytes.input_name, order.call["inputs"])
-    context.stores.blobs.delete(order.id, *names, *job_bytes.result_names(order.result))
+    names = [*job_bytes.given_names(order.call), *job_bytes.result_names(order.result)]
+    context.stores.blobs.delete(order.id, *names)
 
 
 def _answer(job: Job, prefer: Mapping[str, str], made: Order | None) -> flask.Response:

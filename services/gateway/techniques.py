@@ -15,6 +15,7 @@ import lantern
 from lantern import call as calls
 from lantern import registry
 from lantern.call import Answer, Call
+from lantern.collections.library import Collections
 from lantern.describe import describe, describe_all
 from lantern.errors import one_of
 from lantern.registry import Technique
@@ -23,6 +24,7 @@ from services.backend import Unavailable
 from services.gateway.catalogue import layers_of
 from services.gateway.context import DECODING, current
 from services.gateway.guard import owner
+from services.gateway.pinned import pin
 from services.gateway.reading import read_call
 from services.gateway.submission import submit
 
@@ -47,18 +49,21 @@ def run_technique(name: str) -> flask.Response:
     technique = registry.find(name)
     prefer = _preferences(flask.request.headers.get("Prefer", ""))
     call, options = read_call(technique)
-    as_job = technique.runs == "job" or "respond-async" in prefer
+    pinned = pin(technique, call)
+    # the engine knows the built-in collections alone
+    is_own = pinned is not None and pinned.manifest is not None
+    as_job = technique.runs == "job" or "respond-async" in prefer or is_own
     with DECODING if as_job else contextlib.nullcontext():
         calls.check(technique, call.inputs, thoroughly=as_job)
     if "style" in call.params and "styles" in technique.injected.values():
         current().styles.style(call.params["style"])
     if as_job:
         _check_model(technique, call)
-        return submit(technique, call, options, prefer)
+        return submit(technique, call, options, prefer, pinned)
     try:
         return answer(technique, call, current().backend.perform)
     except Unavailable:
-        return submit(technique, call, options, prefer)
+        return submit(technique, call, options, prefer, pinned)
 
 
 def answer(
@@ -124,4 +129,6 @@ def _etag(technique: Technique, call: Call) -> str:
     if "styles" in technique.injected.values():
         style = current().styles.style(str(call.params["style"]))
         digest.update(json.dumps(dataclasses.asdict(style), sort_keys=True, default=str).encode())
+    if technique.takes_collection:  # a built-in one, others are read by jobs
+        digest.update(Collections().find(str(call.params["collection"])).digest.encode())
     return digest.hexdigest()[:32]

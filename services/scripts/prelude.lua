@@ -3,6 +3,7 @@ local JOB, QUEUED, ACTIVE = 'lantern:job:', 'lantern:jobs:queued:', 'lantern:job
 local RUNNING, DEADLINES = 'lantern:jobs:running', 'lantern:jobs:deadlines'
 local ALL, ENDED = 'lantern:jobs:all:', 'lantern:jobs:ended'
 local OUTBOX, CACHE = 'lantern:outbox', 'lantern:cache:'
+local COLLECTION, COLLECTIONS = 'lantern:collection:', 'lantern:collections:'
 local LANES = {'fast', 'jobs'}
 local PARTS = {'', ':events', ':previews', ':deliveries'}
 
@@ -75,4 +76,13 @@ end
 -- Tell whether a worker still holds a job by the fence it was given.
 local function holds(id, fence)
   return get(id, 'fence') == fence and get(id, 'status') == 'running'
+end
+
+-- Let a collection end a while from now, and its owner's list of names not before it.
+local function keep_collection(id, ttl_s)
+  local key = COLLECTION .. id
+  local index = COLLECTIONS .. redis.call('HGET', key, 'owner')
+  redis.call('HSET', key, 'expires_ms', now() + ttl_s * 1000)
+  redis.call('EXPIRE', key, ttl_s)
+  if redis.call('TTL', index) < ttl_s then redis.call('EXPIRE', index, ttl_s) end
 end

@@ -18,6 +18,7 @@ from services.queues import DELIVER, RUN_JOB, TIDY, queue_of, send
 from services.record import LANES, Job, Lane
 from services.settings import read
 from services.worker.app import app
+from services.worker.collected import collections_of
 from services.worker.courier import deliver_one
 from services.worker.desk import Desk, desk
 from services.worker.ending import Ending, patiently
@@ -118,7 +119,13 @@ def _run(at: Desk, job: Job, pulse: Pulse) -> Result:
             raise MissingInput(f"the picture for {slot} has expired; send it again")
         inputs[slot] = data
     call = Call(**{**job.call, "inputs": inputs})
-    return at.studio.run(call, decode(inputs), pulse.step, _checkpoints(at, job, pulse))
+    return at.studio.run(
+        call,
+        decode(inputs),
+        pulse.step,
+        _checkpoints(at, job, pulse),
+        collections=collections_of(at, job),
+    )
 
 
 def _read(at: Desk, job: Job, name: str) -> bytes | None:

@@ -33,6 +33,8 @@ from services.settings import ROOT
 
 MIB = 1024 * 1024
 MOST_BODY = 6 * MIB
+MOST_UPLOAD = 8 * MIB
+IMAGES = "/v1/collections/mine/images"
 THREADS = 4
 KEEPALIVE_S = 3
 # how long after its time a connection may still be there: the main loop looks once a second
@@ -58,7 +60,7 @@ def app(environ, start_response):
     """Say what came, in the way that the path names."""
     path, source = environ["PATH_INFO"], environ["wsgi.input"]
     status, headers = "200 OK", []
-    if path == "/echo":
+    if path in ("/echo", "/v1/collections/mine/images"):
         body = source.read()
     elif path == "/lines":
         body = b"".join(source)
@@ -179,6 +181,7 @@ def start(folder: Path) -> Iterator[Server]:
         "LANTERN_GATEWAY_PROCESSES": "1",
         "LANTERN_GATEWAY_THREADS": str(THREADS),
         "LANTERN_MAX_UPLOAD_BYTES": str(MOST_BODY),
+        "LANTERN_MAX_COLLECTION_UPLOAD_BYTES": str(MOST_UPLOAD),
         "LANTERN_DRAIN_S": "5",
     }
     command = [sys.executable, "-m", "gunicorn", "-c", str(folder / "conf.py"), "served:app"]
@@ -266,6 +269,30 @@ class TestBodies:
     def test_chunks_over_the_limit(self, server: Server) -> None:
         caller = server.call(post_chunks("/echo", bytes(MOST_BODY + 1), MIB))
         caller.problem(413, "too-large")
+
+    @pytest.mark.parametrize("chunk", [0, MIB])
+    def test_pictures_for_a_collection_may_be_larger(self, server: Server, chunk: int) -> None:
+        body = noise(MOST_UPLOAD)
+        for path in (IMAGES, IMAGES + "?x=1"):
+            sent = post_chunks(path, body, chunk) if chunk else post(path, body)
+            assert same(server.call(sent).answer().body, body)
+
+    def test_they_have_a_limit_too(self, server: Server) -> None:
+        too_long = f"Content-Length: {MOST_UPLOAD + 1}"
+        assert server.call(head(IMAGES, too_long, method="POST")).answer().body == b""
+        chunks = post_chunks(IMAGES, bytes(MOST_UPLOAD + 1), MIB)
+        server.call(chunks).problem(413, "too-large")
+
+    @pytest.mark.parametrize(
+        ("method", "path"),
+        [
+            ("PUT", IMAGES), ("POST", IMAGES + "/a"), ("POST", "/v1/collections"),
+            ("POST", "/v1/collections/a/b/images"), ("POST", "/x" + IMAGES), ("POST", IMAGES + "x"),
+        ],
+    )  # fmt: skip
+    def test_no_other_body_may(self, server: Server, method: str, path: str) -> None:
+        caller = server.call(head(path, f"Content-Length: {MOST_UPLOAD}", method=method))
+        assert caller.answer().headers["Connection"] == "close"
 
     def test_a_body_that_is_cut_short(self, server: Server) -> None:
         for cut in (post("/echo", b"body")[:-1], post_chunks("/echo", b"body", 2)[:-1]):

@@ -1,0 +1,1 @@
+"""Sets of pictures with a name, for techniques that read many."""
