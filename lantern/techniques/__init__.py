@@ -1,5 +1,6 @@
 """Every technique: one file each, one line here."""
 
+from lantern.techniques import activation_maximization as activation_maximization
 from lantern.techniques import classify as classify
 from lantern.techniques import deep_dream as deep_dream
 from lantern.techniques import fast_style as fast_style

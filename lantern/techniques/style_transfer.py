@@ -34,7 +34,7 @@ LayerName = Annotated[str, Field(min_length=1, max_length=200)]
 class StyleTransferParams(Params):
     """How long, how large, and what to weigh."""
 
-    steps: int = Field(150, ge=1, le=2000, description="most optimisation steps at each scale")
+    steps: int = Field(60, ge=1, le=2000, description="most optimisation steps at each scale")
     size: int = Field(
         384,
         ge=64,
@@ -50,7 +50,7 @@ class StyleTransferParams(Params):
         json_schema_extra={"unit": "px"},
     )
     scales: int = Field(
-        1, ge=1, le=5, description="sizes the picture is painted at, each 0.7 of the next"
+        3, ge=1, le=5, description="sizes the picture is painted at, each 0.7 of the next"
     )
     content_weight: float = Field(
         0.2, ge=0, le=100, description="how much of the photograph is kept, against style = 1"

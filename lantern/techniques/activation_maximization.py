@@ -1,0 +1,296 @@
+"""Activation maximisation: a picture of what a class, a channel or a neuron looks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from lantern.artifact import Grid, Outcome, Table
+from lantern.checkpoint import Checkpoints
+from lantern.optimize.ascend import Settled, ascend
+from lantern.optimize.goals import Goal, Goals, read
+from lantern.optimize.objectives import gram
+from lantern.optimize.optimizers import NormalisedAscent
+from lantern.optimize.parametrize import Canvas, Fourier, Phase, Pixels
+from lantern.optimize.regularize import alpha_norm, blur, keep_largest
+from lantern.optimize.transforms import Movement, moved, windows
+from lantern.params import Params
+from lantern.progress import Progress
+from lantern.registry import technique
+from lantern.techniques.evidence import evidence
+from lantern.vision_model import VisionModel
+from lantern.work import WHOLE, Presets, Sizes, Work
+
+MOST = 256
+Method = Literal["fourier", "pixels", "yosinski", "maco"]
+
+
+class ActivationMaximizationParams(Params):
+    """What to look for, and what keeps the pictures natural."""
+
+    objectives: tuple[Annotated[str, Field(min_length=1, max_length=400)], ...] = Field(
+        ("class:88",),
+        min_length=1,
+        max_length=64,
+        description=(
+            "one picture for each: class:207, LAYER:CHANNEL, LAYER:CHANNEL@ROWxCOLUMN or @center, "
+            "LAYER:12=0.8;40=-0.3 for a direction, LAYER for all of it, LAYER:* or LAYER:0..15 for "
+            "a picture of each channel; sums as in class:207-0.5*class:281"
+        ),
+    )
+    method: Method = Field(
+        "fourier",
+        description=(
+            "fourier: frequencies and decorrelated colours under random movements; pixels: as in "
+            "CS231n; yosinski: pixels with clipping; maco: only the phase of the spectrum is free"
+        ),
+    )
+    steps: int = Field(256, ge=1, le=2000, description="most steps; fewer once it has settled")
+    size: int = Field(
+        192, ge=48, le=512, description="side of a picture", json_schema_extra={"unit": "px"}
+    )
+    variants: int = Field(1, ge=1, le=16, description="pictures of each objective")
+    diversity: float = Field(
+        0.0, ge=0, le=1e4, description="how strongly variants of an objective shun each other"
+    )
+    learning_rate: float | None = Field(
+        None, gt=0, le=100, description="length of a step; the method's own if absent"
+    )
+    l2: float | None = Field(
+        None, ge=0, le=100, description="weight of distance from grey; the method's own if absent"
+    )
+    jitter: float | None = Field(
+        None,
+        ge=0,
+        le=64,
+        description="largest shift before a look; the method's own if absent",
+        json_schema_extra={"unit": "px"},
+    )
+    scale: float | None = Field(
+        None, ge=0, le=0.5, description="largest change of size before a look, as a share"
+    )
+    rotate: float | None = Field(
+        None,
+        ge=0,
+        le=45,
+        description="largest turn before a look",
+        json_schema_extra={"unit": "degrees"},
+    )
+    blur: float | None = Field(
+        None,
+        ge=0,
+        le=8,
+        description="sigma of the blur between steps",
+        json_schema_extra={"unit": "px"},
+    )
+    blur_every: int | None = Field(
+        None, ge=1, le=100, description="steps from one blur to the next"
+    )
+    norm_percentile: float | None = Field(
+        None, ge=0, le=99, description="share of pixels nearest to grey that is made grey, percent"
+    )
+    contribution_percentile: float | None = Field(
+        None, ge=0, le=99, description="share of pixels that contribute least, made grey, percent"
+    )
+    cosine_power: float = Field(
+        0.0, ge=0, le=8, description="how much the angle to a direction counts beside its length"
+    )
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The regularisers of a method; names and units are those of the parameters."""
+
+    learning_rate: float
+    l2: float = 0.0
+    jitter: float = 0.0
+    scale: float = 0.0
+    rotate: float = 0.0
+    blur: float = 0.0
+    blur_every: int = 1
+    norm_percentile: float = 0.0
+    contribution_percentile: float = 0.0
+
+
+RECIPES: dict[Method, Recipe] = {
+    "fourier": Recipe(0.02, jitter=8, scale=0.1, rotate=10),
+    # CS231n, assignment 3, in units of pixels of 0..1
+    "pixels": Recipe(5.0, l2=1e-3, jitter=16, blur=0.5, blur_every=10),
+    # Yosinski et al. 2015, table 1
+    "yosinski": Recipe(
+        8.0, jitter=4, blur=0.5, blur_every=4, norm_percentile=30, contribution_percentile=40
+    ),
+    "maco": Recipe(0.2),
+}
+# Of MACO: looks at each picture at every step, and the sides of a look at the start and the end.
+LOOKS, WIDE, NARROW, NOISE = 4, 0.95, 0.4, 0.04
+
+
+def _work(params: ActivationMaximizationParams, sizes: Sizes, model: Presets) -> Work:
+    looks = LOOKS if params.method == "maco" else 1
+    count = len(params.objectives) * params.variants
+    layers = [part for text in params.objectives for part in _layers_of(text)]
+    return Work(2 * params.steps * count * looks, params.size**2, tuple(layers) or (WHOLE,))
+
+
+@technique(
+    "activation-maximization",
+    title="Activation maximisation",
+    family="synthesis",
+    runs="job",
+    source=(
+        "Simonyan et al. 2013, arXiv:1312.6034, section 2; Yosinski et al. 2015, arXiv:1506.06579; "
+        "Olah et al. 2017, Feature Visualization; Fel et al. 2023, arXiv:2306.06805"
+    ),
+    outputs={
+        "pictures": "a picture for each objective",
+        "scores": "how strongly each excites its objective, and how natural it is",
+    },
+    work=_work,
+)
+def activation_maximization(
+    model: VisionModel,
+    params: ActivationMaximizationParams,
+    progress: Progress,
+    generator: torch.Generator,
+    checkpoints: Checkpoints,
+) -> Outcome:
+    """Make pictures that excite a class, a channel, a neuron or any mix of them.
+
+    All pictures are made at once, as one batch. The table tells whether the network still sees the
+    class after a blur (patterns that only a network sees do not survive it), and how much of the
+    picture is fine grain.
+    """
+    chosen = read(params.objectives, model, most=MOST // params.variants)
+    wanted = [goal for goal in chosen for _ in range(params.variants)]
+    recipe = _recipe(params)
+    canvas = _canvas(params, len(wanted), generator, model.device)
+    looks = LOOKS if params.method == "maco" else 1
+    goals = Goals([g for g in wanted for _ in range(looks)], cosine_power=params.cosine_power)
+    layers = [*goals.layers, *([model.cam_layer] if params.diversity else [])]
+    with model.capture(layers, pointer="/params/objectives") as features:
+
+        def loss(step: int) -> Tensor:
+            pixels = canvas.pixels()
+            seen = features(_look(pixels, params, recipe, step / params.steps, generator))
+            value = -goals.values(seen).view(len(wanted), looks).mean(1).sum()
+            if recipe.l2:
+                value = value + recipe.l2 * pixels[0].numel() * alpha_norm(pixels, alpha=2).sum()
+            if params.diversity and params.variants > 1:
+                value = value + params.diversity * _likeness(seen[model.cam_layer], params.variants)
+            return value
+
+        trace = ascend(
+            loss,
+            _optimizer(canvas, params.method, recipe),
+            steps=params.steps,
+            progress=progress,
+            preview=lambda: _sheet(canvas, wanted).sheet(),
+            after=_regulariser(canvas, recipe, model),
+            settled=Settled(window=32, gain=5e-3),
+            checkpoints=checkpoints,
+            generator=generator,
+        )
+    sheet = _sheet(canvas, wanted)
+    rows = evidence(model, wanted, sheet.images)
+    facts = {"steps": len(trace.losses), "settled": trace.settled}
+    return Outcome((sheet, Table("scores", rows)), facts)
+
+
+def _layers_of(text: str) -> list[str]:
+    """Name the layers an objective speaks of; what is wrong with it is found when it is read."""
+    terms = text.replace("-", "+").split("+")
+    words = [term.split(":")[0].split("@")[0].strip() for term in terms]
+    return [WHOLE if word == "class" else word.rpartition("*")[2].strip() for word in words]
+
+
+def _recipe(params: ActivationMaximizationParams) -> Recipe:
+    preset = RECIPES[params.method]
+    given = {name: getattr(params, name) for name in Recipe.__dataclass_fields__}
+    return Recipe(**{n: getattr(preset, n) if v is None else v for n, v in given.items()})
+
+
+def _canvas(
+    params: ActivationMaximizationParams,
+    count: int,
+    generator: torch.Generator,
+    device: torch.device,
+) -> Canvas:
+    shape = (count, 3, params.size, params.size)
+    if params.method == "fourier":
+        return Fourier.noise(shape, generator).to(device)
+    if params.method == "maco":
+        return Phase(shape, generator, device)
+    noise = torch.randn(shape, generator=generator)
+    return Pixels((0.5 + 0.1 * noise).clamp(0, 1).to(device))
+
+
+def _optimizer(canvas: Canvas, method: Method, recipe: Recipe) -> torch.optim.Optimizer:
+    if method == "maco":
+        return torch.optim.NAdam(canvas.parameters, lr=recipe.learning_rate)
+    if method == "fourier":
+        return torch.optim.Adam(canvas.parameters, lr=recipe.learning_rate)
+    return NormalisedAscent(canvas.parameters, recipe.learning_rate, by="length")
+
+
+def _look(
+    pixels: Tensor,
+    params: ActivationMaximizationParams,
+    recipe: Recipe,
+    share: float,
+    generator: torch.Generator,
+) -> Tensor:
+    size = (params.size, params.size)
+    if params.method == "maco":
+        widest = WIDE + (NARROW - WIDE) * share / 2
+        boxes = windows(len(pixels) * LOOKS, (NARROW, widest), generator)
+        seen = moved(pixels.repeat_interleave(LOOKS, 0), boxes, size)
+        return seen + NOISE * torch.randn(seen.shape, generator=generator).to(seen.device)
+    movement = Movement(recipe.jitter, recipe.scale, recipe.rotate)
+    return moved(pixels, movement.draw(len(pixels), size, generator), size)
+
+
+def _regulariser(canvas: Canvas, recipe: Recipe, model: VisionModel) -> Callable[[int], None]:
+    """Return what is done to the pictures after each step."""
+
+    def after(step: int) -> None:
+        canvas.project()
+        if not isinstance(canvas, Pixels):
+            return
+        (pixels,) = canvas.parameters
+        gradient, grey = pixels.grad, torch.full_like(pixels[:1], 0.5)
+        assert gradient is not None
+        if recipe.blur and (step + 1) % recipe.blur_every == 0:
+            pixels.copy_(blur(pixels, recipe.blur))
+        distance = (pixels - grey).norm(dim=1)
+        pixels.copy_(keep_largest(pixels, distance, recipe.norm_percentile, grey))
+        benefit = ((pixels - grey) * gradient).sum(1).abs()
+        pixels.copy_(keep_largest(pixels, benefit, recipe.contribution_percentile, grey))
+
+    return after
+
+
+def _likeness(activation: Tensor, variants: int) -> Tensor:
+    """Return the mean cosine of the Gram matrices of an objective's variants, summed over all.
+
+    Source: Olah et al. 2017, "Feature Visualization", diversity.
+    """
+    flat = gram(activation).flatten(1)
+    unit = F.normalize(flat, dim=1).view(-1, variants, flat.shape[1])
+    likeness = torch.bmm(unit, unit.transpose(1, 2))
+    others = 1 - torch.eye(variants, device=activation.device)
+    return (likeness * others).sum() / max(1, variants - 1)
+
+
+def _sheet(canvas: Canvas, wanted: list[Goal]) -> Grid:
+    with torch.no_grad():
+        pictures = canvas.pixels().clamp(0, 1).cpu()
+    columns = max(1, round(len(pictures) ** 0.5 + 0.49))
+    captions = tuple(goal.text for goal in wanted) if len(wanted) > 1 else ()
+    return Grid("pictures", pictures, columns, captions)
