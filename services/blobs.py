@@ -23,6 +23,8 @@ NAME = re.compile(r"[a-z0-9_.-]{1,120}")
 # how a file is called while it is written
 PASSING = re.compile(r"[a-z0-9_.-]+~")
 HERE, IN_FILE = b"\0", b"\1"
+# files that are asked after at a time
+BATCH = 500
 LEAST_FREE_DISK = 0.05
 LOOK_AGAIN_S = 1.0
 # A file lies there for a moment before Redis knows of it.
@@ -139,18 +141,26 @@ class Blobs:
 
     def sweep(self) -> int:
         """Remove files whose record has expired or was never written; return how many."""
-        removed = 0
-        for path in self._old_files():
-            owner, _, name = path.partition("/")
-            if not PASSING.fullmatch(name):
-                if not NAME.fullmatch(name):
-                    continue  # somebody else's
-                if self._redis.getrange(_key(owner, name), 0, 0) == IN_FILE:
-                    continue
-            with contextlib.suppress(FileNotFoundError):
-                self._files.rm_file(self._path(path))
-                removed += 1
+        removed, old = 0, self._old_files()
+        for at in range(0, len(old), BATCH):
+            for path in self._orphans(old[at : at + BATCH]):
+                with contextlib.suppress(FileNotFoundError):
+                    self._files.rm_file(self._path(path))
+                    removed += 1
         return removed
+
+    def _orphans(self, paths: list[str]) -> list[str]:
+        """Return those of the files that no record tells of; others than ours are left alone."""
+        parted = {path: path.partition("/")[::2] for path in paths}
+        broken_off = [path for path in paths if PASSING.fullmatch(parted[path][1])]
+        whole = [path for path in paths if NAME.fullmatch(parted[path][1])]
+        pipe = self._redis.pipeline(transaction=False)
+        for path in whole:
+            pipe.getrange(_key(*parted[path]), 0, 0)
+        kinds = pipe.execute()
+        return broken_off + [
+            path for path, kind in zip(whole, kinds, strict=True) if kind != IN_FILE
+        ]
 
     @property
     def _files(self) -> Any:

@@ -43,7 +43,8 @@ class Gathering:
 
     upload: Upload
     pixels: int = 0
-    skipped: list[Skipped] = field(default_factory=list)
+    skipped: list[dict[str, str]] = field(default_factory=list)
+    reasons: Counter[str] = field(default_factory=Counter)
 
     def take(self, found: Member | Skipped) -> None:
         """Put a picture into the upload, after decoding it once; note what is none.
@@ -53,9 +54,9 @@ class Gathering:
             CollectionFull, StorageFull: there is no room.
         """
         if isinstance(found, Skipped):
-            self.skipped.append(found)
+            self._skip(found.name, found.reason)
         elif self.upload.has(found.name):
-            self.skipped.append(Skipped(found.name, "another one of this name came before it"))
+            self._skip(found.name, "another one of this name came before it")
         else:
             self._check_and_put(found)
 
@@ -71,13 +72,20 @@ class Gathering:
             with DECODING:
                 Image.check(found.data)
         except BadImage as error:
-            self.skipped.append(Skipped(found.name, error.detail))
+            self._skip(found.name, error.detail)
             return
         current().stores.blobs.require_room()
         self.upload.put(
             found.name, found.data, media_type=header.media_type,
             width=header.width, height=header.height,
         )  # fmt: skip
+
+    def _skip(self, name: str, reason: str) -> None:
+        """Note what is left behind; of very many, only how many there are."""
+        self.reasons[reason] += 1
+        if len(self.skipped) < MOST_LISTED:
+            shown = "".join(letter if letter.isprintable() else "?" for letter in name[:255])
+            self.skipped.append({"name": shown, "reason": reason})
 
     def finish(self) -> tuple[Uploaded, dict[str, Any]]:
         """Let the collection have the pictures; return what came of it, and what is told of it.
@@ -86,23 +94,20 @@ class Gathering:
             Problem: there was no picture at all.
         """
         if not self.upload.count:
-            reasons = Counter(skipped.reason for skipped in self.skipped).most_common(MOST_REASONS)
+            most = self.reasons.most_common(MOST_REASONS)
             raise Problem(
                 422, "no-pictures",
                 "there is no picture in it; send JPEG, PNG or WebP files of up to "
                 f"{LIMITS.max_bytes} bytes and {LIMITS.max_pixels} pixels",
-                errors=[{"pointer": "", "detail": f"{n} times: {why}"} for why, n in reasons],
+                errors=[{"pointer": "", "detail": f"{n} times: {why}"} for why, n in most],
             )  # fmt: skip
         uploaded = self.upload.commit()
         return uploaded, {
             "added": uploaded.added,
             "replaced": uploaded.replaced,
             "unchanged": uploaded.unchanged,
-            "skipped_count": len(self.skipped),
-            "skipped": [
-                {"name": _shown(one.name), "reason": one.reason}
-                for one in self.skipped[:MOST_LISTED]
-            ],
+            "skipped_count": self.reasons.total(),
+            "skipped": self.skipped,
         }
 
 
@@ -188,8 +193,3 @@ def _member(name: str, data: bytes) -> Member | Skipped:
         return Member(picture_name(name), data)
     except Unfit as error:
         return Skipped(name, str(error))
-
-
-def _shown(name: str) -> str:
-    """Return a name as it can be shown, whatever it was."""
-    return "".join(letter if letter.isprintable() else "?" for letter in name[:255])
