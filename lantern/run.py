@@ -24,7 +24,7 @@ from lantern.progress import Progress, silent
 from lantern.registry import Slot, Technique
 from lantern.styles.library import StyleLibrary
 from lantern.vision_model import VisionModel
-from lantern.work import Work
+from lantern.work import Sizes
 
 # How many wrong values one answer lists.
 MOST_PROBLEMS = 16
@@ -73,7 +73,8 @@ def run(
     for argument, value in arguments.items():
         if value is None:
             raise MissingInput(f"{name} needs a {argument}", pointer=f"/params/{argument}")
-    estimate = _estimate(technique, checked, pictures, model)
+    sizes = {slot: [(p.height, p.width) for p in several] for slot, several in pictures.items()}
+    expected = estimate(technique, checked, sizes, model)
     started = time.perf_counter()
     outcome = technique.function(**_filled(technique, pictures), **arguments, params=checked)
     seconds = time.perf_counter() - started
@@ -85,7 +86,7 @@ def run(
         artifacts=outcome.artifacts,
         facts={
             **outcome.facts,
-            **estimate,
+            **({"estimate": expected} if expected else {}),
             **_provenance(technique, model, pictures),
             **_collected(technique, checked, collections),
             "seconds": round(seconds, 4),
@@ -230,19 +231,22 @@ def _check_finite(artifacts: tuple[Artifact, ...]) -> None:
             )
 
 
-def _estimate(
-    technique: Technique,
-    params: Params,
-    pictures: Mapping[str, Sequence[Image]],
-    model: VisionModel | None,
+def estimate(
+    technique: Technique, params: Params, sizes: Sizes, model: VisionModel | None
 ) -> dict[str, Any]:
-    """Say what the run was expected to take: passes of pictures, and operations."""
+    """Say what a run will take: passes of pictures through the network, and operations.
+
+    `sizes` are the heights and widths of the pictures of each slot; the network may be a sketch.
+    Nothing is said of techniques that take a moment.
+
+    Raises:
+        LanternError: the parameters do not fit the network.
+    """
     if technique.work is None or model is None:
         return {}
-    sizes = {slot: [(p.height, p.width) for p in several] for slot, several in pictures.items()}
-    work: Work = technique.work(params, sizes, model)
+    work = technique.work(params, sizes, model)
     operations = work.operations(model.costs(), model.input_size)
-    return {"estimate": {"passes": round(work.passes), "gigaflop": round(operations / 1e9, 3)}}
+    return {"passes": round(work.passes), "gigaflop": round(operations / 1e9, 3)}
 
 
 def _provenance(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -12,28 +12,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lantern.errors import InvalidParameter
 
+if TYPE_CHECKING:
+    from lantern.vision_model import VisionModel
+
 # The whole forward pass, among the names of layers.
 WHOLE = "logits"
-
-
-class Presets(Protocol):
-    """What a technique falls back to when no layer is named; networks and their records have it."""
-
-    @property
-    def input_size(self) -> int:
-        """Side of the square it was trained on, px."""
-
-    @property
-    def style_layers(self) -> Sequence[str]:
-        """Layers whose statistics are a style."""
-
-    @property
-    def content_layers(self) -> Sequence[str]:
-        """Layers whose features are the content."""
-
-    @property
-    def dream_layer(self) -> str:
-        """A middle layer."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +40,7 @@ class Work:
 
 
 Sizes = Mapping[str, Sequence[tuple[int, int]]]
-Estimator = Callable[[Any, Sizes, Presets], Work]
+Estimator = Callable[[Any, Sizes, "VisionModel"], Work]
 
 
 def costs(network: nn.Module, channels: int, input_size: int) -> dict[str, float]:

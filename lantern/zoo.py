@@ -254,20 +254,7 @@ def load(rec: Record, *, downloads: bool) -> VisionModel:
             "delete it and fetch it again",
             pointer="/params/model",
         ) from error
-    return VisionModel(
-        rec.name,
-        network,
-        mean=rec.mean,
-        std=rec.std,
-        input_size=rec.input_size,
-        resize_size=rec.resize_size,
-        labels=imagenet_labels(),
-        weights_sha256=_sha256(path),
-        style_layers=rec.style_layers,
-        content_layers=rec.content_layers,
-        dream_layer=rec.dream_layer,
-        cam_layer=rec.cam_layer,
-    )
+    return _presented(rec, network, _sha256(path))
 
 
 def _current_keys(state: dict[str, Any], network: nn.Module) -> dict[str, Any]:
@@ -277,6 +264,35 @@ def _current_keys(state: dict[str, Any], network: nn.Module) -> dict[str, Any]:
         key if key in wanted else DOTTED.sub(r".\1\2.", key): value for key, value in state.items()
     }
     return {key: value for key, value in renamed.items() if not key.startswith("aux")}
+
+
+@functools.cache
+def sketch(name: str) -> VisionModel:
+    """Return a network without its weights: its layers, shapes and costs are known, no values.
+
+    Raises:
+        UnknownName: no network has that name.
+    """
+    rec = record(name)
+    with torch.device("meta"):
+        return _presented(rec, rec.build(), "")
+
+
+def _presented(rec: Record, network: nn.Module, weights_sha256: str) -> VisionModel:
+    return VisionModel(
+        rec.name,
+        network,
+        mean=rec.mean,
+        std=rec.std,
+        input_size=rec.input_size,
+        resize_size=rec.resize_size,
+        labels=imagenet_labels(),
+        weights_sha256=weights_sha256,
+        style_layers=rec.style_layers,
+        content_layers=rec.content_layers,
+        dream_layer=rec.dream_layer,
+        cam_layer=rec.cam_layer,
+    )
 
 
 def check_weights(rec: Record, *, downloads: bool) -> None:

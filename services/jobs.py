@@ -62,6 +62,7 @@ class Order:
     options: Mapping[str, Any] | None = None
     webhook: Mapping[str, Any] | None = None
     cache: str = ""
+    estimate: Mapping[str, Any] | None = None
     result: Mapping[str, Any] | None = None
     """The result where it is known already: the job is born finished."""
 
@@ -115,7 +116,12 @@ class Jobs:
             QueueFull: too many jobs wait.
         """
         options = order.options or {}
-        record = {"call": order.call, "options": options, "webhook": order.webhook}
+        record = {
+            "call": order.call,
+            "options": options,
+            "webhook": order.webhook,
+            "estimate": order.estimate or None,
+        }
         texts = {name: json.dumps(part) for name, part in record.items() if part is not None}
         if order.cache:
             texts["cache"] = order.cache

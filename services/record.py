@@ -79,6 +79,7 @@ class Job:
     preview_step: int | None = None
     checkpoint: str | None = None
     webhook: Mapping[str, Any] | None = None
+    estimate: Mapping[str, Any] | None = None
     result: Mapping[str, Any] | None = None
     error: Mapping[str, Any] | None = None
 
@@ -128,6 +129,7 @@ def parse(fields: Mapping[bytes, bytes]) -> Job:
         preview_step=int(step) if step else None,
         checkpoint=text(b"checkpoint") if b"checkpoint" in fields else None,
         webhook=plain(b"webhook"),
+        estimate=plain(b"estimate"),
         result=plain(b"result"),
         error=plain(b"error"),
     )

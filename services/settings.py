@@ -62,6 +62,8 @@ class Settings:
     """How long a stopping gateway lets running calls end."""
     max_upload_bytes: int = 12 * 1024 * 1024
     """Largest request body."""
+    max_teraflop: float = 5000.0
+    """Tera-operations that one job may take; an hour of two cores is about 200."""
     interactive_timeout_s: float = 20.0
     """How long the gateway waits for TorchServe."""
     lease_s: float = 6.0

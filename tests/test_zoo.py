@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from lantern import zoo
 from lantern.errors import UnknownName, WeightsMissing
 from lantern.torchvision_import import models
-from lantern.zoo import RECORDS, Record, Zoo, fetch, load, record
+from lantern.vision_model import VisionModel
+from lantern.zoo import RECORDS, Record, Zoo, fetch, load, record, sketch
 
 # As torchvision names them, and as people have them on their disks
 FILES = {
@@ -317,3 +318,15 @@ def test_one_network_at_least_is_kept_usable(built: list[str]) -> None:
     animals = Zoo(downloads=False, keep=1)
     assert [animals.load(name).name for name in "aabba"] == list("aabba")
     assert built == ["a", "b", "a"]
+
+
+def test_a_sketch_knows_shapes_and_costs_without_weights(model: VisionModel) -> None:
+    drawn = sketch("efficientnet-lite0")
+    assert drawn.device.type == "meta"
+    assert drawn.costs() == model.costs()
+    assert drawn.shape("_blocks.8") == model.shape("_blocks.8")
+    assert drawn.class_count == 1000
+    assert drawn.style_layers == model.style_layers
+    assert sketch("vgg19").costs()["logits"] == pytest.approx(39.3e9, rel=0.01)
+    with pytest.raises(UnknownName):
+        sketch("nowhere")

@@ -25,7 +25,7 @@ from lantern.progress import Progress
 from lantern.registry import technique
 from lantern.techniques.evidence import evidence
 from lantern.vision_model import VisionModel
-from lantern.work import WHOLE, Presets, Sizes, Work
+from lantern.work import Sizes, Work
 
 MOST = 256
 Method = Literal["fourier", "pixels", "yosinski", "maco"]
@@ -132,11 +132,11 @@ RECIPES: dict[Method, Recipe] = {
 LOOKS, WIDE, NARROW, NOISE = 4, 0.95, 0.4, 0.04
 
 
-def _work(params: ActivationMaximizationParams, sizes: Sizes, model: Presets) -> Work:
+def _work(params: ActivationMaximizationParams, sizes: Sizes, model: VisionModel) -> Work:
     looks = LOOKS if params.method == "maco" else 1
-    count = len(params.objectives) * params.variants
-    layers = [part for text in params.objectives for part in _layers_of(text)]
-    return Work(2 * params.steps * count * looks, params.size**2, tuple(layers) or (WHOLE,))
+    goals = read(params.objectives, model, most=MOST // params.variants)
+    passes = 2 * params.steps * len(goals) * params.variants * looks
+    return Work(passes, params.size**2, _layers(params, Goals(goals), model))
 
 
 @technique(
@@ -173,8 +173,7 @@ def activation_maximization(
     canvas = _canvas(params, len(wanted), generator, model.device)
     looks = LOOKS if params.method == "maco" else 1
     goals = Goals([g for g in wanted for _ in range(looks)], cosine_power=params.cosine_power)
-    layers = [*goals.layers, *([model.cam_layer] if params.diversity else [])]
-    with model.capture(layers, pointer="/params/objectives") as features:
+    with model.capture(_layers(params, goals, model), pointer="/params/objectives") as features:
 
         def loss(step: int) -> Tensor:
             pixels = canvas.pixels()
@@ -203,11 +202,10 @@ def activation_maximization(
     return Outcome((sheet, Table("scores", rows)), facts)
 
 
-def _layers_of(text: str) -> list[str]:
-    """Name the layers an objective speaks of; what is wrong with it is found when it is read."""
-    terms = text.replace("-", "+").split("+")
-    words = [term.split(":")[0].split("@")[0].strip() for term in terms]
-    return [WHOLE if word == "class" else word.rpartition("*")[2].strip() for word in words]
+def _layers(
+    params: ActivationMaximizationParams, goals: Goals, model: VisionModel
+) -> tuple[str, ...]:
+    return (*goals.layers, *([model.cam_layer] if params.diversity else []))
 
 
 def _recipe(params: ActivationMaximizationParams) -> Recipe:

@@ -26,7 +26,7 @@ from lantern.params import Params
 from lantern.progress import Progress
 from lantern.registry import Count, technique
 from lantern.vision_model import VisionModel
-from lantern.work import Presets, Sizes, Work
+from lantern.work import Sizes, Work
 
 LayerName = Annotated[str, Field(min_length=1, max_length=200)]
 
@@ -93,7 +93,7 @@ LEVELS, SHIFTS, SHIFT = 5, 8, 8
 RATIO = 2**-0.5
 
 
-def _work(params: StyleTransferParams, sizes: Sizes, model: Presets) -> Work:
+def _work(params: StyleTransferParams, sizes: Sizes, model: VisionModel) -> Work:
     layers = _layers(params, model)
     photos = sum(_shrunk(size, params.size) for size in sizes.get("image", ()))
     paintings = sum(_shrunk(size, params.style_size) for size in sizes.get("style", ()))
@@ -321,15 +321,15 @@ def _shrunk(size: tuple[int, int], longest: int) -> float:
     return size[0] * size[1] * min(1.0, longest / max(size)) ** 2
 
 
-def _style_layers(params: StyleTransferParams, model: Presets) -> tuple[str, ...]:
+def _style_layers(params: StyleTransferParams, model: VisionModel) -> tuple[str, ...]:
     return params.style_layers or tuple(model.style_layers)
 
 
-def _content_layers(params: StyleTransferParams, model: Presets) -> tuple[str, ...]:
+def _content_layers(params: StyleTransferParams, model: VisionModel) -> tuple[str, ...]:
     return params.content_layers or tuple(model.content_layers)
 
 
-def _layers(params: StyleTransferParams, model: Presets) -> tuple[str, ...]:
+def _layers(params: StyleTransferParams, model: VisionModel) -> tuple[str, ...]:
     return (*_style_layers(params, model), *_content_layers(params, model))
 
 

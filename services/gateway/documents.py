@@ -26,6 +26,7 @@ def document(job: Job) -> dict[str, Any]:
         "expires_at": moment(job.expires_at),
         "deadline_at": moment(job.deadline_at),
         "attempts": job.attempts,
+        "estimate": job.estimate,
         "progress": job.progress,
         "params": job.call["params"],
         "model": job.call["model"],

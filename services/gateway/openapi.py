@@ -315,6 +315,7 @@ _JOB_SCHEMA = {
         "expires_at": _MOMENT,
         "deadline_at": _MOMENT,
         "attempts": {"type": "integer"},
+        "estimate": {"type": ["object", "null"]},
         "progress": {"type": ["object", "null"]},
         "params": {"type": "object"},
         "preview": {"type": ["object", "null"]},

@@ -12,8 +12,12 @@ from typing import Any
 import flask
 
 import lantern
-from lantern.call import Call
+from lantern.call import Call, by_slot
+from lantern.image import Image
 from lantern.registry import Technique
+from lantern.run import estimate, validate
+from lantern.work import check
+from lantern.zoo import sketch
 from services import job_bytes, webhooks
 from services.blobs import StorageFull
 from services.gateway.context import Context, current
@@ -80,7 +84,20 @@ def _order(technique: Technique, call: Call, options: JobOptions, pinned: Pinned
         options=options.model_dump(mode="json", exclude={"webhook_url", "webhook_secret"}),
         webhook=webhook,
         cache=_cache_name(call, pinned.digest if pinned else ""),
+        estimate=_estimate(technique, call),
     )
+
+
+def _estimate(technique: Technique, call: Call) -> dict[str, Any]:
+    """Say what the call will take; refuse more than a caller may ask for."""
+    if technique.work is None:
+        return {}
+    headers = {slot: map(Image.probe, several) for slot, several in by_slot(call.inputs).items()}
+    sizes = {slot: [(h.height, h.width) for h in found] for slot, found in headers.items()}
+    params = validate(technique.params_type, call.params)
+    expected = estimate(technique, params, sizes, sketch(call.model))
+    check(expected["gigaflop"] * 1e9, current().settings.max_teraflop * 1e12)
+    return expected
 
 
 def _cache_name(call: Call, collection: str = "") -> str:

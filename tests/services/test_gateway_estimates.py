@@ -1,0 +1,69 @@
+"""What a job will take is told when it is made; too much, or what cannot work, is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+from tests.services.gateway import encode, multipart, problem
+
+EXCITE = "/v1/techniques/activation-maximization"
+PAINT = "/v1/techniques/style-transfer"
+
+
+def excite(http: FlaskClient, **params: Any) -> TestResponse:
+    body = json.dumps({"params": {"size": 64, "steps": 10} | params})
+    return http.post(EXCITE, data=body, content_type="application/json")
+
+
+def test_a_job_without_pictures_says_what_it_will_take(http: FlaskClient) -> None:
+    response = excite(http, objectives=["_blocks.2:0..3", "_blocks.2:7"])
+    assert response.status_code == 202, response.get_data(as_text=True)
+    job = response.get_json()
+    assert job["estimate"]["passes"] == 2 * 10 * 5
+    assert http.get(job["links"]["self"]).get_json()["estimate"] == job["estimate"]
+
+
+def test_the_estimate_grows_with_the_pictures(http: FlaskClient) -> None:
+    def gigaflop(size: tuple[int, int]) -> float:
+        form = multipart(("image", encode("JPEG", size)), ("style", encode(size=(64, 64))), steps="9")
+        response = http.post(PAINT, **form)
+        assert response.status_code == 202, response.get_data(as_text=True)
+        return float(response.get_json()["estimate"]["gigaflop"])
+
+    small, large, beyond = gigaflop((100, 100)), gigaflop((200, 200)), gigaflop((512, 512))
+    assert large / small == pytest.approx(4, rel=0.1)
+    assert beyond / small == pytest.approx(3.84**2, rel=0.1), "larger pictures are shrunk to 384 px"
+
+
+def test_more_than_one_job_may_take_is_refused(make_http: Callable[..., FlaskClient]) -> None:
+    http = make_http(max_teraflop=0.01)
+    assert excite(http, objectives=["_blocks.0:1"], steps=1).status_code == 202
+    refused = problem(excite(http, objectives=["class:1"], steps=500), 422, "too-much-work")
+    assert "at most 0.01" in refused["detail"]
+    assert "lower the steps" in refused["detail"]
+    listed = http.get("/v1/jobs").get_json()["jobs"]
+    assert len(listed) == 1
+
+
+@pytest.mark.parametrize(
+    ("objective", "code"),
+    [
+        ("class:1000", "invalid-parameter"),
+        ("nowhere:1", "unknown-layer"),
+        ("_blocks.0:16", "invalid-parameter"),
+        ("_blocks:1", "invalid-parameter"),
+        ("_blocks.0:1 and more", "invalid-parameter"),
+    ],
+)
+def test_objectives_that_cannot_work_are_refused_at_once(
+    objective: str, code: str, http: FlaskClient
+) -> None:
+    document = problem(excite(http, objectives=["class:1", objective]), 422, code)
+    assert document["errors"][0]["pointer"] == "/params/objectives/1"
+    assert http.get("/v1/jobs").get_json()["jobs"] == []
