@@ -56,7 +56,7 @@ class Grams:
 
 
 class Regions:
-    """A painting for each region of the picture; where no mask is, no style is asked for.
+    """A painting for each region of the picture.
 
     `masks` are `[H,W]`, 0..1, in the picture's own coordinates; soft edges are soft.
 

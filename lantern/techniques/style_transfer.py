@@ -129,7 +129,8 @@ def style_transfer(
 ) -> Outcome:
     """Repaint photographs in the hand of any paintings, by optimising their pixels.
 
-    Several paintings are blended by their weights or, with masks, each has its region. Losses are
+    Several paintings are blended by their weights or, with masks, each has its region; what lies
+    under no mask stays the photograph. Losses are
     relative to their targets, so that the same weights serve every network and size. Two departures
     from the paper keep networks with strided first layers from painting grids and coloured grain:
     the picture is a sum of a pyramid's levels, and each step looks at it shifted by a few pixels.
@@ -198,9 +199,15 @@ class _Studio:
                 contents = [look(_moved(content, shift))[1] for shift in shifts]
                 styles = self._styles(look, photos[0], size, shifts)
 
+            cover = self._cover(size)
+
+            def shown() -> Tensor:
+                pixels = canvas.pixels()
+                return pixels if cover is None else torch.lerp(content, pixels, cover)
+
             def loss(step: int) -> Tensor:
                 chosen = step % SHIFTS
-                pixels = canvas.pixels()
+                pixels = shown()
                 hand, drawing = look(_moved(pixels, shifts[chosen]))
                 parts = {
                     "style": styles[chosen].loss(hand).sum(),
@@ -219,7 +226,7 @@ class _Studio:
                 _optimizer(canvas.parameters, params),
                 steps=params.steps,
                 progress=self.progress,
-                preview=lambda: self._finished(canvas.pixels()[0].detach(), photos[0]),
+                preview=lambda: self._finished(shown()[0].detach(), photos[0]),
                 checkpoints=self.checkpoints,
                 generator=self.generator,
                 settled=Settled(window=2 * SHIFTS, gain=2e-3),
@@ -227,11 +234,18 @@ class _Studio:
                 stages=stage[1],
             )
         with torch.no_grad():
-            return canvas.pixels().cpu(), _facts(trace, terms, size)
+            return shown().cpu(), _facts(trace, terms, size)
 
     def _content(self, photos: Sequence[Image], size: tuple[int, int]) -> Tensor:
         drawn = [grey(p) if self.params.color == "luminance" else p for p in photos]
         return torch.stack([p.resize(*size).pixels for p in drawn]).to(self.model.device)
+
+    def _cover(self, size: tuple[int, int]) -> Tensor | None:
+        """Return what lies under any mask, `[H,W]`, 0..1; the rest stays the photograph."""
+        if not self.masks:
+            return None
+        masks = [grey(mask).resize(*size).pixels[0] for mask in self.masks]
+        return torch.stack(masks).sum(0).clamp(0, 1).to(self.model.device)
 
     def _first(self, photos: Sequence[Image], size: tuple[int, int]) -> Tensor:
         """Return the pictures to start from, `[N,3,H,W]`."""

@@ -31,7 +31,9 @@ def test_a_job_without_pictures_says_what_it_will_take(http: FlaskClient) -> Non
 
 def test_the_estimate_grows_with_the_pictures(http: FlaskClient) -> None:
     def gigaflop(size: tuple[int, int]) -> float:
-        form = multipart(("image", encode("JPEG", size)), ("style", encode(size=(64, 64))), steps="9")
+        form = multipart(
+            ("image", encode("JPEG", size)), ("style", encode(size=(64, 64))), steps="9"
+        )
         response = http.post(PAINT, **form)
         assert response.status_code == 202, response.get_data(as_text=True)
         return float(response.get_json()["estimate"]["gigaflop"])
