@@ -1,4 +1,4 @@
-"""Sample photographs that anyone may use, from scikit-image's own files."""
+"""Sample photographs and textures that anyone may use, from scikit-image's own files."""
 
 from __future__ import annotations
 
@@ -6,20 +6,31 @@ import functools
 import importlib.util
 from pathlib import Path
 
-_FILES = {
+_PHOTOGRAPHS = {
     "cat": "chelsea.png",
     "coffee": "coffee.png",
     "rocket": "rocket.jpg",
     "astronaut": "astronaut.png",
     "retina": "retina.jpg",
 }
+_TEXTURES = {"brick": "brick.png", "grass": "grass.png", "gravel": "gravel.png"}
 
 
 @functools.cache
 def photographs() -> dict[str, Path]:
     """Return the path of each sample photograph, by name; empty without scikit-image."""
+    return _found(_PHOTOGRAPHS)
+
+
+@functools.cache
+def textures() -> dict[str, Path]:
+    """Return the path of each sample texture, 512 px a side, by name, as `photographs` does."""
+    return _found(_TEXTURES)
+
+
+def _found(files: dict[str, str]) -> dict[str, Path]:
     spec = importlib.util.find_spec("skimage")
     if spec is None or spec.origin is None:
         return {}
     folder = Path(spec.origin).parent / "data"
-    return {name: folder / file for name, file in _FILES.items() if (folder / file).is_file()}
+    return {name: folder / file for name, file in files.items() if (folder / file).is_file()}
