@@ -31,6 +31,7 @@ _OTHERS = {
     "text": "text.png",
     "tissue": "ihc.png",
 }
+_TEXTURES = {"brick": "brick.png", "grass": "grass.png", "gravel": "gravel.png"}
 
 
 @functools.cache
@@ -43,6 +44,12 @@ def photographs() -> dict[str, Path]:
 def pictures() -> dict[str, Path]:
     """Return the path of each photograph and texture, by name; empty without scikit-image."""
     return _found(_PHOTOGRAPHS | _OTHERS)
+
+
+@functools.cache
+def textures() -> dict[str, Path]:
+    """Return the path of each sample texture, 512 px a side, by name, as `photographs` does."""
+    return _found(_TEXTURES)
 
 
 def _found(files: dict[str, str]) -> dict[str, Path]:
