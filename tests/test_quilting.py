@@ -195,28 +195,32 @@ class TestChoice:
         assert (quilted.sources >= 0).all()
 
 
-@pytest.mark.parametrize("axis", [0, 1])
 @pytest.mark.parametrize("name", ["gravel", "grass"])
-def test_a_tileable_quilt_has_no_seam_at_its_edges(name: str, axis: int) -> None:
+def test_a_tileable_quilt_has_no_seam_at_its_edges(name: str) -> None:
     exemplar = sample(name, 72)
 
-    def edges(*, tileable: bool) -> float:
+    def edges(*, tileable: bool) -> tuple[float, float]:
         quilts = [
             quilt(exemplar, begin(66, 66, seed), block=24, overlap=4, tileable=tileable)
             for seed in range(3)
         ]
-        return float(np.mean([worst_line(quilt.pixels, exemplar, axis) for quilt in quilts]))
+        down, along = zip(*(worst_lines(quilt.pixels, exemplar) for quilt in quilts), strict=True)
+        return float(np.mean(down)), float(np.mean(along))
 
-    assert edges(tileable=True) < 1.15
-    assert edges(tileable=False) > 1.3
+    assert max(edges(tileable=True)) < 1.15
+    assert min(edges(tileable=False)) > 1.3
 
 
-def worst_line(pixels: Tensor, exemplar: Tensor, axis: int) -> float:
-    """How ill the worst line of squares fits where the edges meet, against the worst elsewhere."""
-    found = unlikeness(pixels.roll((33, 33), (1, 2)), exemplar, 4).mean(1 - axis)
+def worst_lines(pixels: Tensor, exemplar: Tensor) -> tuple[float, float]:
+    """How ill the worst row (column) fits where the edges meet, against the worst elsewhere."""
+    found = unlikeness(pixels.roll((33, 33), (1, 2)), exemplar, 4)
     is_edge = torch.zeros(63, dtype=torch.bool)
     is_edge[30:37] = True  # squares that lie across the edge, or in the overlap that follows it
-    return float(found[is_edge].max() / found[~is_edge].max())
+    rows, columns = (
+        float(lines[is_edge].max() / lines[~is_edge].max())
+        for lines in (found.mean(1), found.mean(0))
+    )
+    return rows, columns
 
 
 class TestGuide:

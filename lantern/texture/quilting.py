@@ -144,7 +144,7 @@ class _Quilt:
         return divmod(chosen, distances.shape[1])
 
     def _pass_over(self, distances: Tensor, sources: Tensor) -> None:
-        """Rule out the blocks whose overlap was copied to here from themselves, unlike the paper."""
+        """Rule out the blocks whose overlap was copied from themselves, unlike the paper."""
         is_known = sources[..., 0] >= 0
         begins = (sources - places(*sources.shape[:2]))[is_known].long()
         limits = torch.tensor(distances.shape)
