@@ -105,11 +105,33 @@ class Checkpoints:
         Raises:
             Suspended: the run is to go on later, from the state that was just saved.
         """
+        self._keep(lambda: _written(self._ended, losses, optimizer, generator))
+
+    def restore_tensors(self) -> dict[str, torch.Tensor] | None:
+        """Return what `keep_tensors` kept last; None where the run begins anew."""
+        state, self._state = self._state, None
+        return None if state is None else state.get("tensors")
+
+    def keep_tensors(self, tensors: Callable[[], dict[str, torch.Tensor]]) -> None:
+        """Save the state of a run without an optimiser, as `keep` does.
+
+        Raises:
+            Suspended: the run is to go on later, from the state that was just saved.
+        """
+
+        def written() -> bytes:
+            out = io.BytesIO()
+            torch.save({"ended": [], "tensors": tensors()}, out)
+            return out.getvalue()
+
+        self._keep(written)
+
+    def _keep(self, written: Callable[[], bytes]) -> None:
         suspend = self._suspend()
         pause_s = self._pause_s()
         if self._save is not None and (suspend or time.monotonic() - self._saved_at >= pause_s):
             began = time.monotonic()
-            is_kept = self._save(_written(self._ended, losses, optimizer, generator))
+            is_kept = self._save(written())
             now = time.monotonic()
             self._costs_s.append(now - began)
             self._saved_at = now if is_kept is not False else now - pause_s + RETRY_S

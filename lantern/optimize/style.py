@@ -38,10 +38,14 @@ def smoothed(seen: Mapping[str, Tensor]) -> dict[str, Tensor]:
 class Grams:
     """The Gram matrices of several paintings, blended by weights.
 
+    Without weights each sample has a painting of its own.
+
     Source: Gatys et al. 2016, equations 3 to 5; relative errors as in `style_loss`.
     """
 
-    def __init__(self, paintings: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> None:
+    def __init__(
+        self, paintings: Sequence[Mapping[str, Tensor]], weights: Sequence[float] | None
+    ) -> None:
         self._targets = {
             name: _blended([gram(p[name]) for p in paintings], weights) for name in paintings[0]
         }
@@ -96,6 +100,8 @@ class Regions:
 class SlicedWasserstein:
     """The distributions of the paintings' features, compared along random directions.
 
+    Weights as those of `Grams`.
+
     Source: Heitz et al. 2021, "A Sliced Wasserstein Loss for Neural Texture Synthesis",
     equation 3; the paper draws new directions at every step, here they are drawn once, so that the
     loss is the same function throughout, and quantiles are compared, so that sizes may differ.
@@ -104,7 +110,7 @@ class SlicedWasserstein:
     def __init__(
         self,
         paintings: Sequence[Mapping[str, Tensor]],
-        weights: Sequence[float],
+        weights: Sequence[float] | None,
         generator: torch.Generator,
     ) -> None:
         self._directions = {
@@ -134,7 +140,9 @@ class SlicedWasserstein:
         return F.interpolate(ordered, size=QUANTILES, mode="linear", align_corners=True)
 
 
-def _blended(values: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+def _blended(values: Sequence[Tensor], weights: Sequence[float] | None) -> Tensor:
+    if weights is None:
+        return torch.cat(list(values))
     parts = [weight * value for weight, value in zip(weights, values, strict=True)]
     return torch.stack(parts).sum(0) / sum(weights)
 

@@ -7,3 +7,4 @@ from lantern.techniques import fast_style as fast_style
 from lantern.techniques import grad_cam as grad_cam
 from lantern.techniques import saliency as saliency
 from lantern.techniques import style_transfer as style_transfer
+from lantern.techniques import texture_synthesis as texture_synthesis

@@ -1,0 +1,296 @@
+"""Texture synthesis: as much as one likes of what a small picture shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from lantern.artifact import Outcome, numbered
+from lantern.checkpoint import Checkpoints
+from lantern.image import Image
+from lantern.optimize.ascend import Settled, ascend
+from lantern.optimize.parametrize import Pixels
+from lantern.optimize.regularize import total_variation
+from lantern.optimize.style import Grams, SlicedWasserstein, Style
+from lantern.params import Params
+from lantern.progress import Progress, Step
+from lantern.registry import Count, technique
+from lantern.texture.growth import grow
+from lantern.texture.quilting import QuiltState, quilt, unlaid
+from lantern.texture.sources import Texture
+from lantern.texture.starts import GrowthState, seeded
+from lantern.vision_model import VisionModel
+from lantern.work import Sizes, Work
+
+LayerName = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class TextureSynthesisParams(Params):
+    """How the texture is made, and how large."""
+
+    method: Literal["gram", "sliced-wasserstein", "growth", "quilting"] = Field(
+        "gram",
+        description=(
+            "gram or sliced-wasserstein: features of a network are matched; growth: pixel by pixel "
+            "from the best matching neighbourhoods; quilting: blocks joined by least-error cuts"
+        ),
+    )
+    height: int = Field(
+        256, ge=32, le=2048, description="rows of the texture", json_schema_extra={"unit": "px"}
+    )
+    width: int = Field(
+        256, ge=32, le=2048, description="columns of the texture", json_schema_extra={"unit": "px"}
+    )
+    exemplar_size: int = Field(
+        192,
+        ge=32,
+        le=1024,
+        description="longest side the exemplar is looked at",
+        json_schema_extra={"unit": "px"},
+    )
+    tileable: bool = Field(False, description="make it fit to itself at opposite edges")
+    steps: int = Field(
+        100, ge=1, le=2000, description="most steps at each scale; of gram and sliced-wasserstein"
+    )
+    scales: int = Field(
+        3, ge=1, le=5, description="sizes it is made at, each half the next; of gram and the other"
+    )
+    layers: tuple[LayerName, ...] = Field(
+        (), max_length=16, description="layers to match; the network's style layers if empty"
+    )
+    learning_rate: float = Field(
+        0.05, gt=0, le=1, description="Adam's rate, in pixel units of 0..1"
+    )
+    tv_weight: float = Field(0.1, ge=0, le=100, description="weight of the smoothness of pixels")
+    window: int = Field(
+        11,
+        ge=3,
+        le=41,
+        description="side of the neighbourhoods of growth, odd",
+        json_schema_extra={"unit": "px"},
+    )
+    nearest: bool = Field(
+        False, description="growth takes the best match, not any of the nearly best"
+    )
+    block: int = Field(
+        32,
+        ge=6,
+        le=256,
+        description="side of the blocks of quilting",
+        json_schema_extra={"unit": "px"},
+    )
+
+
+# Sides of the squares whose mean colours are matched, px.
+COLOURS = (1, 4, 16)
+# The smallest side a scale may have, px.
+SMALLEST = 64
+
+
+def _work(params: TextureSynthesisParams, sizes: Sizes, model: VisionModel) -> Work:
+    if params.method in ("growth", "quilting"):
+        return Work(0, 0)
+    count = len(sizes.get("image", ()))
+    pixels = sum(height * width for height, width in _sizes(params))
+    return Work(2 * params.steps * count, pixels, _layers(params, model))
+
+
+@technique(
+    "texture-synthesis",
+    family="synthesis",
+    runs="job",
+    source=(
+        "Gatys et al. 2015, Texture Synthesis Using Convolutional Neural Networks; Heitz et al. "
+        "2021, A Sliced Wasserstein Loss; Efros and Leung 1999; Efros and Freeman 2001"
+    ),
+    outputs={"picture": "the texture"},
+    keeps_shape=False,
+    work=_work,
+)
+def texture_synthesis(
+    model: VisionModel,
+    image: Annotated[tuple[Image, ...], "exemplar of the texture", Count(1, 8)],
+    params: TextureSynthesisParams,
+    progress: Progress,
+    generator: torch.Generator,
+    checkpoints: Checkpoints,
+) -> Outcome:
+    """Make a texture of any size from an exemplar: by a network's features, or by copying.
+
+    Growth and quilting take every pixel from the exemplar and need no network; matching features
+    makes new pixels. Several exemplars make as many textures, by features as one batch.
+    """
+    exemplars = [model.fit(i, params.exemplar_size, pointer="/params/exemplar_size") for i in image]
+    maker = _Maker(model, params, exemplars, progress, generator, checkpoints)
+    if params.method in ("growth", "quilting"):
+        pictures, facts = maker.copied()
+    else:
+        pictures, facts = maker.matched()
+    return Outcome(numbered("picture", pictures), facts)
+
+
+@dataclass(frozen=True)
+class _Maker:
+    """All that making textures needs."""
+
+    model: VisionModel
+    params: TextureSynthesisParams
+    exemplars: Sequence[Image]
+    progress: Progress
+    generator: torch.Generator
+    checkpoints: Checkpoints
+
+    # --- By features
+
+    def matched(self) -> tuple[list[Image], dict[str, Any]]:
+        """Match the features of the exemplars, from the smallest scale to the full one."""
+        sizes = _sizes(self.params)
+        pixels = self._noise(sizes[0])
+        facts: list[dict[str, Any]] = []
+        for stage, size in enumerate(sizes):
+            start = F.interpolate(pixels, size=size, mode="bicubic", antialias=True).clamp(0, 1)
+            pixels, said = self._scale(start, size, stage, len(sizes))
+            facts.append(said)
+        return [Image(p.contiguous()) for p in pixels], {"scales": facts}
+
+    def _scale(
+        self, start: Tensor, size: tuple[int, int], stage: int, stages: int
+    ) -> tuple[Tensor, dict[str, Any]]:
+        params, model = self.params, self.model
+        canvas = Pixels(start.to(model.device))
+        with model.capture(_layers(params, model), pointer="/params/layers") as features:
+            with torch.no_grad():
+                share = size[0] / params.height
+                seen = [self._exemplar(e, share) for e in self.exemplars]
+                style = self._style([features(e) | _colours(e) for e in seen])
+
+            def loss(step: int) -> Tensor:
+                pixels = canvas.pixels()
+                rolled = self._rolled(pixels)
+                matched = style.loss(features(rolled) | _colours(rolled)).sum()
+                return matched + params.tv_weight * total_variation(pixels).sum()
+
+            trace = ascend(
+                loss,
+                torch.optim.Adam(canvas.parameters, lr=params.learning_rate, betas=(0.9, 0.99)),
+                steps=params.steps,
+                progress=self.progress,
+                after=lambda step: canvas.project(),
+                preview=lambda: Image(canvas.pixels()[0].detach().cpu()),
+                settled=Settled(window=16, gain=5e-3),
+                checkpoints=self.checkpoints,
+                generator=self.generator,
+                stage=stage,
+                stages=stages,
+            )
+        facts = {
+            "height": size[0],
+            "width": size[1],
+            "steps": len(trace.losses),
+            "settled": trace.settled,
+            "loss": {"first": round(trace.losses[0], 6), "last": round(trace.losses[-1], 6)},
+        }
+        with torch.no_grad():
+            return canvas.pixels().detach().cpu(), facts
+
+    def _style(self, seen: Sequence[Mapping[str, Tensor]]) -> Style:
+        if self.params.method == "gram":
+            return Grams(seen, None)
+        return SlicedWasserstein(seen, None, self.generator)
+
+    def _exemplar(self, exemplar: Image, share: float) -> Tensor:
+        """Return an exemplar as it is looked at at a scale, never too small for the network."""
+        longest = max(SMALLEST, round(max(exemplar.height, exemplar.width) * share))
+        fitted = self.model.fit(exemplar, longest, pointer="/params/exemplar_size")
+        return fitted.pixels[None].to(self.model.device)
+
+    def _noise(self, size: tuple[int, int]) -> Tensor:
+        """Return pixels of each exemplar in random order, `[N,3,H,W]`."""
+        flat = [exemplar.pixels.flatten(1) for exemplar in self.exemplars]
+        chosen = [torch.randint(f.shape[1], size, generator=self.generator) for f in flat]
+        return torch.stack([f[:, places] for f, places in zip(flat, chosen, strict=True)])
+
+    def _rolled(self, pixels: Tensor) -> Tensor:
+        """Look at it from another place: by a few pixels, or from anywhere if it is to tile."""
+        reach = pixels.shape[-2:] if self.params.tileable else (8, 8)
+        shift = [int(torch.randint(side, (), generator=self.generator)) for side in reach]
+        return pixels.roll(shift, (2, 3))
+
+    # --- By copying
+
+    def copied(self) -> tuple[list[Image], dict[str, Any]]:
+        """Copy pixels or blocks from each exemplar in turn."""
+        kept = self.checkpoints.restore_tensors() or {}
+        done = [kept[name] for name in sorted(n for n in kept if n.startswith("picture-"))]
+        unfinished = {n: tensor for n, tensor in kept.items() if not n.startswith("picture-")}
+        for place in range(len(done), len(self.exemplars)):
+            done.append(self._copy(place, unfinished, done).pixels)
+            unfinished = {}
+        return [Image(pixels) for pixels in done], {"sources": "every pixel is the exemplar's"}
+
+    def _copy(self, place: int, unfinished: dict[str, Tensor], done: Sequence[Tensor]) -> Texture:
+        exemplar, params = self.exemplars[place].pixels, self.params
+        watch = self._watch(exemplar, place, done)
+        if params.method == "growth":
+            start = (
+                GrowthState.from_state(unfinished)
+                if unfinished
+                else seeded(exemplar, params.height, params.width, generator=self._own(place))
+            )
+            return grow(
+                exemplar, start, window=params.window, nearest=params.nearest,
+                tileable=params.tileable, progress=watch,
+            )  # fmt: skip
+        laid = (
+            QuiltState.from_state(unfinished)
+            if unfinished
+            else unlaid(params.height, params.width, generator=self._own(place))
+        )
+        return quilt(exemplar, laid, block=params.block, tileable=params.tileable, progress=watch)
+
+    def _own(self, place: int) -> torch.Generator:
+        """Return the generator of one texture, the same in a run that was resumed."""
+        draws = torch.randint(2**31, (place + 1,), generator=self.generator.clone_state())
+        return torch.Generator().manual_seed(int(draws[place]))
+
+    def _watch(
+        self, exemplar: Tensor, place: int, done: Sequence[Tensor]
+    ) -> Callable[[int, int, GrowthState | QuiltState], None]:
+        def watch(made: int, total: int, state: GrowthState | QuiltState) -> None:
+            step = Step(
+                place * total + made, len(self.exemplars) * total, 1 - made / total,
+                lambda: Image(state.pixels(exemplar)),
+            )  # fmt: skip
+            self.progress(step)
+            finished = {f"picture-{n:02d}": pixels for n, pixels in enumerate(done)}
+            self.checkpoints.keep_tensors(lambda: finished | state.state())
+
+        return watch
+
+
+def _colours(pixels: Tensor) -> dict[str, Tensor]:
+    """Return the colours at several scales, with a constant channel, as if they were layers.
+
+    The features of networks with strided first layers leave broad areas of colour open.
+    """
+    pooled = {f"colours/{n}": F.avg_pool2d(pixels, n, ceil_mode=True) for n in COLOURS}
+    return {
+        name: torch.cat([colours, torch.ones_like(colours[:, :1])], 1)
+        for name, colours in pooled.items()
+    }
+
+
+def _layers(params: TextureSynthesisParams, model: VisionModel) -> tuple[str, ...]:
+    return params.layers or model.style_layers
+
+
+def _sizes(params: TextureSynthesisParams) -> list[tuple[int, int]]:
+    """Return height and width of each scale, smallest first, none but the last under 64 px."""
+    sizes = [(params.height >> n, params.width >> n) for n in reversed(range(1, params.scales))]
+    return [size for size in sizes if min(size) >= SMALLEST] + [(params.height, params.width)]

@@ -1,0 +1,150 @@
+"""Textures look like their exemplars, are of any size, tile, and go on where they were left."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from lantern import samples
+from lantern.artifact import Picture, Result
+from lantern.checkpoint import Checkpoints
+from lantern.image import Image
+from lantern.optimize.objectives import gram
+from lantern.progress import Progress, Step, Suspended, silent
+from lantern.run import run
+from lantern.vision_model import VisionModel
+
+
+@pytest.fixture(scope="module")
+def gravel() -> Image:
+    return Image.decode(samples.textures()["gravel"].read_bytes()).crop(100, 100, 160, 160)
+
+
+@pytest.fixture(scope="module")
+def brick() -> Image:
+    return Image.decode(samples.textures()["brick"].read_bytes()).crop(0, 0, 160, 160)
+
+
+def make(
+    model: VisionModel,
+    images: Any,
+    progress: Progress = silent,
+    checkpoints: Checkpoints | None = None,
+    **params: Any,
+) -> Result:
+    size = {"height": 64, "width": 80, "exemplar_size": 64}
+    return run(
+        "texture-synthesis", {"image": images}, size | params, model=model, progress=progress,
+        checkpoints=checkpoints,
+    )  # fmt: skip
+
+
+def pictures(result: Result) -> list[Tensor]:
+    return [part.image.pixels for part in result.artifacts if isinstance(part, Picture)]
+
+
+def gram_error(model: VisionModel, pixels: Tensor, exemplar: Image) -> float:
+    """Return the mean relative error of the Gram matrices of the style layers."""
+    with model.capture(model.style_layers) as look, torch.inference_mode():
+        seen, wanted = look(pixels[None]), look(exemplar.fit(64).pixels[None])
+    pairs = [(gram(seen[name]), gram(wanted[name])) for name in model.style_layers]
+    errors = [(one - two).square().sum() / two.square().sum() for one, two in pairs]
+    return float(torch.stack(errors).mean())
+
+
+@pytest.mark.parametrize("method", ["gram", "sliced-wasserstein"])
+def test_features_come_to_those_of_the_exemplar(
+    method: str, model: VisionModel, gravel: Image
+) -> None:
+    result = make(model, gravel, method=method, steps=40, scales=1)
+    (made,), (begun,) = pictures(result), pictures(make(model, gravel, steps=1, scales=1))
+    assert made.shape == (3, 64, 80)
+    assert gram_error(model, made, gravel) < 0.7 * gram_error(model, begun, gravel)
+    (scale,) = result.facts["scales"]
+    assert scale["loss"]["last"] < 0.65 * scale["loss"]["first"]
+
+
+def test_colours_are_the_exemplars(model: VisionModel, gravel: Image) -> None:
+    tinted = Image(gravel.pixels * torch.tensor([1.0, 0.6, 0.2])[:, None, None])
+    (made,) = pictures(make(model, tinted, steps=30, scales=1))
+    assert torch.allclose(made.mean((1, 2)), tinted.pixels.mean((1, 2)), atol=0.06)
+
+
+@pytest.mark.parametrize(
+    "params", [{"method": "growth", "window": 7}, {"method": "quilting", "block": 16}]
+)
+def test_copied_textures_are_made_of_the_exemplars_pixels(
+    params: dict[str, Any], model: VisionModel, gravel: Image
+) -> None:
+    (made,) = pictures(make(model, gravel, **params))
+    own = {tuple(pixel) for pixel in gravel.fit(64).pixels.flatten(1).T.tolist()}
+    assert made.shape == (3, 64, 80)
+    assert {tuple(pixel) for pixel in made.flatten(1).T.tolist()} <= own
+
+
+def test_stripes_are_continued_exactly(model: VisionModel) -> None:
+    stripes = (torch.arange(48) // 4 % 2).float().expand(3, 48, 48).contiguous()
+    result = make(
+        model, Image(stripes), method="growth", window=9, exemplar_size=48, height=48, width=48
+    )
+    (made,) = pictures(result)
+    assert torch.equal(made[:, :1].expand_as(made), made)
+    assert torch.equal(made[:, :, 8:], made[:, :, :-8])
+
+
+@pytest.mark.parametrize("method", ["gram", "quilting"])
+def test_a_tileable_texture_fits_to_itself(method: str, model: VisionModel, gravel: Image) -> None:
+    params: dict[str, Any] = {"method": method, "steps": 20, "scales": 1, "block": 20, "width": 64}
+
+    def seam(*, tileable: bool) -> float:
+        """Return the step across the opposite edges over that between neighbours inside."""
+        (made,) = pictures(make(model, gravel, tileable=tileable, **params))
+        across = (made[:, 0] - made[:, -1]).abs().mean() + (
+            made[..., 0] - made[..., -1]
+        ).abs().mean()
+        inside = made.diff(dim=1).abs().mean() + made.diff(dim=2).abs().mean()
+        return float(across / inside)
+
+    assert seam(tileable=True) < 1.25
+
+
+@pytest.mark.parametrize(
+    "params",
+    [{"method": "growth", "window": 5}, {"method": "quilting", "block": 12}],
+    ids=["growth", "quilting"],
+)
+@pytest.mark.parametrize("at", [2, 9])
+def test_a_run_that_was_put_down_ends_in_the_same_bytes(
+    params: dict[str, Any], at: int, model: VisionModel, gravel: Image, brick: Image
+) -> None:
+    small: dict[str, Any] = {"height": 40, "width": 40, "exemplar_size": 48} | params
+    whole = pictures(make(model, [gravel, brick], **small))
+    saved: list[bytes] = []
+    seen: list[Step] = []
+    with pytest.raises(Suspended):
+        make(
+            model, [gravel, brick], seen.append,
+            Checkpoints(saved.append, every_s=3600, suspend=lambda: len(seen) == at), **small,
+        )  # fmt: skip
+    resumed = pictures(
+        make(model, [gravel, brick], checkpoints=Checkpoints(saved=saved[-1]), **small)
+    )
+    assert len(resumed) == 2
+    assert all(torch.equal(one, other) for one, other in zip(whole, resumed, strict=True))
+
+
+def test_several_exemplars_are_one_batch(model: VisionModel, gravel: Image, brick: Image) -> None:
+    params: dict[str, Any] = {"steps": 12, "scales": 1}
+    both = pictures(make(model, [gravel, brick], **params))
+    assert gram_error(model, both[0], gravel) < gram_error(model, both[0], brick)
+    assert gram_error(model, both[1], brick) < gram_error(model, both[1], gravel)
+
+
+def test_progress_and_preview_of_copied_textures(model: VisionModel, gravel: Image) -> None:
+    seen: list[Step] = []
+    result = make(model, gravel, seen.append, method="quilting", block=16)
+    assert [step.done for step in seen] == list(range(1, seen[-1].total + 1))
+    assert torch.equal(seen[-1].preview().pixels, pictures(result)[0])
