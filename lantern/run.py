@@ -87,7 +87,8 @@ def run(
         facts={
             **outcome.facts,
             **({"estimate": expected} if expected else {}),
-            **_provenance(technique, model, pictures),
+            **_provenance(technique, model),
+            **_warnings(outcome.facts, pictures),
             **_collected(technique, checked, collections),
             "seconds": round(seconds, 4),
         },
@@ -249,9 +250,7 @@ def estimate(
     return {"passes": round(work.passes), "gigaflop": round(operations / 1e9, 3)}
 
 
-def _provenance(
-    technique: Technique, model: VisionModel | None, pictures: Mapping[str, Sequence[Image]]
-) -> dict[str, Any]:
+def _provenance(technique: Technique, model: VisionModel | None) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "versions": {
             "lantern": lantern.__version__,
@@ -261,8 +260,16 @@ def _provenance(
     }
     if technique.takes_model and model is not None:
         facts["model"] = {"name": model.name, "weights_sha256": model.weights_sha256}
+    return facts
+
+
+def _warnings(
+    own: Mapping[str, Any], pictures: Mapping[str, Sequence[Image]]
+) -> dict[str, list[str]]:
+    """Return what decoding left out, and after it what the technique itself warns of."""
     notes = [note for slot in pictures.values() for image in slot for note in image.notes]
-    return facts | ({"warnings": notes} if notes else {})
+    warnings = notes + list(own.get("warnings", ()))
+    return {"warnings": warnings} if warnings else {}
 
 
 def _collected(technique: Technique, params: Params, collections: Collections) -> dict[str, Any]:

@@ -93,6 +93,11 @@ class VisionModel:
         """Where the network's parameters are."""
         return next(self.network.parameters()).device
 
+    @property
+    def scale(self) -> Tensor:
+        """What one unit of the normalised input is in pixels 0..1, `[1,3,1,1]`."""
+        return self._std
+
     def to(self, device: torch.device | str) -> VisionModel:
         """Move network and normalisation to `device`, in place."""
         self.network.to(device)

@@ -30,7 +30,9 @@ from lantern.artifact import (
     Result,
     Table,
     Weights,
+    numbered,
 )
+from lantern.call import choose
 from lantern.colour import colourise
 from lantern.image import FORMATS, GIF, Image, Limits, recode_frames
 from lantern.params import Params
@@ -64,6 +66,14 @@ def test_an_opaque_picture_is_a_jpeg_first_and_a_transparent_one_a_png(picture: 
     assert Picture("p", picture).media_types[0] == "image/jpeg"
     clear = Picture("p", Image(picture.pixels, alpha=torch.zeros(24, 32)))
     assert clear.media_types == ("image/png", "image/webp", "image/jpeg")
+
+
+def test_a_picture_that_must_lose_nothing_is_a_png_first(picture: Image) -> None:
+    made = Picture("p", picture, lossless=True)
+    assert made.media_types == ("image/png", "image/webp", "image/jpeg")
+    assert choose(made, ["image/*"]) == "image/png"
+    assert choose(made, ["image/jpeg"]) == "image/jpeg"
+    assert [p.lossless for p in numbered("p", [picture] * 2, lossless=True)] == [True, True]
 
 
 def test_quality_reaches_the_encoder(photo: Image) -> None:

@@ -67,6 +67,27 @@ def test_it_stops_once_the_loss_has_settled() -> None:
 
 
 @pytest.mark.parametrize(
+    ("enough", "steps", "settled"), [(4.5, 5, True), (0.0, 0, True), (99, 9, False)]
+)
+def test_it_stops_before_the_step_at_which_nothing_is_left_to_do(
+    enough: float, steps: int, settled: bool
+) -> None:
+    at = torch.zeros(1, requires_grad=True)
+    asked: list[float] = []
+
+    def is_over() -> bool:
+        asked.append(at.item())
+        return at.item() >= enough
+
+    trace = ascend(
+        lambda step: -at.sum(), torch.optim.SGD([at], lr=1.0), steps=9, progress=silent,
+        preview=no_preview, is_over=is_over,
+    )  # fmt: skip
+    assert (at.item(), len(trace.losses), trace.settled) == (steps, steps, settled)
+    assert asked == [float(n) for n in range(min(steps + 1, 9))]
+
+
+@pytest.mark.parametrize(
     ("losses", "steps", "settled"),
     [
         ([4.0, 4.0, 4.0, 4.0, 4.0], 4, True),  # two windows of two are needed

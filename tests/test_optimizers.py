@@ -84,3 +84,52 @@ def test_the_rate_can_be_changed_between_steps() -> None:
     optimizer.param_groups[0]["lr"] = 0.2
     optimizer.step()
     assert at.detach().std().item() == pytest.approx(0.2, rel=1e-4)
+
+
+def test_momentum_gathers_gradients_over_their_mean() -> None:
+    at = torch.zeros(1, 2, requires_grad=True)
+    optimizer = NormalisedAscent([at], step_size=0.5, by="length", momentum=0.5)
+    at.grad = torch.tensor([[30.0, -10.0]])  # 1.5 and -0.5 of their mean
+    optimizer.step()
+    first = torch.tensor([1.5, -0.5])
+    assert torch.allclose(at.detach()[0], -0.5 * first / first.norm())
+    before = at.detach().clone()
+    at.grad = torch.tensor([[0.0, 0.2]])  # 0 and 2
+    optimizer.step()
+    second = torch.tensor([0.0, 2.0]) + 0.5 * first
+    assert torch.allclose((at.detach() - before)[0], -0.5 * second / second.norm())
+
+
+@pytest.mark.parametrize("momentum", [0.0, 1.0])
+@pytest.mark.parametrize("by", MEASURES)
+def test_a_sample_without_a_gradient_stays_and_takes_no_step(by: Measure, momentum: float) -> None:
+    at = torch.zeros(2, 4, requires_grad=True)
+    optimizer = NormalisedAscent([at], step_size=0.1, by=by, momentum=momentum)
+    assert optimizer.taken(at).tolist() == [0, 0]
+    slope = torch.linspace(-1, 1, 4)
+    at.grad = torch.stack([slope, slope])
+    optimizer.step()
+    before = at.detach().clone()
+    at.grad = torch.stack([slope, torch.zeros(4)])
+    optimizer.step()
+    assert torch.equal(at[1], before[1])
+    assert not torch.equal(at[0], before[0])
+    assert optimizer.taken(at).tolist() == [2, 1]
+
+
+def test_momentum_and_steps_outlive_a_checkpoint() -> None:
+    ends = []
+    for resumes in (False, True):
+        at = torch.zeros(2, 4, requires_grad=True)
+        optimizer = NormalisedAscent([at], step_size=0.1, by="sign", momentum=1.0)
+        for step in range(6):
+            if resumes and step == 3:
+                state = optimizer.state_dict()
+                optimizer = NormalisedAscent([at], step_size=0.1, by="sign", momentum=1.0)
+                optimizer.load_state_dict(state)
+            at.grad = torch.randn(2, 4, generator=torch.Generator().manual_seed(step))
+            at.grad[1] *= step < 2
+            optimizer.step()
+        ends.append((at.detach(), optimizer.taken(at)))
+    assert torch.equal(ends[0][0], ends[1][0])
+    assert ends[0][1].tolist() == ends[1][1].tolist() == [6, 2]

@@ -22,17 +22,19 @@ LARGEST_WEBP = 16_383
 
 @dataclass(frozen=True, eq=False)
 class Picture(Artifact):
-    """A picture the technique made."""
+    """A picture the technique made; `lossless` where it is spoilt by a file that loses anything."""
 
     kind = "picture"
     name: str
     image: Image
+    lossless: bool = False
 
     @property
     def media_types(self) -> tuple[str, ...]:
-        """JPEG first, unless that would lose transparency."""
+        """JPEG first, unless that would lose transparency or what must not be lost."""
         order = tuple(FORMATS)
-        return order if self.image.alpha is None else tuple(sorted(order, key=_keeps_alpha))
+        is_png = self.lossless or self.image.alpha is not None
+        return tuple(sorted(order, key=_keeps_most)) if is_png else order
 
     def encode(self, media_type: str, rendering: Rendering = PLAIN) -> bytes:
         """Return the picture's file."""
@@ -44,10 +46,10 @@ class Picture(Artifact):
         return {self.name: self.image.pixels.detach().cpu().numpy()}
 
 
-def numbered(name: str, images: Iterable[Image]) -> tuple[Picture, ...]:
+def numbered(name: str, images: Iterable[Image], *, lossless: bool = False) -> tuple[Picture, ...]:
     """Make an artifact of each picture; those after the first are called `name-2`, `name-3`."""
     return tuple(
-        Picture(name if number == 1 else f"{name}-{number}", image)
+        Picture(name if number == 1 else f"{name}-{number}", image, lossless)
         for number, image in enumerate(images, 1)
     )
 
@@ -199,5 +201,5 @@ class Animation(Artifact):
         return all(bool(frame.pixels.isfinite().all()) for frame in self.frames)
 
 
-def _keeps_alpha(media_type: str) -> int:
+def _keeps_most(media_type: str) -> int:
     return ("image/png", "image/webp", "image/jpeg").index(media_type)

@@ -42,6 +42,7 @@ def ascend(
     after: Callable[[int], None] | None = None,
     clip_norm: float | None = None,
     settled: Settled | None = None,
+    is_over: Callable[[], bool] | None = None,
     checkpoints: Checkpoints | None = None,
     generator: torch.Generator | None = None,
     stage: int = 0,
@@ -50,10 +51,11 @@ def ascend(
     """Ascend an objective by descending its negative, `loss`, for `steps` steps.
 
     `loss(step)` builds the scalar to descend; `rate(step)` sets the learning rate before a step;
-    `after(step)` projects the parameters back into what is legal. A run of several `stages` of the
-    same number of steps calls this for each; `checkpoints` restore and keep the state, to which the
-    `generator` belongs where `loss` draws from one. A resumed run passes by the stages that are
-    over, and leaves their parameters as they ended.
+    `after(step)` projects the parameters back into what is legal; `is_over()` tells before a step
+    that nothing is left to strive for, from no more than checkpoints restore. A run of several
+    `stages` of the same number of steps calls this for each; `checkpoints` restore and keep the
+    state, to which the `generator` belongs where `loss` draws from one. A resumed run passes by the
+    stages that are over, and leaves their parameters as they ended.
 
     Raises:
         NotFinite: the loss is no longer a number.
@@ -64,8 +66,12 @@ def ascend(
     if resumed.over:
         return Trace(resumed.losses, resumed.settled)
     losses = list(resumed.losses)
+
+    def has_ended() -> bool:
+        return _has_settled(losses, settled) or (is_over is not None and is_over())
+
     # asked before each step, so that a run resumed where it had settled ends there as well
-    while len(losses) < steps and not _has_settled(losses, settled):
+    while len(losses) < steps and not has_ended():
         step = len(losses)
         if rate is not None:
             for group in optimizer.param_groups:
@@ -76,7 +82,7 @@ def ascend(
                 after(step)
         progress(Step(stage * steps + step + 1, stages * steps, losses[-1], preview))
         checkpoints.keep(losses, optimizer, generator)
-    is_settled = _has_settled(losses, settled)
+    is_settled = len(losses) < steps or _has_settled(losses, settled)
     checkpoints.end(losses, optimizer, generator, settled=is_settled)
     return Trace(tuple(losses), is_settled)
 

@@ -15,16 +15,24 @@ class NormalisedAscent(torch.optim.Optimizer):
     """Step along each sample's gradient over its own size, so that every layer moves alike.
 
     The size of a gradient is its standard deviation (`spread`), its Euclidean `length`, or that of
-    each of its values (`sign`). Samples are the first axis of a parameter.
+    each of its values (`sign`). Samples are the first axis of a parameter. With `momentum`, that
+    share of the gradients before, each over its mean absolute value, is added first. A sample whose
+    gradient is zero stays where it is.
 
     Source: the reference notebook of Mordvintsev et al. 2015, which divides by the mean absolute
-    gradient; CS231n, assignment 3 (length); Goodfellow et al. 2014, section 4 (sign).
+    gradient; CS231n, assignment 3 (length); Goodfellow et al. 2014, section 4 (sign); Dong et al.
+    2018, "Boosting Adversarial Attacks with Momentum", equation 6.
     """
 
     def __init__(
-        self, parameters: Iterable[Tensor], step_size: float, *, by: Measure = "spread"
+        self,
+        parameters: Iterable[Tensor],
+        step_size: float,
+        *,
+        by: Measure = "spread",
+        momentum: float = 0.0,
     ) -> None:
-        self._by = by
+        self._by, self._momentum = by, momentum
         super().__init__(parameters, {"lr": step_size})
 
     @torch.no_grad()
@@ -33,9 +41,30 @@ class NormalisedAscent(torch.optim.Optimizer):
         loss = None if closure is None else _with_grad(closure)
         for group in self.param_groups:
             for parameter in group["params"]:
-                direction = _directed(parameter.grad, self._by)
+                moves = parameter.grad.flatten(1).any(1)
+                self.state[parameter]["taken"] = self.taken(parameter) + moves
+                direction = _directed(self._gathered(parameter), self._by)
+                direction = direction * moves.view(-1, *[1] * (direction.dim() - 1))
                 parameter.sub_(direction, alpha=group["lr"])
         return loss
+
+    def taken(self, parameter: Tensor) -> Tensor:
+        """Return how many steps each sample of a parameter has taken, `[N]`."""
+        none = torch.zeros(len(parameter), device=parameter.device)
+        taken: Tensor = self.state[parameter].get("taken", none)
+        return taken
+
+    def _gathered(self, parameter: Tensor) -> Tensor:
+        """Return the gradient, with what is left of those before."""
+        assert parameter.grad is not None
+        if self._momentum == 0:
+            return parameter.grad
+        mean = parameter.grad.abs().flatten(1).mean(1).clamp_min(1e-12)
+        gradient = parameter.grad / mean.view(-1, *[1] * (parameter.dim() - 1))
+        before = self.state[parameter].get("gathered", torch.zeros_like(gradient))
+        self.state[parameter]["gathered"] = gradient + self._momentum * before
+        gathered: Tensor = self.state[parameter]["gathered"]
+        return gathered
 
 
 def _directed(gradient: Tensor, by: Measure) -> Tensor:
