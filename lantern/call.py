@@ -16,6 +16,7 @@ from lantern import registry
 from lantern.artifact import JSON, NPZ, Artifact, NotAcceptable, Rendering, Result
 from lantern.checkpoint import Checkpoints
 from lantern.collections.library import Collections
+from lantern.decoders.library import Decoders
 from lantern.errors import BadImage, LanternError
 from lantern.image import LIMITS, Image
 from lantern.progress import Progress, silent
@@ -116,8 +117,12 @@ class Studio:
         progress: Progress = silent,
         checkpoints: Checkpoints | None = None,
         collections: Collections | None = None,
+        decoders: Decoders | None = None,
     ) -> Result:
-        """Run the call on decoded pictures; `collections` are the built-in ones, if not others."""
+        """Run the call on decoded pictures.
+
+        Without `collections` there are the built-in ones, without `decoders` there are none.
+        """
         technique = registry.find(call.technique)
         return run(
             call.technique,
@@ -129,6 +134,7 @@ class Studio:
             seed=call.seed,
             checkpoints=checkpoints,
             collections=collections,
+            decoders=decoders,
         )
 
 

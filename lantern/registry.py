@@ -13,6 +13,7 @@ import torch
 from lantern.artifact import Outcome, Rendering
 from lantern.checkpoint import Checkpoints
 from lantern.collections.library import Collections
+from lantern.decoders.library import Decoders
 from lantern.errors import one_of
 from lantern.image import Image
 from lantern.params import Params
@@ -44,6 +45,7 @@ _INJECTED: dict[Any, str] = {
     torch.Generator: "generator",
     Checkpoints: "checkpoints",
     Collections: "collections",
+    Decoders: "decoders",
 }
 
 
@@ -117,6 +119,11 @@ class Technique:
         return "collections" in self.injected.values()
 
     @property
+    def takes_decoder(self) -> bool:
+        """Whether its parameter `decoder` may name a trained one."""
+        return "decoders" in self.injected.values()
+
+    @property
     def takes_progress(self) -> bool:
         """Whether it iterates and can be watched and stopped."""
         return "progress" in self.injected.values()
@@ -141,12 +148,12 @@ def technique(
     `Image` arguments are input slots, annotated with what goes in: `Image` for exactly one picture,
     `Image | None` for one or none, `tuple[Image, ...]` with a `Count` for several. The `Params`
     argument is the technique's own, and `VisionModel`, `StyleLibrary`, `Progress`,
-    `torch.Generator`, `Checkpoints` and `Collections` are injected; the last go with a parameter
-    `collection`. `outputs` names each artifact and what it is, the principal one first. The title
-    is the name as a heading, unless its writers write it otherwise. `keeps_shape` is for techniques
-    whose first slot takes exactly one picture: those made have its aspect ratio and transparency.
-    `work` says how much a call will take, from its parameters, the sizes of its pictures and the
-    network.
+    `torch.Generator`, `Checkpoints`, `Collections` and `Decoders` are injected; the last two go
+    with a parameter `collection` or `decoder`. `outputs` names each artifact and what it is, the
+    principal one first. The title is the name as a heading, unless its writers write it otherwise.
+    `keeps_shape` is for techniques whose first slot takes exactly one picture: those made have its
+    aspect ratio and transparency. `work` says how much a call will take, from its parameters, the
+    sizes of its pictures and the network.
 
     Raises:
         TypeError: a docstring, source, description or bound is missing, or a name is taken.
@@ -224,6 +231,8 @@ def _arguments(name: str, function: Callable[..., Outcome]) -> dict[str, Any]:
         _check_slot_name(name, slot_name, params_type)
     if ("collections" in injected.values()) != ("collection" in params_type.model_fields):
         raise TypeError(f"{name}: Collections and the parameter collection go together")
+    if ("decoders" in injected.values()) != ("decoder" in params_type.model_fields):
+        raise TypeError(f"{name}: Decoders and the parameter decoder go together")
     return {"inputs": inputs, "injected": injected, "params_type": params_type}
 
 

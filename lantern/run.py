@@ -17,6 +17,7 @@ from lantern import registry
 from lantern.artifact import Artifact, Result
 from lantern.checkpoint import Checkpoints
 from lantern.collections.library import Collections
+from lantern.decoders.library import Decoders
 from lantern.errors import InvalidParameter, InvalidParameters, MissingInput, NotFinite
 from lantern.image import Image
 from lantern.params import Params
@@ -43,12 +44,14 @@ def run(
     seed: int = 0,
     checkpoints: Checkpoints | None = None,
     collections: Collections | None = None,
+    decoders: Decoders | None = None,
 ) -> Result:
     """Look up a technique, validate, seed, call, check and time it.
 
     `images` has the picture, or the pictures in their order, of each input slot that is filled;
-    without `collections` there are the built-in ones. The same arguments give the same artifacts on
-    the same machine; the global random state is neither used nor changed.
+    without `collections` there are the built-in ones, without `decoders` none. The same arguments
+    give the same artifacts on the same machine; the global random state is neither used nor
+    changed.
 
     Raises:
         LanternError: an input or parameter is wrong, or the result is not finite.
@@ -68,6 +71,7 @@ def run(
         "generator": torch.Generator().manual_seed(seed),
         "checkpoints": checkpoints or Checkpoints(),
         "collections": collections,
+        "decoders": decoders or Decoders(),
     }
     arguments = {argument: given[what] for argument, what in technique.injected.items()}
     for argument, value in arguments.items():

@@ -137,7 +137,7 @@ def _technique(chosen: argparse.Namespace, settings: Settings) -> int:
     from lantern.run import check_inputs
 
     technique = chosen.technique
-    collections = _collections(chosen)
+    collections, decoders = _collections(chosen), _decoders(chosen)
     pictures = {slot: _pictures(getattr(chosen, f"slot_{slot}")) for slot in technique.inputs}
     check_inputs(technique, pictures)
     inputs = number(pictures)
@@ -150,7 +150,7 @@ def _technique(chosen: argparse.Namespace, settings: Settings) -> int:
     )
     studio = Studio.open(settings.styles_path, downloads=True)
     watch = _print_progress if technique.takes_progress else silent
-    result = studio.run(call, decode(inputs), watch, collections=collections)
+    result = studio.run(call, decode(inputs), watch, collections=collections, decoders=decoders)
     output = chosen.output
     accept = (
         [_media_type(output)] if output else [JSON if result.principal.kind == "table" else "*/*"]
@@ -178,6 +178,21 @@ def _collections(chosen: argparse.Namespace) -> Any:
     name = folder.absolute().name[:64] or "folder"
     chosen.param_collection = name
     return Collections({name: lambda: open_folder(folder, name)})
+
+
+def _decoders(chosen: argparse.Namespace) -> Any:
+    """Read the file that `--decoder` names, under its last name."""
+    from lantern.decoders.library import Decoders, unknown
+
+    given = getattr(chosen, "param_decoder", None)
+    if not chosen.technique.takes_decoder or given is None:
+        return Decoders()
+    try:
+        data = Path(given).read_bytes()
+    except OSError:
+        raise unknown() from None
+    chosen.param_decoder = Path(given).name[-64:]
+    return Decoders({chosen.param_decoder: lambda: data})
 
 
 def _summary(facts: Mapping[str, Any]) -> str:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 ARRAYS = "arrays.npz"
 # the manifest of the collection a job was made with
 COLLECTION = "collection"
+# a copy of the decoder a job was made with
+DECODER = "decoder"
 
 
 def input_name(slot: str) -> str:
@@ -37,8 +39,10 @@ def needed_names(job: Job) -> list[str]:
 
 def given_names(call: Mapping[str, Any]) -> list[str]:
     """Return the names of what a caller gave a job."""
-    collection = [COLLECTION] if "collection" in call.get("params", ()) else []
-    return [*map(input_name, call["inputs"]), *collection]
+    params = call.get("params", {})
+    collection = [COLLECTION] if "collection" in params else []
+    decoder = [DECODER] if params.get("decoder") is not None else []
+    return [*map(input_name, call["inputs"]), *collection, *decoder]
 
 
 def tidy_up(stores: Stores, job_id: str, *, preview_ttl_s: int) -> None:

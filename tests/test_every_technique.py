@@ -64,6 +64,8 @@ def cheap(technique: Technique) -> dict[str, Any]:
     for name, entry in schema.items():
         if name in ("steps", "iterations"):
             chosen[name] = max(3, entry["minimum"])
+        elif name in ("looked_at", "batch"):
+            chosen[name] = 4
         elif name == "octaves":
             chosen[name] = 2
         elif entry.get("type") == "integer" and name.endswith("size"):

@@ -83,6 +83,21 @@ def read(texts: Sequence[str], model: VisionModel, *, most: int) -> tuple[Goal, 
     return tuple(goals)
 
 
+def read_one(text: str, model: VisionModel, *, pointer: str) -> Goal:
+    """Read an objective that speaks of one picture.
+
+    Raises:
+        InvalidParameter: it cannot be read, or names several channels.
+        UnknownName: the network has no such layer.
+    """
+    goals = _goals(text, model, pointer)
+    if len(goals) > 1:
+        raise InvalidParameter(
+            f"this is {len(goals)} objectives; one is taken here: name one channel", pointer=pointer
+        )
+    return goals[0]
+
+
 def _goals(text: str, model: VisionModel, pointer: str) -> list[Goal]:
     choices: list[list[Term]] = []
     at = 0

@@ -6,6 +6,8 @@ from lantern.techniques import deep_dream as deep_dream
 from lantern.techniques import fast_style as fast_style
 from lantern.techniques import fooling_image as fooling_image
 from lantern.techniques import grad_cam as grad_cam
+from lantern.techniques import multifaceted as multifaceted
 from lantern.techniques import saliency as saliency
 from lantern.techniques import style_transfer as style_transfer
 from lantern.techniques import texture_synthesis as texture_synthesis
+from lantern.techniques import train_decoder as train_decoder

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,10 @@ from torch import Tensor
 
 from lantern.artifact import Grid, Outcome, Table
 from lantern.checkpoint import Checkpoints
+from lantern.decoders.canvas import Codes
+from lantern.decoders.decoder import POINTER, Decoder
+from lantern.decoders.library import Decoders
+from lantern.errors import InvalidParameter
 from lantern.optimize.ascend import Settled, ascend
 from lantern.optimize.goals import Goal, Goals, read
 from lantern.optimize.objectives import gram
@@ -28,7 +32,7 @@ from lantern.vision_model import VisionModel
 from lantern.work import Sizes, Work
 
 MOST = 256
-Method = Literal["fourier", "pixels", "yosinski", "maco"]
+Method = Literal["fourier", "pixels", "yosinski", "maco", "decoder"]
 
 
 class ActivationMaximizationParams(Params):
@@ -48,7 +52,17 @@ class ActivationMaximizationParams(Params):
         "fourier",
         description=(
             "fourier: frequencies and decorrelated colours under random movements; pixels: as in "
-            "CS231n; yosinski: pixels with clipping; maco: only the phase of the spectrum is free"
+            "CS231n; yosinski: pixels with clipping; maco: only the phase of the spectrum is free; "
+            "decoder: the features that a trained decoder draws from"
+        ),
+    )
+    decoder: str | None = Field(
+        None,
+        min_length=1,
+        max_length=64,
+        description=(
+            "decoder for the method decoder: the id of a train-decoder job, or on the command line "
+            "its file"
         ),
     )
     steps: int = Field(256, ge=1, le=2000, description="most steps; fewer once it has settled")
@@ -63,7 +77,12 @@ class ActivationMaximizationParams(Params):
         None, gt=0, le=100, description="length of a step; the method's own if absent"
     )
     l2: float | None = Field(
-        None, ge=0, le=100, description="weight of distance from grey; the method's own if absent"
+        None,
+        ge=0,
+        le=100,
+        description=(
+            "weight of distance from grey, or of a code from its mean; the method's own if absent"
+        ),
     )
     jitter: float | None = Field(
         None,
@@ -127,6 +146,7 @@ RECIPES: dict[Method, Recipe] = {
         8.0, jitter=4, blur=0.5, blur_every=4, norm_percentile=30, contribution_percentile=40
     ),
     "maco": Recipe(0.2),
+    "decoder": Recipe(0.05, l2=5e-3, jitter=8, scale=0.05),
 }
 # Of MACO: looks at each picture at every step, and the sides of a look at the start and the end.
 LOOKS, WIDE, NARROW, NOISE = 4, 0.95, 0.4, 0.04
@@ -146,7 +166,8 @@ def _work(params: ActivationMaximizationParams, sizes: Sizes, model: VisionModel
     runs="job",
     source=(
         "Simonyan et al. 2013, arXiv:1312.6034, section 2; Yosinski et al. 2015, arXiv:1506.06579; "
-        "Olah et al. 2017, Feature Visualization; Fel et al. 2023, arXiv:2306.06805"
+        "Olah et al. 2017, Feature Visualization; Fel et al. 2023, arXiv:2306.06805; Nguyen et al. "
+        "2016, arXiv:1605.09304 (decoder)"
     ),
     outputs={
         "pictures": "a picture for each objective",
@@ -157,6 +178,7 @@ def _work(params: ActivationMaximizationParams, sizes: Sizes, model: VisionModel
 def activation_maximization(
     model: VisionModel,
     params: ActivationMaximizationParams,
+    decoders: Decoders,
     progress: Progress,
     generator: torch.Generator,
     checkpoints: Checkpoints,
@@ -170,7 +192,8 @@ def activation_maximization(
     chosen = read(params.objectives, model, most=MOST // params.variants)
     wanted = [goal for goal in chosen for _ in range(params.variants)]
     recipe = _recipe(params)
-    canvas = _canvas(params, len(wanted), generator, model.device)
+    decoder = _decoder(params, decoders, model)
+    canvas = _canvas(params, len(wanted), generator, model.device, decoder)
     looks = LOOKS if params.method == "maco" else 1
     goals = Goals([g for g in wanted for _ in range(looks)], cosine_power=params.cosine_power)
     with model.capture(_layers(params, goals, model), pointer="/params/objectives") as features:
@@ -180,7 +203,7 @@ def activation_maximization(
             seen = features(_look(pixels, params, recipe, step / params.steps, generator))
             value = -goals.values(seen).view(len(wanted), looks).mean(1).sum()
             if recipe.l2:
-                value = value + recipe.l2 * pixels[0].numel() * alpha_norm(pixels, alpha=2).sum()
+                value = value + recipe.l2 * _length(canvas, pixels)
             if params.diversity and params.variants > 1:
                 value = value + params.diversity * _likeness(seen[model.cam_layer], params.variants)
             return value
@@ -198,7 +221,9 @@ def activation_maximization(
         )
     sheet = _sheet(canvas, wanted)
     rows = evidence(model, wanted, sheet.images)
-    facts = {"steps": len(trace.losses), "settled": trace.settled}
+    facts: dict[str, Any] = {"steps": len(trace.losses), "settled": trace.settled}
+    if decoder is not None:
+        facts["decoder"] = {"layer": decoder.origin.layer, "sha256": decoder.digest}
     return Outcome((sheet, Table("scores", rows)), facts)
 
 
@@ -214,13 +239,32 @@ def _recipe(params: ActivationMaximizationParams) -> Recipe:
     return Recipe(**{n: getattr(preset, n) if v is None else v for n, v in given.items()})
 
 
+def _decoder(
+    params: ActivationMaximizationParams, decoders: Decoders, model: VisionModel
+) -> Decoder | None:
+    """Find the decoder of the method that needs one, trained on this very network."""
+    if params.method != "decoder" and params.decoder is None:
+        return None
+    if params.method != "decoder" or params.decoder is None:
+        raise InvalidParameter(
+            "the method decoder and the parameter decoder go together: give both, or neither",
+            pointer=POINTER,
+        )
+    decoder = decoders.find(params.decoder)
+    decoder.check(model)
+    return decoder.to(model.device)
+
+
 def _canvas(
     params: ActivationMaximizationParams,
     count: int,
     generator: torch.Generator,
     device: torch.device,
+    decoder: Decoder | None,
 ) -> Canvas:
     shape = (count, 3, params.size, params.size)
+    if decoder is not None:
+        return Codes(decoder, count, params.size, generator)
     if params.method == "fourier":
         return Fourier.noise(shape, generator).to(device)
     if params.method == "maco":
@@ -232,9 +276,16 @@ def _canvas(
 def _optimizer(canvas: Canvas, method: Method, recipe: Recipe) -> torch.optim.Optimizer:
     if method == "maco":
         return torch.optim.NAdam(canvas.parameters, lr=recipe.learning_rate)
-    if method == "fourier":
+    if method in ("fourier", "decoder"):
         return torch.optim.Adam(canvas.parameters, lr=recipe.learning_rate)
     return NormalisedAscent(canvas.parameters, recipe.learning_rate, by="length")
+
+
+def _length(canvas: Canvas, pixels: Tensor) -> Tensor:
+    """Return the squared length of all codes, or of all pixels' doubled distances from grey."""
+    if isinstance(canvas, Codes):
+        return canvas.parameters[0].square().sum()
+    return pixels[0].numel() * alpha_norm(pixels, alpha=2).sum()
 
 
 def _look(

@@ -13,6 +13,7 @@ import flask
 
 import lantern
 from lantern.call import Call, by_slot
+from lantern.decoders.library import unknown
 from lantern.image import Image
 from lantern.registry import Technique
 from lantern.run import estimate, validate
@@ -26,6 +27,7 @@ from services.gateway.guard import owner
 from services.gateway.pinned import Pinned
 from services.gateway.problems import Problem
 from services.gateway.results import has_form, result_response
+from services.gateway.trained import Trained
 from services.jobs import IdempotencyConflict, Order, QueueFull, QuotaReached
 from services.record import Job, JobOptions, new_id
 
@@ -38,10 +40,11 @@ def submit(
     options: JobOptions,
     prefer: Mapping[str, str],
     pinned: Pinned | None = None,
+    trained: Trained | None = None,
 ) -> flask.Response:
     """Make a job of a call, or replay the one made before; answer with it or its result.
 
-    `pinned` is the collection that the call names.
+    `pinned` is the collection that the call names, `trained` its decoder.
     """
     context = current()
     context.stores.blobs.require_room()
@@ -53,7 +56,7 @@ def submit(
         if known is not None and (result := _copied(context, known, order.id)):
             order = dataclasses.replace(order, result=result)
         else:
-            _keep_inputs(context, order.id, call, pinned)
+            _keep_inputs(context, order.id, call, pinned, trained)
         job, is_new = context.stores.jobs.create(
             order, key=_idempotency_key(), fingerprint=fingerprint
         )
@@ -111,8 +114,15 @@ def _digest(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _keep_inputs(context: Context, job_id: str, call: Call, pinned: Pinned | None) -> None:
+def _keep_inputs(
+    context: Context, job_id: str, call: Call, pinned: Pinned | None, trained: Trained | None
+) -> None:
     ttl_s, blobs = context.settings.live_ttl_s, context.stores.blobs
+    # first, because it may have expired, and then nothing is to be kept
+    if trained is not None and not blobs.copy(
+        trained.job_id, trained.blob, job_id, ttl_s=ttl_s, as_name=job_bytes.DECODER
+    ):
+        raise unknown()
     for slot, data in call.inputs.items():
         blobs.put(job_id, job_bytes.input_name(slot), data, ttl_s=ttl_s)
     if pinned is not None and pinned.manifest is not None:

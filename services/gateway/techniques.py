@@ -27,6 +27,7 @@ from services.gateway.guard import owner
 from services.gateway.pinned import pin
 from services.gateway.reading import read_call
 from services.gateway.submission import submit
+from services.gateway.trained import find_trained
 
 routes = flask.Blueprint("techniques", __name__)
 
@@ -49,9 +50,9 @@ def run_technique(name: str) -> flask.Response:
     technique = registry.find(name)
     prefer = _preferences(flask.request.headers.get("Prefer", ""))
     call, options = read_call(technique)
-    pinned = pin(technique, call)
-    # the engine knows the built-in collections alone
-    is_own = pinned is not None and pinned.manifest is not None
+    pinned, trained = pin(technique, call), find_trained(technique, call)
+    # the engine knows the built-in collections alone, and no decoders
+    is_own = trained is not None or (pinned is not None and pinned.manifest is not None)
     as_job = technique.runs == "job" or "respond-async" in prefer or is_own
     with DECODING if as_job else contextlib.nullcontext():
         calls.check(technique, call.inputs, thoroughly=as_job)
@@ -59,7 +60,7 @@ def run_technique(name: str) -> flask.Response:
         current().styles.style(call.params["style"])
     if as_job:
         _check_model(technique, call)
-        return submit(technique, call, options, prefer, pinned)
+        return submit(technique, call, options, prefer, pinned, trained)
     try:
         return answer(technique, call, current().backend.perform)
     except Unavailable:

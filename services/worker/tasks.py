@@ -23,6 +23,7 @@ from services.worker.courier import deliver_one
 from services.worker.desk import Desk, desk
 from services.worker.ending import Ending, patiently
 from services.worker.pulse import Pulse
+from services.worker.trained import decoders_of
 
 if TYPE_CHECKING:
     from lantern.artifact import Result
@@ -125,6 +126,7 @@ def _run(at: Desk, job: Job, pulse: Pulse) -> Result:
         pulse.step,
         _checkpoints(at, job, pulse),
         collections=collections_of(at, job),
+        decoders=decoders_of(at, job),
     )
 
 

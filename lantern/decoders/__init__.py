@@ -1,0 +1,1 @@
+"""Networks that turn the features of a vision network back into pictures."""
