@@ -30,7 +30,7 @@ from lantern.progress import Progress
 from lantern.registry import Count, technique
 from lantern.techniques.evidence import evidence
 from lantern.vision_model import LOGITS, VisionModel
-from lantern.work import WHOLE, Presets, Sizes, Work
+from lantern.work import WHOLE, Sizes, Work
 
 
 class MultifacetedParams(Params):
@@ -102,7 +102,7 @@ COMPONENTS, BATCH = 50, 16
 LARGEST = 8192
 
 
-def _work(params: MultifacetedParams, sizes: Sizes, model: Presets) -> Work:
+def _work(params: MultifacetedParams, sizes: Sizes, model: VisionModel) -> Work:
     looked_at = len(sizes.get("image", ())) or params.looked_at
     ascent, looks = 2 * params.steps * params.facets, looked_at * model.input_size**2
     return Work(ascent + looks / params.size**2, params.size**2, (WHOLE,))

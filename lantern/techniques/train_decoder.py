@@ -30,7 +30,7 @@ from lantern.params import Params
 from lantern.progress import Progress
 from lantern.registry import technique
 from lantern.vision_model import VisionModel
-from lantern.work import WHOLE, Presets, Sizes, Work
+from lantern.work import WHOLE, Sizes, Work
 
 
 class TrainDecoderParams(Params):
@@ -78,7 +78,7 @@ class TrainDecoderParams(Params):
 BATCH = 16
 
 
-def _work(params: TrainDecoderParams, sizes: Sizes, model: Presets) -> Work:
+def _work(params: TrainDecoderParams, sizes: Sizes, model: VisionModel) -> Work:
     codes = 2 * params.looked_at * model.input_size**2 / params.size**2
     # the network looks at pictures and at drawings, and back from these; the decoder, forward and
     # back, is counted like the network
