@@ -27,7 +27,7 @@ from lantern.work import Sizes, Work
 
 # Pictures in one run.
 MOST = 16
-# In levels of 255, where none is named: the bound, and a step where there is no bound; where
+# In levels of 255, where the caller names none: the bound, and a step where there is none; where
 # there is one, so many steps lead from the picture to it. Chosen on EfficientNet-Lite0.
 EPSILON: dict[Norm, float] = {"linf": 2.0, "l2": 255.0}
 FREE_STEP: dict[Norm, float] = {"linf": 4.0, "l2": 255.0}
