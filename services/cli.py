@@ -132,7 +132,7 @@ def _params(chosen: argparse.Namespace, kind: Any) -> Any:
 
 def _technique(chosen: argparse.Namespace, settings: Settings) -> int:
     from lantern.artifact import JSON, Rendering
-    from lantern.call import Call, Studio, choose, decode, encode, number
+    from lantern.call import Call, Studio, decode, number
     from lantern.progress import silent
     from lantern.run import check_inputs
 
@@ -152,11 +152,7 @@ def _technique(chosen: argparse.Namespace, settings: Settings) -> int:
     watch = _print_progress if technique.takes_progress else silent
     result = studio.run(call, decode(inputs), watch, collections=collections, decoders=decoders)
     output = chosen.output
-    accept = (
-        [_media_type(output)] if output else [JSON if result.principal.kind == "table" else "*/*"]
-    )
-    media_type = choose(result.principal, accept)
-    body = encode(result, media_type, _params(chosen, Rendering))
+    media_type, body = _encoded(result, output, _params(chosen, Rendering))
     if output is None and media_type == JSON:
         print(json.dumps(json.loads(body), indent=2))
         return 0
@@ -164,6 +160,23 @@ def _technique(chosen: argparse.Namespace, settings: Settings) -> int:
     output.write_bytes(body)
     print(f"{output}  {_summary(result.facts)}")
     return 0
+
+
+def _encoded(result: Any, output: Path | None, rendering: Any) -> tuple[str, bytes]:
+    """Return what is written, in the form that the file's name asks for."""
+    from lantern.artifact import JSON, SAFETENSORS
+    from lantern.call import choose, encode
+
+    if output is None:
+        wanted = JSON if result.principal.kind == "table" else "*/*"
+    else:
+        wanted = _media_type(output)
+        trained = [part for part in result.artifacts if part.kind == "weights"]
+        # the preview goes first, and yet a file of weights can only be what was trained
+        if wanted == SAFETENSORS and trained:
+            return wanted, trained[0].encode(wanted, rendering)
+    media_type = choose(result.principal, [wanted])
+    return media_type, encode(result, media_type, rendering)
 
 
 def _collections(chosen: argparse.Namespace) -> Any:

@@ -251,6 +251,20 @@ def test_the_objective_is_reached_further_than_by_any_of_many_codes(
     assert rows.rows[0]["value"] > best
 
 
+def test_its_pictures_have_less_grain_than_those_made_of_pixels(
+    small_model: VisionModel, train: Train
+) -> None:
+    def grain(result: Result) -> float:
+        table = result.artifacts[1]
+        assert isinstance(table, Table)
+        return float(table.rows[0]["high_frequency_share"])
+
+    data = file_of(train(steps=30, learning_rate=0.003))
+    given = {"method": "pixels", "size": 48, "steps": 20, "objectives": ["class:3"]}
+    pixels = run("activation-maximization", {}, given, model=small_model)
+    assert grain(use(small_model, data, steps=20)) < grain(pixels) / 2
+
+
 def test_the_weight_of_the_code_keeps_it_near_its_mean(
     small_model: VisionModel, train: Train
 ) -> None:

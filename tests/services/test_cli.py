@@ -151,3 +151,22 @@ def test_the_pages_show_calls_that_fit() -> None:
     for name in ("noise", "shown"):
         assert f"lantern {name} -o out.png\ncurl -X POST http" in shown[name]
     assert "None: it makes pictures from nothing." in shown["noise"]
+
+
+def test_what_was_trained_is_a_file_that_another_command_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert lantern(
+        "train-decoder --size 16 --width 4 --steps 1 --batch 1 --looked-at 2 -o own.safetensors"
+    ) == 0  # fmt: skip
+    assert "mean" in safetensors.torch.load_file("own.safetensors")
+    make = "activation-maximization --method decoder --size 48 --steps 1 -o made.png --decoder "
+    assert lantern(make + "own.safetensors") == 0
+    assert Image.decode(Path("made.png").read_bytes()).width == 48
+    assert lantern(make + "other.safetensors") == 2
+    Path("cut.safetensors").write_bytes(Path("own.safetensors").read_bytes()[:-2])
+    assert lantern(make + "cut.safetensors") == 2
+    told = capsys.readouterr().err
+    assert "no such decoder" in told
+    assert "damaged" in told
