@@ -4,6 +4,7 @@ from lantern.techniques import activation_maximization as activation_maximizatio
 from lantern.techniques import classify as classify
 from lantern.techniques import deep_dream as deep_dream
 from lantern.techniques import fast_style as fast_style
+from lantern.techniques import feature_inversion as feature_inversion
 from lantern.techniques import fooling_image as fooling_image
 from lantern.techniques import grad_cam as grad_cam
 from lantern.techniques import multifaceted as multifaceted
