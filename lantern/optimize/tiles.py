@@ -1,0 +1,173 @@
+"""A sum over a picture's tiles and its gradient, one tile at a time, in bounded memory."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# Borders lie at multiples of this many pixels, the coarsest stride of the usual networks:
+# so a tile's activations lie where those of the whole picture do.
+GRID = 32
+
+
+@dataclass(frozen=True)
+class Box:
+    """Rows `top` to `bottom` and columns `left` to `right`, ends excluded, px."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+    @property
+    def height(self) -> int:
+        """Rows."""
+        return self.bottom - self.top
+
+    @property
+    def width(self) -> int:
+        """Columns."""
+        return self.right - self.left
+
+    @property
+    def area(self) -> int:
+        """Pixels."""
+        return self.height * self.width
+
+    def grown(self, by: int, height: int, width: int) -> Box:
+        """Return the box with `by` more pixels on every side, as far as a picture goes."""
+        return Box(
+            max(0, self.top - by),
+            max(0, self.left - by),
+            min(height, self.bottom + by),
+            min(width, self.right + by),
+        )
+
+    def of(self, planes: Tensor) -> Tensor:
+        """Return this part of `[...,H,W]`, a view."""
+        return planes[..., self.top : self.bottom, self.left : self.right]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One part of a picture: its `core` counts, and `seen` around it is looked at.
+
+    The cores of all tiles cover the picture and do not overlap; `seen` has the core and its halo,
+    as far as the picture goes.
+    """
+
+    core: Box
+    seen: Box
+
+    def counted(self, activation: Tensor, stride: int) -> Tensor:
+        """Return the positions of `[N,C,h,w]`, made of what is seen, that belong to the core.
+
+        `stride` is how many pixels a position stands for; borders are multiples of it. What has no
+        positions, `[N,C]` or a single one, counts as a whole.
+        """
+        if activation.dim() < 4 or activation.shape[2:] == (1, 1):
+            return activation
+        core, seen = self.core, self.seen
+        down = _positions(core.top - seen.top, core.bottom - seen.top, seen.height, stride)
+        right = _positions(core.left - seen.left, core.right - seen.left, seen.width, stride)
+        return activation[..., down, right]
+
+
+def _positions(first: int, last: int, length: int, stride: int) -> slice:
+    # the last position of a picture may stand for less than a stride
+    return slice(first // stride, None if last == length else last // stride)
+
+
+def cut(
+    height: int, width: int, *, side: int, halo: int, offset: tuple[int, int] = (0, 0)
+) -> list[Tile]:
+    """Cut a picture into tiles of which none sees more than `side` pixels a side.
+
+    Borders between cores lie at `offset` (down, right) and every `side - 2 * halo` pixels from it.
+
+    Raises:
+        ValueError: no core is left, or a border would be off the grid.
+    """
+    step = side - 2 * halo
+    if step < GRID or any(pixels % GRID for pixels in (step, halo, *offset)):
+        raise ValueError(
+            f"side {side}, halo {halo}, offset {offset}: side - 2 * halo must be at least {GRID}, "
+            f"it, halo and offset multiples of {GRID}"
+        )
+    cores = [
+        Box(top, left, bottom, right)
+        for top, bottom in _spans(height, step, offset[0])
+        for left, right in _spans(width, step, offset[1])
+    ]
+    return [Tile(core, core.grown(halo, height, width)) for core in cores]
+
+
+def _spans(length: int, step: int, offset: int) -> list[tuple[int, int]]:
+    cuts = [0, *range(offset % step or step, length, step), length]
+    return list(itertools.pairwise(cuts))
+
+
+def draw_offset(side: int, halo: int, generator: torch.Generator) -> tuple[int, int]:
+    """Draw an offset for `cut`, so that those of many steps leave no seam."""
+    choices = (side - 2 * halo) // GRID
+    down, right = (torch.rand(2, generator=generator) * choices).long().tolist()
+    return down * GRID, right * GRID
+
+
+def stride(input_side: int, positions: int) -> int:
+    """Return how many pixels a layer's position stands for, where `input_side` px make some.
+
+    A power of two: convolutions without padding lose a few positions.
+    """
+    return int(2 ** max(0, round(math.log2(input_side / positions))))
+
+
+def summed(
+    function: Callable[[Tensor, Tile], Tensor],
+    pixels: Tensor,
+    parts: Sequence[Tile],
+) -> Tensor:
+    """Return the sum of `function(pixels of a tile, tile)` over the tiles, a scalar.
+
+    The function gets what a tile sees of pictures `[N,3,H,W]` and returns a scalar. Its gradient is
+    taken as soon as it has been called: only the activations of one tile are alive at a time.
+    """
+    total: Tensor = _Summed.apply(pixels, function, parts)  # type: ignore[no-untyped-call]
+    return total
+
+
+class _Summed(torch.autograd.Function):
+    """Computes value and gradient together, so that nothing has to be kept for later."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        pixels: Tensor,
+        function: Callable[[Tensor, Tile], Tensor],
+        parts: Sequence[Tile],
+    ) -> Tensor:
+        wants_gradient = ctx.needs_input_grad[0]
+        gradient = torch.zeros_like(pixels) if wants_gradient else pixels.new_empty(0)
+        total = pixels.new_zeros(())
+        for tile in parts:
+            seen = tile.seen.of(pixels).detach()
+            with torch.set_grad_enabled(wants_gradient):
+                value = function(seen.requires_grad_(wants_gradient), tile)
+                if wants_gradient:
+                    (slope,) = torch.autograd.grad(value, seen)
+                    tile.seen.of(gradient).add_(slope)
+            total += value.detach()
+        ctx.save_for_backward(gradient)
+        return total
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return upstream * gradient, None, None
