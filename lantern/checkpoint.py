@@ -6,7 +6,7 @@ import io
 import pickle
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,10 +47,10 @@ class Checkpoints:
     """Saves the state of a run now and then, and restores the one it was made with.
 
     A run has one or more stages, numbered from 0, each one optimisation. The state is what the next
-    step depends on: parameters, optimiser, generator, losses, and of the stages that are over the
-    parameters and the generator they ended with. `save` receives it as bytes that
-    `torch.load(weights_only=True)` reads, and returns False where it could not keep them. A resumed
-    run ends in the same bytes as an unbroken one.
+    step depends on: parameters, optimiser, generator, losses, of the stages that are over the
+    parameters and the generator they ended with, and what was remembered on the way. `save`
+    receives it as bytes that `torch.load(weights_only=True)` reads, and returns False where it
+    could not keep them. A resumed run ends in the same bytes as an unbroken one.
 
     The state is saved every `every_s` seconds, or more rarely where that would take more than the
     share `most_cost` of the time. When `suspend` says so, it is saved behind the next step and the
@@ -73,6 +73,9 @@ class Checkpoints:
         self._every_s, self._most_cost = every_s, most_cost
         self._state: dict[str, Any] | None = _read(saved) if saved else None
         self._ended: list[dict[str, Any]] = list(self._state["ended"]) if self._state else []
+        self._remembered: dict[str, torch.Tensor] = (
+            dict(self._state.get("remembered", {})) if self._state else {}
+        )
         self._saved_at = time.monotonic()
         self._costs_s: deque[float] = deque(maxlen=LATEST)
 
@@ -85,7 +88,7 @@ class Checkpoints:
         """
         if stage < len(self._ended):
             ended = self._ended[stage]
-            _put_back(ended, optimizer, generator)
+            _put_back(ended, optimizer if ended["parameters"] else None, generator)
             return Resumed(tuple(ended["losses"]), ended["settled"], over=True)
         state, self._state = self._state, None
         if state is None:
@@ -105,7 +108,8 @@ class Checkpoints:
         Raises:
             Suspended: the run is to go on later, from the state that was just saved.
         """
-        self._keep(lambda: _written(self._ended, losses, optimizer, generator))
+        passed = {"ended": list(self._ended), "remembered": dict(self._remembered)}
+        self._keep(lambda: _written(passed, losses, optimizer, generator))
 
     def restore_tensors(self) -> dict[str, torch.Tensor] | None:
         """Return what `keep_tensors` kept last; None where the run begins anew."""
@@ -156,15 +160,29 @@ class Checkpoints:
         generator: torch.Generator | None,
         *,
         settled: bool,
+        leaves: bool = True,
     ) -> None:
-        """Note that a stage is over and what it ended with: a resumed run passes it by."""
+        """Note that a stage is over and what it ended with: a resumed run passes it by.
+
+        Where it `leaves` no parameters behind, those are not kept: nothing later needs them.
+        """
         # a copy, as the next stage may go on with the same parameters
-        ended = [p.detach().to("cpu", copy=True) for p in _parameters(optimizer)]
+        parameters = _parameters(optimizer) if leaves else []
+        ended = [parameter.detach().to("cpu", copy=True) for parameter in parameters]
         self._ended.append(_common(losses, ended, generator) | {"settled": settled})
+
+    def remember(self, name: str, make: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """Return what an earlier run made under that name, or make it and keep it in the state.
+
+        For what a run makes of a stage that is over, where that is smaller than its parameters.
+        """
+        if name not in self._remembered:
+            self._remembered[name] = make().detach().cpu()
+        return self._remembered[name]
 
 
 def _written(
-    ended: Sequence[dict[str, Any]],
+    passed: Mapping[str, Any],
     losses: Sequence[float],
     optimizer: torch.optim.Optimizer,
     generator: torch.Generator | None,
@@ -172,7 +190,7 @@ def _written(
     out = io.BytesIO()
     parameters = [parameter.detach() for parameter in _parameters(optimizer)]
     state = _common(losses, parameters, generator)
-    torch.save(state | {"ended": list(ended), "optimizer": optimizer.state_dict()}, out)
+    torch.save(state | dict(passed) | {"optimizer": optimizer.state_dict()}, out)
     return out.getvalue()
 
 
@@ -188,11 +206,14 @@ def _common(
 
 
 def _put_back(
-    state: dict[str, Any], optimizer: torch.optim.Optimizer, generator: torch.Generator | None
+    state: dict[str, Any],
+    optimizer: torch.optim.Optimizer | None,
+    generator: torch.Generator | None,
 ) -> None:
-    with torch.no_grad():
-        for parameter, value in zip(_parameters(optimizer), state["parameters"], strict=True):
-            parameter.copy_(value)
+    if optimizer is not None:
+        with torch.no_grad():
+            for parameter, value in zip(_parameters(optimizer), state["parameters"], strict=True):
+                parameter.copy_(value)
     if generator is not None:
         generator.set_state(state["generator"])
 

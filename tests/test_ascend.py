@@ -154,6 +154,18 @@ def test_progress_of_a_part_counts_in_the_whole() -> None:
     assert [(step.done, step.total) for step in seen] == [(7, 12), (8, 12)]
 
 
+def test_progress_counts_on_where_parts_differ_in_length() -> None:
+    seen: list[tuple[int, int]] = []
+    for stage, (steps, before) in enumerate([(3, 0), (1, 3), (2, 4)]):
+        at = start()
+        ascend(
+            quadratic(at), torch.optim.SGD([at], lr=0.01), steps=steps,
+            progress=lambda step: seen.append((step.done, step.total)), preview=no_preview,
+            stage=stage, span=(before, 6),
+        )  # fmt: skip
+    assert seen == [(number, 6) for number in range(1, 7)]
+
+
 def test_a_cancellation_passes_through_at_once() -> None:
     at = start()
     calls: list[int] = []

@@ -140,6 +140,46 @@ def test_a_stage_that_goes_on_with_the_same_parameters_leaves_the_end_before_alo
     assert go(Checkpoints(saved=store.saved), []) == [2, 4]
 
 
+def test_a_stage_that_leaves_nothing_is_not_kept_but_passed_by() -> None:
+    def go(checkpoints: Checkpoints, leaves: bool) -> list[float]:
+        ends = []
+        for stage in range(3):
+            at = torch.zeros(10_000, requires_grad=True)
+            trace = ascend(
+                lambda step, at=at: -at.sum(), torch.optim.SGD([at], lr=1.0), steps=2,  # type: ignore[misc]
+                progress=silent, preview=lambda: _picture(0), checkpoints=checkpoints,
+                stage=stage, stages=3, leaves=leaves,
+            )  # fmt: skip
+            assert len(trace.losses) == 2
+            ends.append(at[0].item())
+        return ends
+
+    stores = [Store(), Store()]
+    for leaves, store in zip([True, False], stores, strict=True):
+        assert go(Checkpoints(store.save, every_s=0.0, most_cost=1e9), leaves) == [2, 2, 2]
+    assert go(Checkpoints(saved=stores[0].saved), True) == [2, 2, 2]
+    assert go(Checkpoints(saved=stores[1].saved), False) == [0, 0, 2]
+    kept = [len(store.saved or b"") for store in stores]
+    assert kept[0] > 3 * 40_000 > 2 * 40_000 > kept[1] > 40_000
+
+
+def test_what_was_remembered_is_not_made_again() -> None:
+    def refuse() -> torch.Tensor:
+        raise AssertionError("it was made already")
+
+    at, store = torch.zeros(1, requires_grad=True), Store()
+    optimizer = torch.optim.SGD([at], lr=1.0)
+    first = Checkpoints(store.save, every_s=0.0, most_cost=1e9)
+    made = first.remember("ends", lambda: torch.arange(5, dtype=torch.uint8))
+    assert first.remember("ends", refuse) is made
+    first.keep([1.0], optimizer, None)
+    later = Checkpoints(store.save, store.saved, every_s=0.0, most_cost=1e9)
+    assert torch.equal(later.remember("ends", refuse), made)
+    # and it stays in the states to come
+    later.keep([1.0, 2.0], optimizer, None)
+    assert torch.equal(Checkpoints(saved=store.saved).remember("ends", refuse), made)
+
+
 def test_checkpoints_are_no_more_frequent_than_asked(network: VisionModel) -> None:
     store = Store()
     images = {"image": _picture(0)}

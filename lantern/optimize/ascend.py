@@ -47,15 +47,19 @@ def ascend(
     generator: torch.Generator | None = None,
     stage: int = 0,
     stages: int = 1,
+    span: tuple[int, int] | None = None,
+    leaves: bool = True,
 ) -> Trace:
     """Ascend an objective by descending its negative, `loss`, for `steps` steps.
 
     `loss(step)` builds the scalar to descend; `rate(step)` sets the learning rate before a step;
     `after(step)` projects the parameters back into what is legal; `is_over()` tells before a step
     that nothing is left to strive for, from no more than checkpoints restore. A run of several
-    `stages` of the same number of steps calls this for each; `checkpoints` restore and keep the
-    state, to which the `generator` belongs where `loss` draws from one. A resumed run passes by the
-    stages that are over, and leaves their parameters as they ended.
+    `stages` calls this for each; where they differ in length, `span` says how many steps come
+    before this one and how many there are in all. `checkpoints` restore and keep the state, to
+    which the `generator` belongs where `loss` draws from one. A resumed run passes by the stages
+    that are over, and leaves their parameters as they ended; what follows a stage that `leaves`
+    none must not need them.
 
     Raises:
         NotFinite: the loss is no longer a number.
@@ -66,6 +70,7 @@ def ascend(
     if resumed.over:
         return Trace(resumed.losses, resumed.settled)
     losses = list(resumed.losses)
+    before, total = span or (stage * steps, stages * steps)
 
     def has_ended() -> bool:
         return _has_settled(losses, settled) or (is_over is not None and is_over())
@@ -80,10 +85,10 @@ def ascend(
         if after is not None:
             with torch.no_grad():
                 after(step)
-        progress(Step(stage * steps + step + 1, stages * steps, losses[-1], preview))
+        progress(Step(before + step + 1, total, losses[-1], preview))
         checkpoints.keep(losses, optimizer, generator)
     is_settled = len(losses) < steps or _has_settled(losses, settled)
-    checkpoints.end(losses, optimizer, generator, settled=is_settled)
+    checkpoints.end(losses, optimizer, generator, settled=is_settled, leaves=leaves)
     return Trace(tuple(losses), is_settled)
 
 
