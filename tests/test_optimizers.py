@@ -86,6 +86,38 @@ def test_the_rate_can_be_changed_between_steps() -> None:
     assert at.detach().std().item() == pytest.approx(0.2, rel=1e-4)
 
 
+def test_levels_share_a_step_however_loud_the_grain_is() -> None:
+    """A faint broad wave under grain a hundred times as strong."""
+    grain = torch.randn(1, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    wave = torch.linspace(0, 2 * torch.pi, 64).sin().expand(1, 1, 64, 64)
+
+    def share(levels: int) -> float:
+        at = torch.zeros(1, 1, 64, 64, requires_grad=True)
+        at.grad = grain + 0.01 * wave
+        NormalisedAscent([at], step_size=1.0, levels=levels).step()
+        assert at.detach().std().item() == pytest.approx(1, rel=1e-3)
+        return -float((at.detach() * wave).sum() / (wave.square().sum() * at.numel()) ** 0.5)
+
+    plain = share(1)
+    assert abs(plain) < 0.05
+    assert share(6) > 4 * abs(plain)
+    assert share(6) > share(4)
+
+
+def test_levels_sum_up_what_each_level_is_over_its_own_size() -> None:
+    gradient = torch.randn(1, 1, 4, 4, generator=torch.Generator().manual_seed(1))
+    at = torch.zeros(1, 1, 4, 4, requires_grad=True)
+    at.grad = gradient
+    NormalisedAscent([at], step_size=1.0, levels=2).step()
+    # by hand: means of neighbours weighed 1, 3, 3, 1, and back again 1, 3; edges without outside
+    down = torch.tensor([[3.0, 3, 1, 0], [0, 1, 3, 3]]) / 7
+    up = torch.tensor([[4.0, 0], [3, 1], [1, 3], [0, 4]]) / 4
+    coarse = down @ gradient[0, 0] @ down.T
+    fine = gradient[0, 0] - up @ coarse @ up.T
+    both = fine / fine.std() + up @ (coarse / coarse.std()) @ up.T
+    assert torch.allclose(at.detach()[0, 0], -both / both.std(), atol=1e-5)
+
+
 def test_momentum_gathers_gradients_over_their_mean() -> None:
     at = torch.zeros(1, 2, requires_grad=True)
     optimizer = NormalisedAscent([at], step_size=0.5, by="length", momentum=0.5)

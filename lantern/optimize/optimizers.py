@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 Measure = Literal["spread", "length", "sign"]
@@ -15,13 +16,16 @@ class NormalisedAscent(torch.optim.Optimizer):
     """Step along each sample's gradient over its own size, so that every layer moves alike.
 
     The size of a gradient is its standard deviation (`spread`), its Euclidean `length`, or that of
-    each of its values (`sign`). Samples are the first axis of a parameter. With `momentum`, that
-    share of the gradients before, each over its mean absolute value, is added first. A sample whose
-    gradient is zero stays where it is.
+    each of its values (`sign`). Samples are the first axis of a parameter. With more than one
+    level the gradient of pictures `[N,C,H,W]` is split into a Laplacian pyramid first and each
+    level divided by its own size, so that grain does not drown the broad forms. With `momentum`,
+    that share of the gradients before, each over its mean absolute value, is added first. A sample
+    whose gradient is zero stays where it is.
 
     Source: the reference notebook of Mordvintsev et al. 2015, which divides by the mean absolute
-    gradient; CS231n, assignment 3 (length); Goodfellow et al. 2014, section 4 (sign); Dong et al.
-    2018, "Boosting Adversarial Attacks with Momentum", equation 6.
+    gradient; CS231n, assignment 3 (length); Goodfellow et al. 2014, section 4 (sign); Mordvintsev
+    2016, "DeepDreaming with TensorFlow", "Laplacian Pyramid Gradient Normalization" (levels); Dong
+    et al. 2018, "Boosting Adversarial Attacks with Momentum", equation 6.
     """
 
     def __init__(
@@ -30,9 +34,10 @@ class NormalisedAscent(torch.optim.Optimizer):
         step_size: float,
         *,
         by: Measure = "spread",
+        levels: int = 1,
         momentum: float = 0.0,
     ) -> None:
-        self._by, self._momentum = by, momentum
+        self._by, self._levels, self._momentum = by, levels, momentum
         super().__init__(parameters, {"lr": step_size})
 
     @torch.no_grad()
@@ -43,7 +48,10 @@ class NormalisedAscent(torch.optim.Optimizer):
             for parameter in group["params"]:
                 moves = parameter.grad.flatten(1).any(1)
                 self.state[parameter]["taken"] = self.taken(parameter) + moves
-                direction = _directed(self._gathered(parameter), self._by)
+                gradient = self._gathered(parameter)
+                if self._levels > 1:
+                    gradient = _levelled(gradient, self._by, self._levels)
+                direction = _directed(gradient, self._by)
                 direction = direction * moves.view(-1, *[1] * (direction.dim() - 1))
                 parameter.sub_(direction, alpha=group["lr"])
         return loss
@@ -65,6 +73,20 @@ class NormalisedAscent(torch.optim.Optimizer):
         self.state[parameter]["gathered"] = gradient + self._momentum * before
         gathered: Tensor = self.state[parameter]["gathered"]
         return gathered
+
+
+def _levelled(gradient: Tensor, by: Measure, levels: int) -> Tensor:
+    """Return the sum of the levels of a Laplacian pyramid, each over its own size."""
+    height, width = gradient.shape[-2:]
+    if levels == 1 or min(height, width) < 2:
+        return _directed(gradient, by)
+    coarse = _resized(gradient, (height // 2, width // 2))
+    fine = gradient - _resized(coarse, (height, width))
+    return _directed(fine, by) + _resized(_levelled(coarse, by, levels - 1), (height, width))
+
+
+def _resized(planes: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(planes, size=size, mode="bilinear", antialias=True, align_corners=False)
 
 
 def _directed(gradient: Tensor, by: Measure) -> Tensor:
