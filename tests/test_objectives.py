@@ -6,7 +6,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from lantern.optimize.objectives import content_loss, gram, relative_error, style_loss
+from lantern.optimize import objectives
+from lantern.optimize.objectives import (
+    Guide,
+    content_loss,
+    gram,
+    guided,
+    relative_error,
+    style_loss,
+)
 from lantern.optimize.regularize import total_variation
 
 
@@ -76,3 +84,49 @@ def test_total_variation_by_hand() -> None:
     right = (1**2 + 2**2 + 0 + 0) / 4
     both = torch.cat([pixels, torch.full_like(pixels, 7)])
     assert total_variation(both).tolist() == pytest.approx([down + right, 0])
+
+
+# --- Guides ------------------------------------------------------------------------------------
+
+
+def test_a_guide_has_the_directions_from_its_mean() -> None:
+    guide = Guide.of(torch.tensor([[1.0, 0.0], [5.0, 0.0], [3.0, 6.0]]))
+    assert guide.mean.tolist() == [3, 2]
+    assert torch.allclose(guide.directions.norm(dim=1), torch.ones(3))
+    assert guide.directions[2].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("at_once", [7, 4096])
+def test_positions_are_matched_as_by_brute_force(
+    at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(objectives, "MATCHED_AT_ONCE", at_once)
+    guide, activation = Guide.of(random(9, 6)), random(2, 6, 5, 4, seed=1)
+    worth = guided(activation, guide)
+    assert worth.shape == (2, 5, 4)
+    for sample in range(2):
+        for row in range(5):
+            for column in range(4):
+                vector = activation[sample, :, row, column] - guide.mean
+                dots = [float(vector @ direction) for direction in guide.directions]
+                cosine = max(0.1, max(dots) / float(vector.norm()))
+                expected = max(dots) * cosine**2
+                assert worth[sample, row, column].item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_guide_is_worth_most_where_it_is() -> None:
+    vectors = random(9, 6)
+    guide = Guide.of(vectors)
+    # the same length away from the mean, along the guide's own directions and along others
+    own = guide.mean + guide.directions
+    other = guide.mean + torch.nn.functional.normalize(random(9, 6, seed=4), dim=1)
+    found = [guided(v.T[None, :, :, None], guide)[0, :, 0] for v in (own, other)]
+    assert torch.allclose(found[0], torch.ones(9), atol=1e-5)
+    assert (found[1] < 0.999).all()
+
+
+def test_a_guide_without_features_asks_for_nothing() -> None:
+    activation = random(1, 6, 3, 3).requires_grad_()
+    guided(activation, Guide.of(torch.ones(4, 6))).sum().backward()  # type: ignore[no-untyped-call]
+    assert activation.grad is not None
+    assert not activation.grad.any()

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+# Positions compared with all vectors at a time.
+MATCHED_AT_ONCE = 4096
 
 
 def gram(activation: Tensor) -> Tensor:
@@ -16,6 +21,45 @@ def gram(activation: Tensor) -> Tensor:
     n, c, h, w = activation.shape
     flat = activation.reshape(n, c, h * w)
     return torch.bmm(flat, flat.transpose(1, 2)) / (c * h * w)
+
+
+@dataclass(frozen=True)
+class Guide:
+    """What a picture's features are made of: their `mean` `[C]` and the `directions` from it.
+
+    `directions` `[G,C]` are of unit length.
+    """
+
+    mean: Tensor
+    directions: Tensor
+
+    @staticmethod
+    def of(vectors: Tensor) -> Guide:
+        """Take the features `[G,C]` of a picture's positions for a guide."""
+        mean = vectors.mean(0)
+        return Guide(mean, F.normalize(vectors - mean, dim=1))
+
+
+def guided(activation: Tensor, guide: Guide) -> Tensor:
+    """Return how much of the guide is in each position of `[N,C,H,W]`, `[N,H,W]`.
+
+    That is the dot product with the guide's direction that matches it best, times the square of
+    their cosine. Two departures from the source, which takes the bare dot product of features: they
+    are centred, as what all features share would match everything, and the cosine keeps positions
+    from striving for their match by mere strength.
+
+    Source: Mordvintsev et al. 2015, the reference notebook, "Controlling dreams"; Olah et al. 2017,
+    "Feature Visualization", caricatures, for the cosine.
+    """
+    flat = activation.flatten(2).transpose(1, 2) - guide.mean
+    with torch.no_grad():  # in pieces: all products at once would be larger than the network
+        pieces = torch.split(flat, MATCHED_AT_ONCE, dim=1)
+        best = torch.cat([(piece @ guide.directions.T).argmax(2) for piece in pieces], 1)
+    dot = (flat * guide.directions[best]).sum(2)
+    # a floor keeps a gradient where a position resembles nothing
+    cosine = (dot / flat.norm(dim=2).clamp_min(1e-6)).clamp_min(0.1)
+    worth: Tensor = dot * cosine.square()
+    return worth.view(len(activation), *activation.shape[2:])
 
 
 def relative_error(value: Tensor, target: Tensor) -> Tensor:
