@@ -104,6 +104,12 @@ class Technique:
     work: Estimator | None = None
 
     @property
+    def only_required(self) -> str | None:
+        """The slot that must be filled, where there is just one such."""
+        required = [name for name, slot in self.inputs.items() if slot.is_required]
+        return required[0] if len(required) == 1 else None
+
+    @property
     def takes_model(self) -> bool:
         """Whether the caller chooses a network."""
         return "model" in self.injected.values()

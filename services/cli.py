@@ -84,7 +84,7 @@ def _add_technique(commands: Any, technique: Any) -> None:
 
     sub = commands.add_parser(technique.name, help=technique.summary, description=technique.summary)
     for name, slot in technique.inputs.items():
-        _add_slot(sub, name, slot)
+        _add_slot(sub, name, slot, by_place=name == technique.only_required)
     sub.add_argument(
         "-o",
         "--output",
@@ -100,12 +100,15 @@ def _add_technique(commands: Any, technique: Any) -> None:
     sub.set_defaults(command=_technique, technique=technique)
 
 
-def _add_slot(sub: argparse.ArgumentParser, name: str, slot: Any) -> None:
-    """Take the one picture of a required slot by its place, all others behind `--slot`."""
-    if (slot.least, slot.most) == (1, 1):
-        sub.add_argument(f"slot_{name}", metavar=name, type=Path, help=slot.description)
-        return
+def _add_slot(sub: argparse.ArgumentParser, name: str, slot: Any, *, by_place: bool) -> None:
+    """Take a required slot's picture by its place, several so if `by_place`, or behind `--slot`."""
     count = f"; {slot.least} to {slot.most} files" if slot.takes_several else ""
+    if (slot.least, slot.most) == (1, 1) or by_place:
+        sub.add_argument(
+            f"slot_{name}", metavar=name, type=Path, nargs="+" if slot.takes_several else None,
+            help=slot.description + count,
+        )  # fmt: skip
+        return
     sub.add_argument(
         f"--{name.replace('_', '-')}", dest=f"slot_{name}", metavar="FILE", type=Path, default=[],
         nargs="+" if slot.takes_several else None, required=slot.is_required,

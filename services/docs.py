@@ -123,7 +123,8 @@ def _calls(technique: Technique) -> str:
     for name, slot in technique.inputs.items():
         pictures = [f"{name}-{n + 1}.jpg" if n else f"{name}.jpg" for n in range(slot.least)]
         parts += [f"-F {name}=@{picture}" for picture in pictures]
-        several = f"--{name.replace('_', '-')}" if slot.takes_several and pictures else ""
+        by_name = slot.takes_several and pictures and name != technique.only_required
+        several = f"--{name.replace('_', '-')}" if by_name else ""
         files += [*filter(None, [several]), *pictures]
     if len(parts) == 1:
         parts += ["-X POST"]

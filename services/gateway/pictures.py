@@ -20,9 +20,8 @@ DATA_URL = re.compile(r"data:image/(?:jpeg|png|webp);base64,", re.ASCII)
 
 def raw_slot(technique: Technique) -> str | None:
     """Name the slot that a bare picture fills: the only required one, or the only one."""
-    required = [name for name, slot in technique.inputs.items() if slot.is_required]
-    choice = required or list(technique.inputs)
-    return choice[0] if len(choice) == 1 else None
+    (only,) = technique.inputs if len(technique.inputs) == 1 else (None,)
+    return only or technique.only_required
 
 
 def needs_picture(technique: Technique) -> bool:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +14,9 @@ import safetensors.torch
 import torch
 
 from lantern import registry
+from lantern.artifact import Outcome, Table
 from lantern.image import Image
+from lantern.params import Params
 from services import cli
 from services.docs import page
 
@@ -78,6 +82,25 @@ def test_a_slot_that_must_be_filled_is_asked_for(
     with pytest.raises(SystemExit):
         lantern(f"collage {words}")
     assert "usage: lantern collage" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words", ["10.png 20.png --wide-extra 30.png", "--wide-extra 30.png -- 10.png 20.png"]
+)
+@pytest.mark.usefixtures("shades")
+def test_the_only_slot_that_must_be_filled_takes_its_files_by_place(
+    words: str, own_registry: dict[str, registry.Technique], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def levels(style: Any, wide_extra: Any, params: Params) -> Outcome:
+        found = [round(float(p.pixels.mean()) * 255) for p in (*style, *wide_extra)]
+        return Outcome((Table("levels", tuple({"level": level} for level in found)),))
+
+    collage = own_registry["collage"]
+    slots = {name: collage.inputs[name] for name in ("wide_extra", "style")}
+    own_registry["collage"] = replace(collage, inputs=slots, params_type=Params, function=levels)
+    assert lantern(f"collage {words}") == 0
+    rows = json.loads(capsys.readouterr().out)["artifacts"][0]["data"]
+    assert [row["level"] for row in rows] == [10, 20, 30]
 
 
 @pytest.mark.usefixtures("shades")
