@@ -140,7 +140,7 @@ def _records() -> dict[str, Record]:
             mean=(127 / 255,) * 3,
             std=(128 / 255,) * 3,
             cam_layer="_conv_head",
-            dream_layer="_blocks.8",
+            dream_layer="_blocks.9",
             style_layers=tuple(f"_blocks.{i}" for i in (0, 1, 2, 3, 4, 6, 8, 10)),
             content_layers=("_blocks.6",),
         ),

@@ -92,6 +92,37 @@ def test_a_resumed_run_ends_in_the_same_bytes(
     }
 
 
+@pytest.mark.parametrize("dies_at", [3, 4, 5, 7, 8, 11, 12, 15])
+def test_a_run_of_many_results_is_resumed_at_any_octave_and_frame(
+    network: VisionModel, dies_at: int
+) -> None:
+    # two octaves of two steps and two frames of two steps, for each of two pictures
+    images = {"image": [_picture(0), Image(_picture(1).pixels[:, :, :66])]}
+    params = {"steps": 2, "octaves": 2, "octave_scale": 1.1, "frames": 3, "frame_steps": 2}
+
+    def go(checkpoints: Checkpoints, progress: Progress = silent) -> dict[str, bytes]:
+        result = run(
+            "deep-dream", images, params | {"size": 72}, model=network, seed=3,
+            progress=progress, checkpoints=checkpoints,
+        )  # fmt: skip
+        assert [a.name for a in result.artifacts] == ["picture", "picture-2", "zoom", "zoom-2"]
+        return {
+            name: array.tobytes() for a in result.artifacts for name, array in a.arrays().items()
+        }
+
+    def die(step: Step) -> None:
+        assert step.total == 16
+        if step.done == dies_at + 1:
+            raise Killed
+
+    store, seen = Store(), list[int]()
+    with pytest.raises(Killed):
+        go(Checkpoints(store.save, every_s=0.0, most_cost=1e9), die)
+    resumed = go(Checkpoints(saved=store.saved), lambda step: seen.append(step.done))
+    assert seen == list(range(dies_at + 1, 17))
+    assert resumed == go(Checkpoints())
+
+
 def in_stages(checkpoints: Checkpoints, progress: Progress = silent) -> list[list[float]]:
     """Optimise in three stages that draw before and within, and return where each one ended."""
     generator, ends = torch.Generator().manual_seed(5), []

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Annotated
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor
 
-from lantern.artifact import Outcome, Picture
+from lantern.artifact import Animation, Outcome, numbered
 from lantern.checkpoint import Checkpoints
 from lantern.errors import InvalidParameter
 from lantern.image import Image
-from lantern.optimize.ascend import Trace, ascend
-from lantern.optimize.optimizers import NormalisedAscent
+from lantern.optimize import tiles
+from lantern.optimize.excitement import HALO, Excitement, guide_of
+from lantern.optimize.octaves import Size
 from lantern.params import Params
 from lantern.progress import Progress
-from lantern.registry import technique
+from lantern.registry import Count, technique
+from lantern.techniques.dreamer import WINDOW, Dream, Dreamer, octaves_of, size_of
 from lantern.vision_model import VisionModel
+from lantern.work import Sizes, Work
+
+# What one run may make: pixels of all dreams, and of all frames, together.
+MOST_PIXELS, MOST_FRAME_PIXELS = 2**23, 2**24
 
 
 class DeepDreamParams(Params):
@@ -31,16 +36,22 @@ class DeepDreamParams(Params):
     channels: tuple[Annotated[int, Field(ge=0, le=100_000)], ...] = Field(
         (), max_length=64, description="channels to excite; all if empty"
     )
-    steps: int = Field(10, ge=1, le=200, description="steps at each octave")
+    steps: int = Field(12, ge=1, le=200, description="most steps at each octave")
     octaves: int = Field(
         4, ge=1, le=10, description="sizes the picture is dreamt at, small to full"
     )
     octave_scale: float = Field(1.4, ge=1.1, le=2.0, description="ratio of one size to the next")
     step_size: float = Field(
-        0.03,
+        0.02,
         gt=0,
         le=0.5,
         description="how far a step moves, in standard deviations of the gradient",
+    )
+    levels: int = Field(
+        4,
+        ge=1,
+        le=8,
+        description="bands of frequency that share a step equally; 1 leaves all of its grain",
     )
     jitter: int = Field(
         16,
@@ -49,13 +60,62 @@ class DeepDreamParams(Params):
         description="largest shift before each step",
         json_schema_extra={"unit": "px"},
     )
+    settle: float = Field(
+        0.0,
+        ge=0,
+        le=0.5,
+        description=(
+            f"end an octave once its objective gained less than this share in {WINDOW} steps; "
+            "0 for never"
+        ),
+    )
     size: int = Field(
         512,
         ge=64,
-        le=1024,
+        le=2048,
         description="longest side of the result",
         json_schema_extra={"unit": "px"},
     )
+    tile_size: int = Field(
+        512,
+        ge=256,
+        le=1024,
+        multiple_of=64,
+        description="larger pictures are looked at in tiles of this side, which bounds the memory",
+        json_schema_extra={"unit": "px"},
+    )
+    guide_size: int = Field(
+        224,
+        ge=64,
+        le=1024,
+        description="longest side the guide is looked at; larger means smaller details",
+        json_schema_extra={"unit": "px"},
+    )
+    frames: int = Field(
+        0, ge=0, le=240, description="frames of the zoom into the dream, itself the first"
+    )
+    zoom: float = Field(1.04, ge=1.0, le=1.5, description="how much each frame enlarges the last")
+    frame_steps: int = Field(3, ge=1, le=20, description="steps at each frame")
+    frame_ms: int = Field(
+        80,
+        ge=20,
+        le=2000,
+        description="how long a frame is shown",
+        json_schema_extra={"unit": "ms"},
+    )
+
+
+def _work(params: DeepDreamParams, sizes: Sizes, model: VisionModel) -> Work:
+    """Count a pass forward and one backward of each picture at each step, tiles with their halo."""
+    fitted = [_fitted(size, params.size) for size in sizes.get("image", ())]
+    _check(fitted, params)
+    layer, _ = _layer(model, params)
+    octaves = [size for whole in fitted for size in octaves_of(whole, params)]
+    frames = fitted * max(0, params.frames - 1)
+    steps = len(octaves) * params.steps + len(frames) * params.frame_steps
+    pixels = params.steps * sum(_seen(size, params) for size in octaves)
+    pixels += params.frame_steps * sum(_seen(size, params) for size in frames)
+    return Work(2 * steps, pixels / steps, (layer,))
 
 
 @technique(
@@ -63,96 +123,97 @@ class DeepDreamParams(Params):
     title="DeepDream",
     family="synthesis",
     runs="job",
-    source="Mordvintsev et al. 2015, Inceptionism: Going Deeper into Neural Networks",
-    outputs={"picture": "the dream"},
+    source=(
+        "Mordvintsev et al. 2015, Inceptionism: Going Deeper into Neural Networks, and its "
+        "reference notebook"
+    ),
+    outputs={
+        "picture": "the dream",
+        "zoom": "frames that fall into the dream and dream on, where frames is above 0",
+    },
+    work=_work,
 )
 def deep_dream(
     model: VisionModel,
-    image: Annotated[Image, "picture to dream on"],
+    image: Annotated[tuple[Image, ...], "picture to dream on", Count(1, 8)],
+    guide: Annotated[Image | None, "picture whose features to dream of"],
     params: DeepDreamParams,
     progress: Progress,
     generator: torch.Generator,
     checkpoints: Checkpoints,
 ) -> Outcome:
-    """Amplify what a layer already sees in the picture, from coarse to fine.
+    """Amplify what a layer already sees in pictures, from coarse to fine.
 
     At each octave the detail dreamt so far is carried up and laid over the picture at that size.
+    With a guide every position strives for that feature of the guide which matches it best.
+    Each of several pictures becomes what it would be alone.
     """
-    layer = params.layer or model.dream_layer
-    photo = model.fit(image, params.size)
-    sizes = _sizes(photo, params)
-    detail = torch.zeros(1, 3, *sizes[0])
-    octaves: list[dict[str, float]] = []
+    photos = [model.fit(photo, params.size) for photo in image]
+    _check([size_of(photo) for photo in photos], params)
+    layer, stride = _layer(model, params)
     with model.capture([layer]) as features:
-
-        def dream(number: int, pixels: Tensor) -> Trace:
-            def loss(step: int) -> Tensor:
-                seen = features(_shift(pixels, params.jitter, generator))[layer]
-                return -_objective(seen, params.channels, layer)
-
-            def clip(step: int) -> None:
-                pixels.clamp_(0, 1)
-
-            return ascend(
-                loss,
-                NormalisedAscent([pixels], params.step_size),
-                steps=params.steps,
-                progress=progress,
-                preview=lambda: _picture(pixels, photo),
-                after=clip,
-                checkpoints=checkpoints,
-                generator=generator,
-                stage=number,
-                stages=len(sizes),
-            )
-
-        for number, (height, width) in enumerate(sizes):
-            base = photo.resize(height, width).pixels[None]
-            start = (base + _enlarge(detail, height, width)).clamp(0, 1)
-            pixels = start.to(model.device).requires_grad_()
-            trace = dream(number, pixels)
-            octaves.append(_growth(trace, height, width))
-            detail = pixels.detach().cpu() - base
-    return Outcome(
-        (Picture("picture", _picture(pixels, photo)),), {"layer": layer, "octaves": octaves}
-    )
+        excitement = Excitement(features, layer, stride, params.tile_size, params.channels)
+        if guide is not None:
+            fitted = model.fit(guide, params.guide_size, pointer="/params/guide_size")
+            found = guide_of(excitement, fitted.pixels[None].to(model.device))
+            excitement = dataclasses.replace(excitement, guide=found)
+        dreamer = Dreamer(model.device, excitement, params, progress, generator, checkpoints)
+        dreams = dreamer.dream(photos)
+    pictures = [
+        dataclasses.replace(photo, pixels=dream.pixels)
+        for photo, dream in zip(photos, dreams, strict=True)
+    ]
+    films = [_film(place, dream, params) for place, dream in enumerate(dreams) if params.frames]
+    first, *others = [dream.facts for dream in dreams]
+    facts = {"layer": layer, **first, **({"others": others} if others else {})}
+    return Outcome((*numbered("picture", pictures), *films), facts)
 
 
-def _growth(trace: Trace, height: int, width: int) -> dict[str, float]:
-    first, last = -trace.losses[0], -trace.losses[-1]
-    return {"height": height, "width": width, "first": round(first, 6), "last": round(last, 6)}
+def _check(sizes: Sequence[Size], params: DeepDreamParams) -> None:
+    """Refuse dreams that would take too much memory."""
+    pixels = sum(height * width for height, width in sizes)
+    if pixels > MOST_PIXELS:
+        raise InvalidParameter(
+            f"the dreams would have {pixels} pixels together; at most {MOST_PIXELS} are taken in "
+            "one run: choose a smaller size, or send fewer pictures",
+            pointer="/params/size",
+        )
+    if pixels * params.frames > MOST_FRAME_PIXELS:
+        raise InvalidParameter(
+            f"the frames would have {pixels * params.frames} pixels together; at most "
+            f"{MOST_FRAME_PIXELS} are taken in one run: choose fewer frames or a smaller size",
+            pointer="/params/frames",
+        )
 
 
-def _enlarge(detail: Tensor, height: int, width: int) -> Tensor:
-    return F.interpolate(detail, size=(height, width), mode="bilinear", align_corners=False)
+def _layer(model: VisionModel, params: DeepDreamParams) -> tuple[str, int]:
+    """Return the layer to excite and how many pixels a position of it stands for."""
+    layer = params.layer or model.dream_layer
+    count, *sides = model.shape(layer)
+    wrong = [channel for channel in params.channels if channel >= count]
+    if wrong:
+        raise InvalidParameter(
+            f"layer {layer} has the channels 0 to {count - 1}, not {wrong[0]}",
+            pointer="/params/channels",
+        )
+    return layer, tiles.stride(model.input_size, min(sides, default=1))
 
 
-def _sizes(photo: Image, params: DeepDreamParams) -> list[tuple[int, int]]:
-    """Return the height and width of each octave, smallest first, none under 48 px."""
-    scales = [params.octave_scale**-n for n in reversed(range(params.octaves))]
-    sizes = [(round(photo.height * s), round(photo.width * s)) for s in scales]
-    return [size for size in sizes[:-1] if min(size) >= 48] + sizes[-1:]
+def _fitted(size: Size, longest: int) -> Size:
+    share = min(1.0, longest / max(size))
+    return round(size[0] * share), round(size[1] * share)
 
 
-def _shift(pixels: Tensor, jitter: int, generator: torch.Generator) -> Tensor:
-    down, right = torch.randint(-jitter, jitter + 1, (2,), generator=generator).tolist()
-    return pixels.roll((down, right), (2, 3))
+def _seen(size: Size, params: DeepDreamParams) -> int:
+    """Return how many pixels the network sees at a step: tiles overlap."""
+    height, width = size
+    if max(size) <= params.tile_size:
+        return height * width
+    parts = tiles.cut(height, width, side=params.tile_size, halo=HALO)
+    return sum(tile.seen.area for tile in parts)
 
 
-def _objective(activation: Tensor, channels: tuple[int, ...], layer: str) -> Tensor:
-    """Mean square of the activation, of all channels or of the chosen ones."""
-    if channels:
-        count = activation.shape[1]
-        wrong = [channel for channel in channels if not 0 <= channel < count]
-        if wrong:
-            raise InvalidParameter(
-                f"layer {layer} has the channels 0 to {count - 1}, not {wrong[0]}",
-                pointer="/params/channels",
-            )
-        activation = activation[:, list(channels)]
-    return activation.square().mean()
-
-
-def _picture(pixels: Tensor, photo: Image) -> Image:
-    image = Image(pixels.detach()[0].clamp(0, 1).cpu())
-    return dataclasses.replace(image.resize(photo.height, photo.width), alpha=photo.alpha)
+def _film(place: int, dream: Dream, params: DeepDreamParams) -> Animation:
+    name = "zoom" if place == 0 else f"zoom-{place + 1}"
+    frames = tuple(Image(frame.float() / 255) for frame in dream.frames)
+    return Animation(name, frames, params.frame_ms)
