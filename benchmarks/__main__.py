@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from benchmarks import attribution, durability, service
+from benchmarks import attribution, durability, service, synthesis
 from benchmarks.measure import Row
 from lantern.zoo import Zoo
 
@@ -14,6 +14,8 @@ def main() -> None:
     print(service.settings_facts())
     model = Zoo(downloads=False).load()
     _show(attribution.grad_cam(model))
+    _show(synthesis.style(model))
+    _show(synthesis.excitement(model))
     with service.running_stack() as (url, run_dir):
         _show(service.overhead(url))
         _show(service.fast_style(url))

@@ -66,7 +66,8 @@ def _cost(what: str, optimizer: str, model: VisionModel, blobs: Blobs) -> Row:
 
     with contextlib.suppress(Cancelled):
         run(
-            "style-transfer", images, {"optimizer": optimizer, "size": 512, "steps": 2000},
+            "style-transfer", images,
+            {"optimizer": optimizer, "size": 512, "scales": 1, "steps": 2000},
             model=model, progress=stop, checkpoints=Timed(save),
         )  # fmt: skip
     share = sum(spent) / (time.perf_counter() - began)

@@ -214,9 +214,12 @@ class VisionModel:
         seen: dict[str, Tensor] = {}
         wanted = set(names) - {LOGITS}
         stops = len(wanted) == len(set(names))
+        is_running = False
 
         def keep(name: str) -> Callable[[nn.Module, object, Tensor], None]:
             def hook(module: nn.Module, inputs: object, output: Tensor) -> None:
+                if not is_running:
+                    return  # a pass of another capture
                 seen.setdefault(name, output)
                 if stops and len(seen) == len(wanted):
                     raise _Deepest
@@ -224,11 +227,16 @@ class VisionModel:
             return hook
 
         def run(pixels: Tensor) -> dict[str, Tensor]:
+            nonlocal is_running
             seen.clear()
-            with suppress(_Deepest):
-                logits = self.logits(pixels)
-                if not stops:
-                    seen[LOGITS] = logits
+            is_running = True
+            try:
+                with suppress(_Deepest):
+                    logits = self.logits(pixels)
+                    if not stops:
+                        seen[LOGITS] = logits
+            finally:
+                is_running = False
             if missing := wanted - seen.keys():
                 raise _never_runs(min(missing), pointer)
             return dict(seen)

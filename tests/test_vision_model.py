@@ -184,6 +184,13 @@ def test_capture_runs_no_further_than_it_must(small_model: VisionModel, pixels: 
     assert seen[-1] == "fc"
 
 
+def test_captures_within_one_another_do_not_meet(small_model: VisionModel, pixels: Tensor) -> None:
+    with small_model.capture(["relu1"]) as shallow, small_model.capture(["conv2"]) as deep:
+        first = shallow(pixels)
+        assert deep(pixels).keys() == {"conv2"}
+        assert torch.equal(shallow(pixels)["relu1"], first["relu1"])
+
+
 def test_capture_starts_anew_at_every_call(small_model: VisionModel, pixels: Tensor) -> None:
     with small_model.capture(["conv2"]) as features:
         first, second = features(pixels), features(1 - pixels)

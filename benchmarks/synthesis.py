@@ -1,0 +1,170 @@
+"""Synthesis against the usual loops, restated: seconds to the same loss on the same network."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.measure import Row
+from lantern import samples
+from lantern.image import Image
+from lantern.optimize.objectives import content_loss, gram, style_loss
+from lantern.optimize.parametrize import Fourier
+from lantern.optimize.transforms import Movement, moved
+from lantern.progress import Cancelled, Step
+from lantern.run import run
+from lantern.vision_model import VisionModel
+
+# Of the usual loops, which say how far there is to go.
+PAINT_STEPS, PAINT_SIZE, CONTENT = 60, 256, 0.2
+EXCITE_STEPS, EXCITE_SIZE = 32, 128
+OBJECTIVES = tuple(f"_blocks.6:{channel}" for channel in range(16))
+
+
+def style(model: VisionModel) -> list[Row]:
+    """Paint until the loss is what a plain two-term L-BFGS script has reached."""
+    photo, painting = (_sample(name, PAINT_SIZE) for name in ("coffee", "retina"))
+    layers = [*model.style_layers, *model.content_layers]
+    with model.capture(layers) as look, torch.no_grad():
+        hand = {n: gram(a) for n, a in look(painting).items() if n in model.style_layers}
+        drawing = {n: a for n, a in look(photo).items() if n in model.content_layers}
+
+    def judged(pixels: Tensor) -> Tensor:
+        """Return the loss both are judged by."""
+        with model.capture(layers) as look:
+            seen = look(pixels)
+        return (style_loss(seen, hand) + CONTENT * content_loss(seen, drawing)).sum()
+
+    usual_s, goal = _plain_script(judged, photo)
+    ours_s, steps = _ours(judged, goal, model)
+    ratio = usual_s / ours_s
+    figures = (
+        f"{ratio:.1f} times as fast ({ours_s:.1f} s, {steps} steps, against {usual_s:.1f} s, "
+        f"{PAINT_STEPS}) to loss {goal:.3f}"
+    )
+    return [Row("style-transfer against a plain L-BFGS script", figures, ">= 2 times", ratio >= 2)]
+
+
+def _plain_script(judged: Callable[[Tensor], Tensor], photo: Tensor) -> tuple[float, float]:
+    """Descend as neural-style-pt does: the pixels themselves, L-BFGS, both terms at full size."""
+    pixels = photo.clone().requires_grad_()
+    optimizer = torch.optim.LBFGS([pixels], lr=1.0, max_iter=PAINT_STEPS, history_size=100)
+    losses: list[float] = []
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = judged(pixels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        losses.append(loss.item())
+        return loss
+
+    began = time.perf_counter()
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    return time.perf_counter() - began, min(losses)
+
+
+def _ours(judged: Callable[[Tensor], Tensor], goal: float, model: VisionModel) -> tuple[float, int]:
+    """Run the technique until it is as good; the time spent judging it does not count."""
+    judging_s, steps = 0.0, 0
+    began = time.perf_counter()
+
+    def watch(step: Step) -> None:
+        nonlocal judging_s, steps
+        steps = step.done
+        if step.done % 5:
+            return
+        started = time.perf_counter()
+        preview = step.preview()
+        with torch.inference_mode():
+            is_there = preview.width >= PAINT_SIZE and float(judged(preview.pixels[None])) <= goal
+        judging_s += time.perf_counter() - started
+        if is_there:
+            raise Cancelled
+
+    images = {"image": _picture("coffee"), "style": _picture("retina")}
+    params = {"size": PAINT_SIZE, "style_size": PAINT_SIZE, "steps": 400, "tv_weight": 0.0}
+    try:
+        run("style-transfer", images, params, model=model, progress=watch)
+    except Cancelled:
+        return time.perf_counter() - began - judging_s, steps
+    return float("inf"), steps
+
+
+def excitement(model: VisionModel) -> list[Row]:
+    """Excite sixteen channels as far as a renderer that takes them one by one has."""
+    usual_s, goals = 0.0, []
+    for objective in OBJECTIVES:
+        seconds, value = _hooks_on_everything(model, int(objective.rpartition(":")[2]))
+        usual_s += seconds
+        goals.append(value)
+    ours_s, share = _one_batch(model, goals)
+    ratio = usual_s / ours_s
+    figures = (
+        f"{ratio:.1f} times as fast ({ours_s:.1f} s against {usual_s:.1f} s); "
+        f"{share:.0%} of them as far"
+    )
+    what = "16 channels against hooks on every layer, one by one"
+    return [Row(what, figures, ">= 4 times", ratio >= 4)]
+
+
+def _hooks_on_everything(model: VisionModel, channel: int) -> tuple[float, float]:
+    """Render as lucent does: every module hooked, the whole network run, enlarged to its size."""
+    seen: dict[str, Any] = {}
+    handles = [
+        module.register_forward_hook(lambda m, i, output, name=name: seen.update({name: output}))
+        for name, module in model.network.named_modules()
+        if name
+    ]
+    chance = torch.Generator().manual_seed(channel)
+    canvas = Fourier.noise((1, 3, EXCITE_SIZE, EXCITE_SIZE), chance)
+    optimizer = torch.optim.Adam(canvas.parameters, lr=0.02)
+    movement = Movement(jitter=8, scale=0.1, rotate=10)
+    side, size = (EXCITE_SIZE, EXCITE_SIZE), (model.input_size, model.input_size)
+    began = time.perf_counter()
+    try:
+        for _ in range(EXCITE_STEPS):
+            optimizer.zero_grad()
+            pixels = canvas.pixels()
+            # padding, jitter, scale, rotation and jitter again are resamplings of their own
+            for _ in range(4):
+                pixels = moved(pixels, movement.draw(1, side, chance), side)
+            model.logits(F.interpolate(pixels, size, mode="bilinear", align_corners=True))
+            (-seen["_blocks.6"][0, channel].mean()).backward()
+            optimizer.step()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return time.perf_counter() - began, _value(model, canvas.pixels().detach(), channel)
+
+
+def _one_batch(model: VisionModel, goals: list[float]) -> tuple[float, float]:
+    """Return the seconds of one batch of as many steps, and the share that got as far."""
+    began = time.perf_counter()
+    result = run(
+        "activation-maximization", {},
+        {"objectives": list(OBJECTIVES), "steps": EXCITE_STEPS, "size": EXCITE_SIZE},
+        model=model,
+    )  # fmt: skip
+    seconds = time.perf_counter() - began
+    pictures = torch.from_numpy(result.principal.arrays()["pictures"])
+    found = [_value(model, pictures[n : n + 1], n) for n in range(len(goals))]
+    return seconds, sum(f >= g for f, g in zip(found, goals, strict=True)) / len(goals)
+
+
+@torch.inference_mode()
+def _value(model: VisionModel, pixels: Tensor, channel: int) -> float:
+    with model.capture(["_blocks.6"]) as look:
+        return float(look(pixels)["_blocks.6"][0, channel].mean())
+
+
+def _picture(name: str) -> Image:
+    return Image.decode(samples.photographs()[name].read_bytes())
+
+
+def _sample(name: str, size: int) -> Tensor:
+    return _picture(name).fit(size).pixels[None]
