@@ -24,7 +24,7 @@ from services.settings import ROOT
 
 PROBLEM_JSON = "application/problem+json"
 UP = [sys.executable, "-m", "services.cli", "up"]
-READY_WITHIN_S = 90.0
+READY_WITHIN_S = 130.0
 # what is tested is the work, not the memory of it
 AFRESH: dict[str, str | None] = {"cache_control": "no-cache"}
 
