@@ -34,7 +34,7 @@ from services.processes import (
 from services.queues import HOOKS, queue_of
 from services.settings import ROOT, Settings
 
-READY_WITHIN_S = 60.0
+READY_WITHIN_S = 120.0
 COURIER = "courier"
 
 

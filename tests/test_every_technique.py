@@ -369,7 +369,7 @@ def test_slots_that_need_not_be_filled_may_stay_empty(
 )
 def test_extreme_pictures_are_no_trouble(technique: Technique, picture: Image, go: Run) -> None:
     given = {name: (picture,) * max(slot.least, 1) for name, slot in technique.inputs.items()}
-    is_sized = "size" in technique.params_type.model_fields
+    is_sized = bool({"size", "exemplar_size"} & technique.params_type.model_fields.keys())
     if technique.takes_progress and is_sized and min(picture.height, picture.width) < 32:
         with pytest.raises(InvalidParameter) as caught:
             go(technique, given)
