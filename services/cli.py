@@ -162,7 +162,20 @@ def _technique(chosen: argparse.Namespace, settings: Settings) -> int:
     output = output or Path(f"{technique.name}{_suffix(media_type)}")
     output.write_bytes(body)
     print(f"{output}  {_summary(result.facts)}")
+    if media_type.startswith("image/"):
+        _write_beside(output, result, _params(chosen, Rendering))
     return 0
+
+
+def _write_beside(output: Path, result: Any, rendering: Any) -> None:
+    """Write further pictures and animations beside the first: `dream-picture-2.png`."""
+    for part in result.artifacts[1:]:
+        if part.kind in ("picture", "animation"):
+            wanted = _media_type(output)
+            form = wanted if wanted in part.media_types else part.media_types[0]
+            path = output.with_name(f"{output.stem}-{part.name}{_suffix(form)}")
+            path.write_bytes(part.encode(form, rendering))
+            print(path)
 
 
 def _encoded(result: Any, output: Path | None, rendering: Any) -> tuple[str, bytes]:

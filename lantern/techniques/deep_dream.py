@@ -81,7 +81,7 @@ class DeepDreamParams(Params):
         ge=256,
         le=1024,
         multiple_of=64,
-        description="larger pictures are looked at in tiles of this side, which bounds the memory",
+        description="side of the tiles that larger pictures are looked at in, a multiple of 64",
         json_schema_extra={"unit": "px"},
     )
     guide_size: int = Field(
@@ -115,7 +115,7 @@ def _work(params: DeepDreamParams, sizes: Sizes, model: VisionModel) -> Work:
     steps = len(octaves) * params.steps + len(frames) * params.frame_steps
     pixels = params.steps * sum(_seen(size, params) for size in octaves)
     pixels += params.frame_steps * sum(_seen(size, params) for size in frames)
-    return Work(2 * steps, pixels / steps, (layer,))
+    return Work(2 * steps, pixels / max(1, steps), (layer,))
 
 
 @technique(

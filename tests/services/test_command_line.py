@@ -142,6 +142,20 @@ def test_the_suffix_says_in_which_form(first: str, name: str, start: bytes) -> N
 
 
 @pytest.mark.usefixtures("shades")
+def test_further_pictures_and_animations_are_written_beside_the_first(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert lantern("album --first grid -o sheet.png") == 0
+    assert sorted(path.name for path in Path().glob("sheet*")) == [
+        "sheet-animation.webp", "sheet.png"
+    ]  # fmt: skip
+    assert Path("sheet-animation.webp").read_bytes()[8:12] == b"WEBP"
+    assert capsys.readouterr().out.splitlines()[1] == "sheet-animation.webp"
+    assert lantern("album --first grid -o all.npz") == 0
+    assert [path.name for path in Path().glob("all*")] == ["all.npz"]
+
+
+@pytest.mark.usefixtures("shades")
 def test_without_a_name_the_form_says_the_suffix() -> None:
     for first, suffix in (("grid", "jpg"), ("animation", "webp"), ("weights", "safetensors")):
         assert lantern(f"album --first {first}") == 0
