@@ -38,7 +38,6 @@ class Child:
     environment: dict[str, str]
     log: Path
     cwd: Path = ROOT
-    niceness: int = 0
     process: subprocess.Popen[bytes] | None = None
     started_at: float = 0.0
     not_before: float = 0.0
@@ -47,12 +46,10 @@ class Child:
 
     def start(self) -> None:
         """Start it, with its output appended to its log."""
-        niceness = self.niceness
 
         def prepare() -> None:
             # a supervisor that is killed takes its children along
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-            os.nice(niceness)
 
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(
@@ -62,7 +59,9 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                start_new_session=True,
+                # a group of its own, but no session: Linux shares the cores among sessions first,
+                # and a worker's niceness would count only within its own
+                process_group=0,
                 preexec_fn=prepare if sys.platform == "linux" else None,
             )
         self.started_at = time.monotonic()

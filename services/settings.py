@@ -56,6 +56,8 @@ class Settings:
     """Celery workers for long jobs, one job at a time each."""
     fast_workers: int = 1
     """Celery workers for interactive calls that became jobs; long jobs never hold these up."""
+    niceness: int = 0
+    """How far a worker gives way to other processes once it is ready; `lantern up` chooses."""
     torch_threads: int = 0
     """torch threads of a process; all cores, shared among the workers, where this is 0."""
     drain_s: int = 2
@@ -72,7 +74,7 @@ class Settings:
     """How often a worker gives one."""
     max_attempts: int = 3
     """How often a job is started without getting further before it is given up."""
-    checkpoint_every_s: float = 5.0
+    checkpoint_every_s: float = 3.0
     """Shortest time between two checkpoints of a job."""
     result_ttl_s: int = 24 * 3600
     """How long results, uploads and job records are kept."""

@@ -79,10 +79,12 @@ class Stack:
             run_dir=str(run),
         )
         environment = exported(settings)
+        # jobs that were cut off run again first; what else there is takes longer to be of use
+        for name, queue, niceness in _workers(settings):
+            nice = environment | {"LANTERN_NICENESS": str(niceness)}
+            self._add(name, worker_command(name, queue), nice)
         command = serving.prepare()
         self._add("torchserve", command, serving.environment(), cwd=serving.run_dir)
-        for name, queue, niceness in _workers(settings):
-            self._add(name, worker_command(name, queue), environment, niceness=niceness)
         # its few tensor operations must not start a team of threads in each of its threads
         own = environment | {"OMP_NUM_THREADS": "1"}
         self._add("gateway", gateway_command(self.application), own)
@@ -153,10 +155,9 @@ class Stack:
         environment: dict[str, str],
         *,
         cwd: Path = ROOT,
-        niceness: int = 0,
     ) -> None:
         log = self.settings.run_path / "logs" / f"{name}.log"
-        child = Child(name, command, environment, log, cwd=cwd, niceness=niceness)
+        child = Child(name, command, environment, log, cwd=cwd)
         child.start()
         self.children.append(child)
 
@@ -279,7 +280,7 @@ def _workers(settings: Settings) -> Iterator[tuple[str, str, int]]:
         yield f"worker-{number}", queue_of("jobs"), 10
     for number in range(1, settings.fast_workers + 1):
         yield f"fast-{number}", queue_of("fast"), 5
-    yield COURIER, HOOKS, 5
+    yield COURIER, HOOKS, 0
 
 
 def exported(settings: Settings) -> dict[str, str]:

@@ -64,8 +64,9 @@ def tidy() -> None:
 
 @worker_process_init.connect  # type: ignore[untyped-decorator]
 def _get_ready(**_: object) -> None:
-    """Import what is heavy before the first job comes."""
+    """Import what is heavy before the first job comes; from then on give way to quick calls."""
     desk()
+    os.nice(read().niceness)
 
 
 def work(at: Desk, claim: Claim, lane: Lane) -> None:

@@ -70,6 +70,17 @@ class TestNeighbours:
         job = job_succeeds(second, tiny)
         problem(stack.get(job["links"]["self"]), 404)
 
+    def test_long_jobs_give_way_to_quick_calls(self, second: Running, tiny: bytes) -> None:
+        job_succeeds(second, tiny)
+
+        def niceness(name: str) -> list[int]:
+            return [p.nice() for p in alive(second.part(name).children())]
+
+        assert niceness("worker-1") == [10]
+        assert niceness("fast-1") == [5]
+        assert set(niceness("gateway")) == {0}
+        assert {p.nice() for p in model_workers(second)} == {0}
+
     def test_keys_hold_on_the_real_server(self, second: Running, tiny: bytes) -> None:
         key, second.key = second.key, ""
         try:

@@ -90,6 +90,8 @@ class TestChild:
         child.start()
         assert child.process is not None
         assert os.getpgid(child.process.pid) == child.process.pid != os.getpgid(0)
+        # in another session its niceness would mean nothing to ours
+        assert os.getsid(child.process.pid) == os.getsid(0)
 
     def test_a_living_child_is_left_alone(self, make_child: MakeChild) -> None:
         child = make_child("import time; time.sleep(60)")
