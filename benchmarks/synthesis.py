@@ -87,7 +87,7 @@ def _ours(judged: Callable[[Tensor], Tensor], goal: float, model: VisionModel) -
             raise Cancelled
 
     images = {"image": _picture("coffee"), "style": _picture("retina")}
-    params = {"size": PAINT_SIZE, "style_size": PAINT_SIZE, "steps": 400, "tv_weight": 0.0}
+    params = {"size": PAINT_SIZE, "steps": 400, "tv_weight": 0.0}
     try:
         run("style-transfer", images, params, model=model, progress=watch)
     except Cancelled:

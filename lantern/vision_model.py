@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -174,6 +175,14 @@ class VisionModel:
     def channel_count(self, name: str, *, pointer: str = "/params/layer") -> int:
         """Return how many channels a layer has; of `LOGITS`, how many classes there are."""
         return self.shape(name, pointer=pointer)[0]
+
+    def stride(self, name: str, *, pointer: str = "/params/layer") -> int:
+        """Return how many pixels a position of a layer stands for, a power of two.
+
+        Convolutions without padding lose a few positions. Errors are those of `shape`.
+        """
+        positions = min(self.shape(name, pointer=pointer)[1:], default=1)
+        return int(2 ** max(0, round(math.log2(self.input_size / positions))))
 
     def costs(self) -> dict[str, float]:
         """Return the operations of a forward pass, by the layer it ends at; see `work.costs`."""

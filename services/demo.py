@@ -19,7 +19,7 @@ from services.processes import StackError, free_ports
 from services.settings import Settings
 from services.stack import Stack
 
-JOB_OPTIONS = {"steps": "60", "size": "256", "style_size": "256"}
+JOB_OPTIONS = {"steps": "60", "size": "256"}
 
 
 def run_demo(settings: Settings, out: Path) -> int:

@@ -51,11 +51,11 @@ def _picture(seed: int) -> Image:
 
 
 CASES: list[tuple[str, tuple[str, ...], dict[str, Any]]] = [
-    ("style-transfer", ("image", "style"), {"steps": 12, "size": 72, "style_size": 72}),
+    ("style-transfer", ("image", "style"), {"steps": 12, "size": 72}),
     (
         "style-transfer",
         ("image", "style"),
-        {"steps": 12, "size": 72, "style_size": 72, "optimizer": "l-bfgs", "init": "noise"},
+        {"steps": 12, "size": 72, "optimizer": "l-bfgs", "init": "noise"},
     ),
     ("deep-dream", ("image",), {"steps": 4, "octaves": 3, "octave_scale": 1.1, "size": 72}),
 ]

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lantern.optimize.tiles import Box, Tile, cut, draw_offset, stride, summed
+from lantern.optimize.tiles import Box, Tile, cut, draw_offset, summed
 from tests.alive import watched
 
 KERNEL = torch.randn(4, 3, 3, 3, generator=torch.Generator().manual_seed(3))
@@ -65,13 +65,6 @@ def test_borders_are_drawn_all_over_a_tile() -> None:
     # none of the pixels of a picture stays at a border
     borders = [{t.core.left for t in cut(64, 900, side=256, halo=64, offset=o)} for o in drawn]
     assert set.intersection(*borders) == {0}
-
-
-@pytest.mark.parametrize(
-    ("side", "positions", "expected"), [(224, 14, 16), (224, 13, 16), (224, 7, 32), (224, 224, 1)]
-)
-def test_the_stride_is_a_power_of_two(side: int, positions: int, expected: int) -> None:
-    assert stride(side, positions) == expected
 
 
 @pytest.mark.parametrize("size", SIZES)

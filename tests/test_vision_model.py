@@ -133,8 +133,8 @@ def test_pictures_are_shrunk_as_far_as_networks_can_see(small_model: VisionModel
     fitted = small_model.fit(wide, 160)
     assert (fitted.height, fitted.width) == (32, 160)
     with pytest.raises(InvalidParameter, match="would be 150x30 px") as caught:
-        small_model.fit(wide, 150, pointer="/params/style_size")
-    assert caught.value.pointer == "/params/style_size"
+        small_model.fit(wide, 150, pointer="/params/guide_size")
+    assert caught.value.pointer == "/params/guide_size"
 
 
 # --- Names -------------------------------------------------------------------------------------
@@ -294,3 +294,11 @@ def test_tail_leaves_no_hook_behind(small_model: VisionModel, pixels: Tensor) ->
     with pytest.raises(Boom), small_model.tail("conv2"):
         raise Boom
     assert hooks(small_model) == 0
+
+
+def test_the_stride_of_a_layer_is_what_a_position_stands_for(
+    small_model: VisionModel, model: VisionModel
+) -> None:
+    strides = {name: small_model.stride(name) for name in ("relu1", "pool", "gap", "fc")}
+    assert strides == {"relu1": 1, "pool": 2, "gap": 32, "fc": 32}
+    assert [model.stride(f"_blocks.{n}") for n in (0, 4, 15)] == [2, 8, 32]

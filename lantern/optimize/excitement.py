@@ -12,9 +12,6 @@ from lantern.optimize import tiles
 from lantern.optimize.objectives import Guide, guided
 from lantern.optimize.tiles import Box, Tile
 
-# What a tile sees around its core, px. At it the gradient of a middle layer agrees with that of
-# the whole picture: their cosine was above 0.998 for blocks 4 to 10 of EfficientNet-Lite0.
-HALO = 64
 # How many of a guide's feature vectors are matched at most, spread evenly over it.
 MOST_VECTORS = 1024
 
@@ -43,9 +40,9 @@ class Excitement:
         whole = Box(0, 0, height, width)
         parts = [Tile(whole, whole)]
         # drawn also where it is not needed: tiles must not change what else is left to chance
-        offset = tiles.draw_offset(self.tile_size, HALO, generator)
+        offset = tiles.draw_offset(self.tile_size, tiles.HALO, generator)
         if max(height, width) > self.tile_size:
-            parts = tiles.cut(height, width, side=self.tile_size, halo=HALO, offset=offset)
+            parts = tiles.cut(height, width, side=self.tile_size, halo=tiles.HALO, offset=offset)
 
         def share(seen: Tensor, tile: Tile) -> Tensor:
             worth = tile.counted(self._worth(seen), self.stride)

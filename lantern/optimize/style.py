@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lantern.optimize.objectives import gram, relative_error
+from lantern.optimize.objectives import relative_error
+from lantern.optimize.tiles import Box
 
 Statistic = Literal["gram", "sliced-wasserstein"]
 # Random directions that features are projected on, and the quantiles compared along each.
@@ -35,72 +38,120 @@ def smoothed(seen: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: act.softmax(1) * act.shape[1] for name, act in seen.items()}
 
 
+@dataclass(frozen=True)
+class Moments:
+    """Products of features `[N,C,C]`, summed over positions, and how much these count together.
+
+    Those of a picture's tiles add up to those of the picture.
+    """
+
+    products: Tensor
+    weight: Tensor
+
+    @staticmethod
+    def of(activation: Tensor, mask: Tensor | None = None) -> Moments:
+        """Sum over the positions of `[N,C,h,w]`, each counting by what `mask` `[1,1,H,W]` shows."""
+        flat = activation.flatten(2)
+        if mask is None or not flat.numel():  # the end of a picture may be less than a position
+            return Moments(torch.bmm(flat, flat.transpose(1, 2)), flat.new_tensor(flat.shape[2]))
+        guide = F.interpolate(mask, size=activation.shape[-2:], mode="area")
+        weight = guide.flatten(1)[:, None]
+        return Moments(torch.bmm(flat * weight, flat.transpose(1, 2)), weight.sum())
+
+    def __add__(self, other: Moments) -> Moments:
+        return Moments(self.products + other.products, self.weight + other.weight)
+
+    def gram(self) -> Tensor:
+        """Return the Gram matrices, as `objectives.gram` does."""
+        return self.products / (self.products.shape[1] * self.weight.clamp_min(1e-6))
+
+
+@dataclass(frozen=True)
+class _Region:
+    """What is wanted where a mask `[1,1,H,W]` is white, and its share of the loss."""
+
+    targets: Mapping[str, Tensor]
+    share: float = 1.0
+    mask: Tensor | None = None
+
+
 class Grams:
-    """The Gram matrices of several paintings, blended by weights.
+    """The Gram matrices of paintings, by layer: blended, or each in a region of the picture.
 
-    Without weights each sample has a painting of its own.
-
-    Source: Gatys et al. 2016, equations 3 to 5; relative errors as in `style_loss`.
+    Source: Gatys et al. 2016, equations 3 to 5; relative errors as in `style_loss`. Gatys et al.
+    2017, "Controlling Perceptual Factors in Neural Style Transfer", section 4.1, for regions.
     """
 
-    def __init__(
-        self, paintings: Sequence[Mapping[str, Tensor]], weights: Sequence[float] | None
-    ) -> None:
-        self._targets = {
-            name: _blended([gram(p[name]) for p in paintings], weights) for name in paintings[0]
-        }
+    def __init__(self, regions: Sequence[_Region]) -> None:
+        self._regions = tuple(regions)
 
-    def loss(self, seen: Mapping[str, Tensor]) -> Tensor:
-        """Return the mean relative error of the Gram matrices over the layers."""
-        errors = [
-            relative_error(gram(seen[name]), target.expand(len(seen[name]), -1, -1))
-            for name, target in self._targets.items()
-        ]
-        return torch.stack(errors).mean(0)
+    @staticmethod
+    def blended(
+        paintings: Sequence[Mapping[str, Tensor]], weights: Sequence[float] | None
+    ) -> Grams:
+        """Blend paintings by weights; without these each sample has a painting of its own."""
+        blend = {name: _blended([p[name] for p in paintings], weights) for name in paintings[0]}
+        return Grams([_Region(blend)])
 
-
-class Regions:
-    """A painting for each region of the picture.
-
-    `masks` are `[H,W]`, 0..1, in the picture's own coordinates; soft edges are soft.
-
-    Source: Gatys et al. 2017, "Controlling Perceptual Factors in Neural Style Transfer",
-    section 4.1, guided Gram matrices.
-    """
-
-    def __init__(
-        self,
+    @staticmethod
+    def by_region(
         paintings: Sequence[Mapping[str, Tensor]],
         masks: Sequence[Tensor],
         weights: Sequence[float],
-    ) -> None:
-        self._shares = [weight / sum(weights) for weight in weights]
-        self._targets = [{n: gram(a) for n, a in painting.items()} for painting in paintings]
-        self._masks = [mask[None, None] for mask in masks]
+    ) -> Grams:
+        """Give each painting where its mask `[H,W]`, 0..1, is white; soft edges are soft."""
+        return Grams(
+            [
+                _Region(painting, weight / sum(weights), mask[None, None])
+                for painting, mask, weight in zip(paintings, masks, weights, strict=True)
+            ]
+        )
 
-    def moved(self, shift: Sequence[int]) -> Regions:
+    def moved(self, shift: Sequence[int]) -> Grams:
         """Return the same with the masks rolled, for a picture that was."""
-        made = Regions.__new__(Regions)
-        made._shares, made._targets = self._shares, self._targets
-        made._masks = [mask.roll(tuple(shift), (2, 3)) for mask in self._masks]
-        return made
+        return Grams(
+            [
+                dataclasses.replace(r, mask=r.mask.roll(tuple(shift), (2, 3)))
+                if r.mask is not None
+                else r
+                for r in self._regions
+            ]
+        )
 
     def loss(self, seen: Mapping[str, Tensor]) -> Tensor:
-        """Return the mean relative error over layers and regions."""
-        total: Tensor = torch.zeros(())
-        for share, targets, mask in zip(self._shares, self._targets, self._masks, strict=True):
+        """Return the mean relative error of the Gram matrices over layers and regions, `[N]`."""
+        return self.judged(self.moments(seen))
+
+    def moments(self, seen: Mapping[str, Tensor], core: Box | None = None) -> list[Moments]:
+        """Sum up activations of a picture, or of one `core` of it, for each region and layer."""
+        return [
+            Moments.of(seen[name], _part(region.mask, core))
+            for region in self._regions
+            for name in region.targets
+        ]
+
+    def judged(self, moments: Sequence[Moments]) -> Tensor:
+        """Return the loss of a picture whose `moments` these are, `[N]`."""
+        found = iter(moments)
+        losses = []
+        for region in self._regions:
+            grams = {name: next(found).gram() for name in region.targets}
             errors = [
-                relative_error(_guided(seen[name], mask), target)
-                for name, target in targets.items()
+                relative_error(grams[name], target.expand_as(grams[name]))
+                for name, target in region.targets.items()
             ]
-            total = total.to(errors[0].device) + share * torch.stack(errors).mean(0)
-        return total
+            losses.append(region.share * torch.stack(errors).mean(0))
+        return torch.stack(losses).sum(0)
+
+
+def _part(mask: Tensor | None, core: Box | None) -> Tensor | None:
+    return mask if mask is None or core is None else core.of(mask)
 
 
 class SlicedWasserstein:
     """The distributions of the paintings' features, compared along random directions.
 
-    Weights as those of `Grams`.
+    Blended by weights; without these each sample has a painting of its own.
 
     Source: Heitz et al. 2021, "A Sliced Wasserstein Loss for Neural Texture Synthesis",
     equation 3; the paper draws new directions at every step, here they are drawn once, so that the
@@ -149,12 +200,3 @@ def _blended(values: Sequence[Tensor], weights: Sequence[float] | None) -> Tenso
 
 def _directions(channels: int, generator: torch.Generator) -> Tensor:
     return F.normalize(torch.randn(DIRECTIONS, channels, generator=generator), dim=1)
-
-
-def _guided(activation: Tensor, mask: Tensor) -> Tensor:
-    """Return the Gram matrix `[N,C,C]` of the positions under a mask, each counting by it."""
-    guide = F.interpolate(mask, size=activation.shape[-2:], mode="area")
-    weight = guide.flatten(1)[:, None]
-    flat = activation.flatten(2)
-    total = weight.sum().clamp_min(1e-6)
-    return torch.bmm(flat * weight, flat.transpose(1, 2)) / (activation.shape[1] * total)

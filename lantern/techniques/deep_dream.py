@@ -14,7 +14,7 @@ from lantern.checkpoint import Checkpoints
 from lantern.errors import InvalidParameter
 from lantern.image import Image
 from lantern.optimize import tiles
-from lantern.optimize.excitement import HALO, Excitement, guide_of
+from lantern.optimize.excitement import Excitement, guide_of
 from lantern.optimize.octaves import Size
 from lantern.params import Params
 from lantern.progress import Progress
@@ -189,14 +189,14 @@ def _check(sizes: Sequence[Size], params: DeepDreamParams) -> None:
 def _layer(model: VisionModel, params: DeepDreamParams) -> tuple[str, int]:
     """Return the layer to excite and how many pixels a position of it stands for."""
     layer = params.layer or model.dream_layer
-    count, *sides = model.shape(layer)
+    count = model.channel_count(layer)
     wrong = [channel for channel in params.channels if channel >= count]
     if wrong:
         raise InvalidParameter(
             f"layer {layer} has the channels 0 to {count - 1}, not {wrong[0]}",
             pointer="/params/channels",
         )
-    return layer, tiles.stride(model.input_size, min(sides, default=1))
+    return layer, model.stride(layer)
 
 
 def _fitted(size: Size, longest: int) -> Size:
@@ -209,7 +209,7 @@ def _seen(size: Size, params: DeepDreamParams) -> int:
     height, width = size
     if max(size) <= params.tile_size:
         return height * width
-    parts = tiles.cut(height, width, side=params.tile_size, halo=HALO)
+    parts = tiles.cut(height, width, side=params.tile_size, halo=tiles.HALO)
     return sum(tile.seen.area for tile in parts)
 
 

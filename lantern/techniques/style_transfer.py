@@ -16,18 +16,21 @@ from lantern.artifact import Outcome, numbered
 from lantern.checkpoint import Checkpoints
 from lantern.errors import InvalidParameter
 from lantern.image import Image
+from lantern.optimize import tiles
 from lantern.optimize.ascend import Settled, Trace, ascend
-from lantern.optimize.objectives import content_loss
+from lantern.optimize.likeness import Activations, Drawing, Likeness, View, grams_of, likeness
+from lantern.optimize.octaves import Size
 from lantern.optimize.parametrize import Pyramid
 from lantern.optimize.regularize import total_variation
-from lantern.optimize.style import Grams, Regions, SlicedWasserstein, Statistic, Style, smoothed
+from lantern.optimize.style import Grams, SlicedWasserstein, Statistic, smoothed
 from lantern.palette import grey, luma_matched, recoloured, with_colours_of
 from lantern.params import Params
 from lantern.progress import Progress
 from lantern.registry import Count, technique
-from lantern.vision_model import VisionModel
+from lantern.vision_model import SHORTEST, VisionModel
 from lantern.work import Sizes, Work
 
+Features = Callable[[Tensor], Activations]
 LayerName = Annotated[str, Field(min_length=1, max_length=200)]
 
 
@@ -38,16 +41,23 @@ class StyleTransferParams(Params):
     size: int = Field(
         384,
         ge=64,
-        le=2048,
+        le=4096,
         description="longest side of the result",
         json_schema_extra={"unit": "px"},
     )
-    style_size: int = Field(
-        384,
-        ge=64,
+    tile_size: int = Field(
+        1024,
+        ge=256,
         le=2048,
-        description="longest side the painting is looked at; larger means broader strokes",
+        multiple_of=64,
+        description="side of the tiles that larger pictures are looked at in, a multiple of 64",
         json_schema_extra={"unit": "px"},
+    )
+    style_scale: float = Field(
+        1.0,
+        ge=0.1,
+        le=4,
+        description="longest side of the painting to that of the result; more is broader strokes",
     )
     scales: int = Field(
         3, ge=1, le=5, description="sizes the picture is painted at, each 0.7 of the next"
@@ -91,15 +101,28 @@ class StyleTransferParams(Params):
 LEVELS, SHIFTS, SHIFT = 5, 8, 8
 # Ratio of one scale to the next.
 RATIO = 2**-0.5
+# What one run may paint, and what L-BFGS may: it keeps forty copies. Pixels of all pictures.
+MOST_PIXELS, MOST_LBFGS_PIXELS = 2**24, 2**22
+# The longest side a painting is looked at with, px.
+MOST_PAINTING = 4096
 
 
 def _work(params: StyleTransferParams, sizes: Sizes, model: VisionModel) -> Work:
-    layers = _layers(params, model)
-    photos = sum(_shrunk(size, params.size) for size in sizes.get("image", ()))
-    paintings = sum(_shrunk(size, params.style_size) for size in sizes.get("style", ()))
-    painted = sum(RATIO ** (2 * n) for n in range(params.scales))
-    # forward and backward at each step; once for the targets of every shift
-    return Work(1, painted * ((2 * params.steps + SHIFTS) * photos + paintings), layers)
+    photos = [_fitted(size, params.size) for size in sizes.get("image", ())]
+    _check_size(photos, params)
+    count = len(sizes.get("style", ()))
+    pixels = 0.0
+    for photo in photos:
+        for height, width in _sizes(photo, params):
+            # forward and backward at each step; once for the content of every shift
+            pixels += (2 * params.steps + SHIFTS) * height * width
+            if max(height, width) > params.tile_size:
+                parts = tiles.cut(height, width, side=params.tile_size, halo=tiles.HALO)
+                # for the Gram matrices, and for the content anew each time; halos overlap
+                pixels += 4 * params.steps * sum(tile.seen.area for tile in parts)
+                pixels -= 2 * params.steps * height * width
+            pixels += count * (max(height, width) * params.style_scale) ** 2
+    return Work(1, pixels, _layers(params, model))
 
 
 @technique(
@@ -137,6 +160,7 @@ def style_transfer(
     """
     _check(params, style, mask)
     photos = [model.fit(photo, params.size) for photo in image]
+    _check_size([(photo.height, photo.width) for photo in photos], params)
     batches = _batches(photos, alone=params.color != "style")
     pictures: dict[int, Image] = {}
     facts: list[dict[str, Any]] = []
@@ -166,7 +190,7 @@ class _Studio:
         self, photos: Sequence[Image], batch: int, batches: int
     ) -> tuple[list[Image], dict[str, Any]]:
         """Paint from the smallest scale to the full one; return the pictures and the facts."""
-        sizes = _sizes(photos[0], self.params)
+        sizes = _sizes((photos[0].height, photos[0].width), self.params)
         pixels = self._first(photos, sizes[0])
         for number, size in enumerate(sizes):
             pixels = _resized(pixels, size)
@@ -184,42 +208,23 @@ class _Studio:
         """Paint at one size, from `start`; return the pixels and the facts."""
         params, model = self.params, self.model
         canvas = Pyramid(start.to(model.device), levels=LEVELS)
-        shifts = torch.randint(0, SHIFT, (SHIFTS, 2), generator=self.generator).tolist()
+        drawn = torch.randint(0, SHIFT, (SHIFTS, 2), generator=self.generator)
+        shifts = [(int(down), int(right)) for down, right in drawn]
         terms: dict[str, float] = {}
-        style_layers, content_layers = _style_layers(params, model), _content_layers(params, model)
         with model.capture(_layers(params, model), pointer="/params/style_layers") as features:
-
-            def look(pixels: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-                seen = features(pixels)
-                kept = smoothed(seen) if params.smoothing else seen
-                return {n: kept[n] for n in style_layers}, {n: kept[n] for n in content_layers}
-
-            with torch.no_grad():
-                content = self._content(photos, size)
-                contents = [look(_moved(content, shift))[1] for shift in shifts]
-                styles = self._styles(look, photos[0], size, shifts)
-
-            cover = self._cover(size)
+            content, cover = self._content(photos, size), self._cover(size)
+            judge = self._likeness(features, photos[0], content, shifts)
 
             def shown() -> Tensor:
                 pixels = canvas.pixels()
                 return pixels if cover is None else torch.lerp(content, pixels, cover)
 
             def loss(step: int) -> Tensor:
-                chosen = step % SHIFTS
                 pixels = shown()
-                hand, drawing = look(_moved(pixels, shifts[chosen]))
-                parts = {
-                    "style": styles[chosen].loss(hand).sum(),
-                    "content": content_loss(drawing, contents[chosen]).sum(),
-                    "tv": total_variation(pixels).sum(),
-                }
-                terms.update({name: part.item() for name, part in parts.items()})
-                return (
-                    parts["style"]
-                    + params.content_weight * parts["content"]
-                    + params.tv_weight * parts["tv"]
-                )
+                found = judge(pixels, step % SHIFTS)
+                rough = total_variation(pixels).sum()
+                terms.update(style=found.style, content=found.content, tv=rough.item())
+                return found.total + params.tv_weight * rough
 
             trace = ascend(
                 loss,
@@ -235,6 +240,42 @@ class _Studio:
             )
         with torch.no_grad():
             return shown().cpu(), _facts(trace, terms, size)
+
+    def _likeness(
+        self, features: Features, photo: Image, content: Tensor, shifts: Sequence[tuple[int, int]]
+    ) -> Likeness:
+        """Return how like paintings and photographs pictures of one size are."""
+        params, model = self.params, self.model
+        style_layers, content_layers = _style_layers(params, model), _content_layers(params, model)
+
+        def look(pixels: Tensor) -> tuple[Activations, Activations]:
+            seen = features(pixels)
+            kept = smoothed(seen) if params.smoothing else seen
+            return {n: kept[n] for n in style_layers}, {n: kept[n] for n in content_layers}
+
+        size = (content.shape[2], content.shape[3])
+        paintings = [self._painting(painting, photo, size) for painting in self.paintings]
+        weights = params.style_weights or (1.0,) * len(paintings)
+        strides = {name: model.stride(name) for name in _layers(params, model)}
+        if params.statistic == "sliced-wasserstein":
+            with torch.no_grad():
+                hands = [look(painting)[0] for painting in paintings]
+            sliced = SlicedWasserstein(hands, weights, self.generator)
+            views = [View(sliced, by) for by in shifts]
+        else:
+            grams = [
+                grams_of(lambda p: look(p)[0], painting, side=params.tile_size, strides=strides)
+                for painting in paintings
+            ]
+            masks = [grey(m).resize(*size).pixels[0].to(model.device) for m in self.masks]
+            whole = (
+                Grams.by_region(grams, masks, weights) if masks else Grams.blended(grams, weights)
+            )
+            views = [View(whole.moved(by), by) for by in shifts]
+        return likeness(
+            look, views, Drawing(content, params.content_weight), size=size,
+            side=params.tile_size, strides=strides,
+        )  # fmt: skip
 
     def _content(self, photos: Sequence[Image], size: tuple[int, int]) -> Tensor:
         drawn = [grey(p) if self.params.color == "luminance" else p for p in photos]
@@ -255,34 +296,16 @@ class _Studio:
             return self._content(photos, size).cpu()
         return torch.rand(len(photos), 3, *size, generator=self.generator)
 
-    def _styles(
-        self, look: Callable[[Tensor], Any], photo: Image, size: tuple[int, int], shifts: Any
-    ) -> list[Style]:
-        """Return the style for each shift; only masks move with the picture."""
-        params = self.params
-        share = max(size) / max(photo.height, photo.width)
-        paintings = [self._painting(painting, photo, share) for painting in self.paintings]
-        seen = [look(painting[None].to(self.model.device))[0] for painting in paintings]
-        weights = params.style_weights or (1.0,) * len(seen)
-        if self.masks:
-            masks = [
-                grey(mask).resize(*size).pixels[0].to(self.model.device) for mask in self.masks
-            ]
-            regions = Regions(seen, masks, weights)
-            return [regions.moved(shift) for shift in shifts]
-        if params.statistic == "gram":
-            return [Grams(seen, weights)] * len(shifts)
-        return [SlicedWasserstein(seen, weights, self.generator)] * len(shifts)
-
-    def _painting(self, painting: Image, photo: Image, share: float) -> Tensor:
-        """Return a painting as it is looked at, at `share` of the full size."""
-        longest = max(64, round(self.params.style_size * share))
-        painting = self.model.fit(painting, longest, pointer="/params/style_size")
+    def _painting(self, painting: Image, photo: Image, size: tuple[int, int]) -> Tensor:
+        """Return a painting as it is looked at beside pictures of one size, `[1,3,H,W]`."""
+        scale = max(size) * self.params.style_scale / max(painting.height, painting.width)
+        scale = max(scale, SHORTEST / min(painting.height, painting.width))
+        painting = painting.resize(round(painting.height * scale), round(painting.width * scale))
         if self.params.color == "luminance":
-            return luma_matched(grey(painting), photo).pixels
-        return (
-            recoloured(painting, photo) if self.params.color == "histogram" else painting
-        ).pixels
+            painting = luma_matched(grey(painting), photo)
+        elif self.params.color == "histogram":
+            painting = recoloured(painting, photo)
+        return painting.pixels[None].to(self.model.device)
 
     def _finished(self, pixels: Tensor, photo: Image) -> Image:
         image = dataclasses.replace(photo, pixels=pixels.clamp(0, 1).cpu())
@@ -307,6 +330,31 @@ def _check(params: StyleTransferParams, style: Sequence[Image], mask: Sequence[I
         raise InvalidParameter("masks need the statistic gram", pointer="/params/statistic")
 
 
+def _check_size(photos: Sequence[Size], params: StyleTransferParams) -> None:
+    """Refuse pictures that would take too much memory."""
+    pixels = sum(height * width for height, width in photos)
+    most = MOST_LBFGS_PIXELS if params.optimizer == "l-bfgs" else MOST_PIXELS
+    if pixels > most:
+        raise InvalidParameter(
+            f"the pictures would have {pixels} pixels together; at most {most} are painted in one "
+            f"run by {params.optimizer}: choose a smaller size, or send fewer pictures",
+            pointer="/params/size",
+        )
+    longest = max((max(size) for size in photos), default=0)
+    if longest * params.style_scale > MOST_PAINTING:
+        raise InvalidParameter(
+            f"the painting would be looked at with {longest * params.style_scale:.0f} px a side; "
+            f"at most {MOST_PAINTING} are: choose a smaller style_scale or size",
+            pointer="/params/style_scale",
+        )
+    if params.statistic == "sliced-wasserstein" and longest > params.tile_size:
+        raise InvalidParameter(
+            f"a picture of {longest} px is looked at in tiles, which needs the statistic gram: "
+            "choose it, a smaller size or larger tiles",
+            pointer="/params/statistic",
+        )
+
+
 def _batches(photos: Sequence[Image], *, alone: bool) -> list[list[int]]:
     """Group the places of photographs of one size, in the order of the first of each."""
     groups: dict[Any, list[int]] = {}
@@ -315,11 +363,16 @@ def _batches(photos: Sequence[Image], *, alone: bool) -> list[list[int]]:
     return list(groups.values())
 
 
-def _sizes(photo: Image, params: StyleTransferParams) -> list[tuple[int, int]]:
+def _fitted(size: Size, longest: int) -> Size:
+    share = min(1.0, longest / max(size))
+    return round(size[0] * share), round(size[1] * share)
+
+
+def _sizes(size: Size, params: StyleTransferParams) -> list[Size]:
     """Return height and width of each scale, smallest first, none but the last under 64 px."""
     shares = [RATIO**n for n in reversed(range(params.scales))]
-    sizes = [(round(photo.height * s), round(photo.width * s)) for s in shares]
-    return [size for size in sizes[:-1] if min(size) >= 64] + sizes[-1:]
+    sizes = [(round(size[0] * share), round(size[1] * share)) for share in shares]
+    return [smaller for smaller in sizes[:-1] if min(smaller) >= 64] + sizes[-1:]
 
 
 def _resized(pixels: Tensor, size: tuple[int, int]) -> Tensor:
@@ -328,11 +381,6 @@ def _resized(pixels: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(
         pixels, size=size, mode="bicubic", antialias=True, align_corners=False
     ).clamp(0, 1)
-
-
-def _shrunk(size: tuple[int, int], longest: int) -> float:
-    """Return the pixels of a picture of that size once it has been shrunk."""
-    return size[0] * size[1] * min(1.0, longest / max(size)) ** 2
 
 
 def _style_layers(params: StyleTransferParams, model: VisionModel) -> tuple[str, ...]:
@@ -345,10 +393,6 @@ def _content_layers(params: StyleTransferParams, model: VisionModel) -> tuple[st
 
 def _layers(params: StyleTransferParams, model: VisionModel) -> tuple[str, ...]:
     return (*_style_layers(params, model), *_content_layers(params, model))
-
-
-def _moved(pixels: Tensor, shift: Sequence[int]) -> Tensor:
-    return pixels.roll(tuple(shift), (2, 3))
 
 
 def _facts(trace: Trace, terms: Mapping[str, float], size: tuple[int, int]) -> dict[str, Any]:

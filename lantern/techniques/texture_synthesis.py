@@ -15,6 +15,8 @@ from lantern.artifact import Outcome, numbered
 from lantern.checkpoint import Checkpoints
 from lantern.image import Image
 from lantern.optimize.ascend import Settled, ascend
+from lantern.optimize.likeness import Activations, View, likeness
+from lantern.optimize.objectives import gram
 from lantern.optimize.parametrize import Pixels
 from lantern.optimize.regularize import total_variation
 from lantern.optimize.style import Grams, SlicedWasserstein, Style
@@ -52,6 +54,14 @@ class TextureSynthesisParams(Params):
         ge=32,
         le=1024,
         description="longest side the exemplar is looked at",
+        json_schema_extra={"unit": "px"},
+    )
+    tile_size: int = Field(
+        1024,
+        ge=256,
+        le=2048,
+        multiple_of=64,
+        description="side of the tiles that gram looks at larger textures in, a multiple of 64",
         json_schema_extra={"unit": "px"},
     )
     tileable: bool = Field(False, description="make it fit to itself at opposite edges")
@@ -165,15 +175,23 @@ class _Maker:
         params, model = self.params, self.model
         canvas = Pixels(start.to(model.device))
         with model.capture(_layers(params, model), pointer="/params/layers") as features:
+
+            def look(pixels: Tensor) -> tuple[Activations, Activations]:
+                return features(pixels) | _colours(pixels), {}
+
             with torch.no_grad():
                 share = size[0] / params.height
-                seen = [self._exemplar(e, share) for e in self.exemplars]
-                style = self._style([features(e) | _colours(e) for e in seen])
+                style = self._style([look(self._exemplar(e, share))[0] for e in self.exemplars])
+            strides = {name: model.stride(name) for name in _layers(params, model)}
+            judge = likeness(
+                look, [View(style)], None, size=size,
+                side=params.tile_size if params.method == "gram" else max(size),
+                strides=strides | {f"colours/{n}": n for n in COLOURS},
+            )  # fmt: skip
 
             def loss(step: int) -> Tensor:
                 pixels = canvas.pixels()
-                rolled = self._rolled(pixels)
-                matched = style.loss(features(rolled) | _colours(rolled)).sum()
+                matched = judge(self._rolled(pixels)).total
                 return matched + params.tv_weight * total_variation(pixels).sum()
 
             trace = ascend(
@@ -201,7 +219,7 @@ class _Maker:
 
     def _style(self, seen: Sequence[Mapping[str, Tensor]]) -> Style:
         if self.params.method == "gram":
-            return Grams(seen, None)
+            return Grams.blended([{n: gram(a) for n, a in e.items()} for e in seen], None)
         return SlicedWasserstein(seen, None, self.generator)
 
     def _exemplar(self, exemplar: Image, share: float) -> Tensor:

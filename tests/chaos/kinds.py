@@ -25,7 +25,7 @@ def job_kinds() -> list[Kind]:
     """Return what is run as a job: 2 to 30 seconds of two busy cores each."""
     cat, coffee = _picture("cat"), _picture("coffee")
     one, two = {"image": cat}, {"image": cat, "style": coffee}
-    style = {"size": 96, "style_size": 96, "scales": 1, "seed": 3}
+    style = {"size": 96, "scales": 1, "seed": 3}
     return [
         Kind("dream", "deep-dream", one, {"steps": 200, "octaves": 4, "size": 160, "seed": 1}, 4),
         Kind("short dream", "deep-dream", one, {"steps": 40, "octaves": 2, "size": 96, "seed": 2}),

@@ -45,9 +45,7 @@ def position(event_id: str) -> tuple[int, ...]:
 @pytest.fixture(scope="module")
 def repainted(stack: Running, coffee: bytes, cat: bytes) -> Any:
     """Submit a style transfer and follow it: the answer, the events and the final document."""
-    response = stack.form(
-        "style-transfer", {"image": coffee, "style": cat}, steps=40, size=128, style_size=128
-    )
+    response = stack.form("style-transfer", {"image": coffee, "style": cat}, steps=40, size=128)
     job = json.loads(response.data)
     events = list(stack.events(job))
     return response, events, stack.json(job["links"]["self"])

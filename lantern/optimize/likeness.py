@@ -1,0 +1,244 @@
+"""How like a style and a drawing pictures are, looked at whole or tile by tile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from lantern.optimize import tiles
+from lantern.optimize.objectives import content_loss
+from lantern.optimize.style import Grams, Moments, Style
+from lantern.optimize.tiles import Tile
+
+Activations = Mapping[str, Tensor]
+
+
+class Look(Protocol):
+    """What a network sees in pictures `[N,3,H,W]`: the layers of the style, and of the content."""
+
+    def __call__(self, pixels: Tensor) -> tuple[Activations, Activations]:
+        """Return the activations by layer."""
+        ...
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Losses, summed over pictures; the weighted `total` carries the gradient."""
+
+    total: Tensor
+    style: float
+    content: float
+
+
+@dataclass(frozen=True)
+class View:
+    """One way to look at pictures: rolled `by` some pixels (down, right), at a style that fits."""
+
+    style: Style
+    by: tuple[int, int] = (0, 0)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Pictures `[N,3,H,W]` whose content is wanted, and its weight against the style's."""
+
+    pixels: Tensor
+    weight: float
+
+
+class Likeness(Protocol):
+    """How far pictures are from a style and, where there is one, from a drawing."""
+
+    def __call__(self, pixels: Tensor, view: int = 0) -> Terms:
+        """Return the losses of pictures `[N,3,H,W]`, summed, in the view of that number."""
+        ...
+
+
+def likeness(
+    look: Look,
+    views: Sequence[View],
+    drawing: Drawing | None,
+    *,
+    size: tuple[int, int],
+    side: int,
+    strides: Mapping[str, int],
+) -> Likeness:
+    """Judge pictures of a `size` (height, width) by views, in tiles where it is over `side` px.
+
+    `strides` are the pixels that a position of each layer stands for.
+
+    Raises:
+        ValueError: a style that is not one of Gram matrices can't be judged in tiles.
+    """
+    if max(size) <= side:
+        return _Whole(look, views, drawing)
+    return _Tiled(look, views, drawing, size=size, side=side, strides=strides)
+
+
+class _Whole:
+    """Looks at all of a picture at once."""
+
+    def __init__(self, look: Look, views: Sequence[View], drawing: Drawing | None) -> None:
+        self._look, self._views = look, views
+        self._weight = drawing.weight if drawing else 0.0
+        self._wanted: list[Activations] = []
+        if drawing is not None:
+            with torch.no_grad():
+                self._wanted = [look(rolled(drawing.pixels, view.by))[1] for view in views]
+
+    def __call__(self, pixels: Tensor, view: int = 0) -> Terms:
+        """Return the losses of pictures."""
+        hand, drawn = self._look(rolled(pixels, self._views[view].by))
+        style = self._views[view].style.loss(hand).sum()
+        if not self._wanted:
+            return Terms(style, style.item(), 0.0)
+        content = content_loss(drawn, self._wanted[view]).sum()
+        return Terms(style + self._weight * content, style.item(), content.item())
+
+
+class _Tiled:
+    """Looks at one tile at a time, so that only its activations are in memory.
+
+    Value and gradient are those of the whole picture, but for what lies beyond a tile's halo: a
+    pass without gradient sums up the tiles' Gram matrices; then each tile descends the plane that
+    touches the style's loss there. Borders lie elsewhere in each view, so that none shows.
+    """
+
+    def __init__(
+        self,
+        look: Look,
+        views: Sequence[View],
+        drawing: Drawing | None,
+        *,
+        size: tuple[int, int],
+        side: int,
+        strides: Mapping[str, int],
+    ) -> None:
+        self._look, self._drawing, self._strides = look, drawing, strides
+        self._weight = drawing.weight if drawing else 0.0
+        self._views: list[tuple[Grams, tuple[int, int], list[Tile]]] = []
+        for number, view in enumerate(views):
+            if not isinstance(view.style, Grams):
+                raise ValueError(f"{type(view.style).__name__} can't be judged in tiles")
+            self._views.append((view.style, view.by, _cut(size, side, number / len(views))))
+        self._energies = [
+            self._summed_energies(rolled(drawing.pixels, by), parts) if drawing else {}
+            for _, by, parts in self._views
+        ]
+
+    def __call__(self, pixels: Tensor, view: int = 0) -> Terms:
+        """Return the losses of pictures."""
+        style, by, parts = self._views[view]
+        seen = rolled(pixels, by)
+        wanted = rolled(self._drawing.pixels, by) if self._drawing else None
+        with torch.no_grad():
+            moments = _summed_moments(self._hand, style, seen, parts)
+        value, slopes = _touched(style, moments)
+
+        def share(part: Tensor, tile: Tile) -> Tensor:
+            hand, drawn = self._counted(part, tile)
+            descent = _along(slopes, style.moments(hand, tile.core))
+            if wanted is None:
+                return descent
+            far = self._far(drawn, tile.seen.of(wanted), tile, self._energies[view])
+            return descent + self._weight * far
+
+        level = _along(slopes, moments)
+        total = tiles.summed(share, seen, parts) + (value - level)
+        content = (total.item() - value.item()) / self._weight if self._weight else 0.0
+        return Terms(total, value.item(), content)
+
+    def _hand(self, part: Tensor, tile: Tile) -> Activations:
+        return self._counted(part, tile)[0]
+
+    def _counted(self, part: Tensor, tile: Tile) -> tuple[Activations, Activations]:
+        """Return the activations of what a tile sees that belong to its core."""
+        hand, drawing = self._look(part)
+        return (
+            {name: tile.counted(act, self._strides[name]) for name, act in hand.items()},
+            {name: tile.counted(act, self._strides[name]) for name, act in drawing.items()},
+        )
+
+    @torch.no_grad()
+    def _summed_energies(self, pixels: Tensor, parts: Sequence[Tile]) -> dict[str, Tensor]:
+        """Return the squared size `[N]` of what is to be drawn, by layer."""
+        energies: dict[str, Tensor] = {}
+        for tile in parts:
+            for name, act in self._counted(tile.seen.of(pixels), tile)[1].items():
+                energies[name] = energies.get(name, 0) + act.flatten(1).square().sum(1)
+        return energies
+
+    def _far(
+        self, drawn: Activations, wanted: Tensor, tile: Tile, energies: Mapping[str, Tensor]
+    ) -> Tensor:
+        """Return a tile's share of the content's loss, as `content_loss` has it."""
+        with torch.no_grad():
+            targets = self._counted(wanted, tile)[1]
+        errors = [
+            (act - targets[name]).flatten(1).square().sum(1) / energies[name].clamp_min(1e-12)
+            for name, act in drawn.items()
+        ]
+        return torch.stack(errors).mean(0).sum()
+
+
+def rolled(pixels: Tensor, by: tuple[int, int]) -> Tensor:
+    """Roll pictures `[N,3,H,W]` down and right; what leaves on one side enters on the other."""
+    return pixels.roll(by, (2, 3))
+
+
+@torch.no_grad()
+def grams_of(
+    look: Callable[[Tensor], Activations],
+    pixels: Tensor,
+    *,
+    side: int,
+    strides: Mapping[str, int],
+) -> dict[str, Tensor]:
+    """Return the Gram matrices `[N,C,C]` of pictures `[N,3,H,W]` by layer, in tiles if large."""
+    sums: dict[str, Moments] = {}
+    for tile in _cut((pixels.shape[2], pixels.shape[3]), side, 0.0):
+        for name, act in look(tile.seen.of(pixels)).items():
+            one = Moments.of(tile.counted(act, strides[name]))
+            sums[name] = sums[name] + one if name in sums else one
+    return {name: moments.gram() for name, moments in sums.items()}
+
+
+def _summed_moments(
+    hand: Callable[[Tensor, Tile], Activations],
+    style: Grams,
+    pixels: Tensor,
+    parts: Sequence[Tile],
+) -> list[Moments]:
+    total: list[Moments] = []
+    for tile in parts:
+        found = style.moments(hand(tile.seen.of(pixels), tile), tile.core)
+        total = [a + b for a, b in zip(total, found, strict=True)] if total else found
+    return total
+
+
+def _touched(style: Grams, moments: Sequence[Moments]) -> tuple[Tensor, list[Tensor]]:
+    """Return the style's loss, summed over pictures, and its gradient by the products."""
+    leaves = [Moments(m.products.detach().requires_grad_(), m.weight) for m in moments]
+    with torch.enable_grad():
+        value = style.judged(leaves).sum()
+        slopes = torch.autograd.grad(value, [leaf.products for leaf in leaves])
+    return value.detach(), list(slopes)
+
+
+def _along(slopes: Sequence[Tensor], moments: Sequence[Moments]) -> Tensor:
+    terms = [(s * m.products).sum() for s, m in zip(slopes, moments, strict=True)]
+    return torch.stack(terms).sum()
+
+
+def _cut(size: tuple[int, int], side: int, share: float) -> list[Tile]:
+    """Cut a picture into tiles whose borders are moved by a share of the distance between them."""
+    height, width = size
+    if max(size) <= side:
+        return tiles.cut(height, width, side=side, halo=0)
+    step = side - 2 * tiles.HALO
+    down, right = (int(share * n * step) // tiles.GRID * tiles.GRID % step for n in (1, 3))
+    return tiles.cut(height, width, side=side, halo=tiles.HALO, offset=(down, right))
