@@ -15,6 +15,7 @@ from services.files import Files
 from services.jobs import Jobs, Limits
 from services.outbox import Outbox
 from services.settings import Settings, read
+from services.speeds import Speeds
 
 LONGEST_BLOCK_S = 35.0
 DELIVERY_LEASE_S = 60.0
@@ -30,6 +31,7 @@ class Stores:
     files: Files
     collections: CollectionStore
     outbox: Outbox
+    speeds: Speeds
     memory: Blobs
     """The blobs for what can be done without: a store that is away costs little time."""
 
@@ -76,6 +78,7 @@ def stores(settings: Settings) -> Stores:
         files=Files(blobs, ttl_s=settings.result_ttl_s),
         collections=CollectionStore(state, blobs, _collection_limits(settings)),
         outbox=Outbox(state, lease_s=DELIVERY_LEASE_S, ttl_s=settings.result_ttl_s),
+        speeds=Speeds(state),
         memory=memory,
     )
 

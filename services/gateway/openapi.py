@@ -315,7 +315,11 @@ _JOB_SCHEMA = {
         "expires_at": _MOMENT,
         "deadline_at": _MOMENT,
         "attempts": {"type": "integer"},
-        "estimate": {"type": ["object", "null"]},
+        "estimate": {
+            "type": ["object", "null"],
+            "description": "what the job takes at most; seconds where such a job was run before",
+            "properties": {name: {"type": "number"} for name in ("passes", "gigaflop", "seconds")},
+        },
         "progress": {"type": ["object", "null"]},
         "params": {"type": "object"},
         "preview": {"type": ["object", "null"]},

@@ -100,7 +100,10 @@ def _estimate(technique: Technique, call: Call) -> dict[str, Any]:
     params = validate(technique.params_type, call.params)
     expected = estimate(technique, params, sizes, sketch(call.model))
     check(expected["gigaflop"] * 1e9, current().settings.max_teraflop * 1e12)
-    return expected
+    seconds = current().stores.speeds.seconds(
+        technique.name, call.model, gigaflop=expected["gigaflop"]
+    )
+    return expected if seconds is None else {**expected, "seconds": seconds}
 
 
 def _cache_name(call: Call, collection: str = "") -> str:

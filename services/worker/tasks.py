@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import time
 from typing import TYPE_CHECKING, Any
 
 import redis
@@ -79,7 +81,9 @@ def work(at: Desk, claim: Claim, lane: Lane) -> None:
     with Pulse(at, claim, job.chosen) as pulse:
         ending = Ending(at, claim, job, pulse)
         try:
+            began = time.monotonic()
             result = _run(at, job, pulse)
+            took_s = time.monotonic() - began
             stored = patiently(lambda: ending.store(result))
         except Suspended:
             patiently(pulse.flush)
@@ -99,6 +103,19 @@ def work(at: Desk, claim: Claim, lane: Lane) -> None:
         else:
             patiently(pulse.flush)
             ending.succeeded(stored)
+            _note_speed(at, job, took_s)
+
+
+def _note_speed(at: Desk, job: Job, took_s: float) -> None:
+    """Learn from a run that was not broken off how long the next will take."""
+    if job.attempts == 1 and job.estimate:
+        with contextlib.suppress(redis.RedisError):  # it can be done without
+            at.stores.speeds.note(
+                job.call["technique"],
+                job.call["model"],
+                gigaflop=job.estimate["gigaflop"],
+                seconds=took_s,
+            )
 
 
 def _put_down(at: Desk, claim: Claim, lane: Lane) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
+from services.clients import Stores
 from tests.services.gateway import encode, multipart, problem
 
 EXCITE = "/v1/techniques/activation-maximization"
@@ -29,6 +31,22 @@ def test_a_job_without_pictures_says_what_it_will_take(http: FlaskClient) -> Non
     assert http.get(job["links"]["self"]).get_json()["estimate"] == job["estimate"]
 
 
+def test_where_such_jobs_were_run_it_is_told_how_long_they_take(
+    http: FlaskClient, stores: Stores
+) -> None:
+    first = excite(http, objectives=["_blocks.2:0"]).get_json()["estimate"]
+    assert "seconds" not in first
+    gigaflop = first["gigaflop"]
+    note = functools.partial(
+        stores.speeds.note, "activation-maximization", "efficientnet-lite0", gigaflop=gigaflop
+    )
+    note(seconds=20.0)
+    assert excite(http, objectives=["_blocks.2:1"]).get_json()["estimate"]["seconds"] == 20.0
+    note(seconds=10.0)  # the running mean of speeds follows
+    then = excite(http, objectives=["_blocks.2:2"]).get_json()["estimate"]
+    assert then["seconds"] == pytest.approx(20 / 1.3, abs=0.1)
+
+
 def test_the_estimate_grows_with_the_pictures(http: FlaskClient) -> None:
     def gigaflop(size: tuple[int, int]) -> float:
         form = multipart(
@@ -38,9 +56,9 @@ def test_the_estimate_grows_with_the_pictures(http: FlaskClient) -> None:
         assert response.status_code == 202, response.get_data(as_text=True)
         return float(response.get_json()["estimate"]["gigaflop"])
 
-    small, large, beyond = gigaflop((100, 100)), gigaflop((200, 200)), gigaflop((512, 512))
+    small, large, beyond = gigaflop((140, 140)), gigaflop((280, 280)), gigaflop((512, 512))
     assert large / small == pytest.approx(4, rel=0.1)
-    assert beyond / small == pytest.approx(3.84**2, rel=0.1), "larger pictures are shrunk to 384 px"
+    assert beyond / small == pytest.approx((384 / 140) ** 2, rel=0.1), "larger pictures are shrunk to 384 px"
 
 
 def test_more_than_one_job_may_take_is_refused(make_http: Callable[..., FlaskClient]) -> None:

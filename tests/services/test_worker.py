@@ -180,6 +180,21 @@ class TestSuccess:
         assert set(told[2:-1]) == {"progress", "preview"}
         assert told[-1] == "done"
 
+    def test_it_is_learnt_how_long_such_jobs_take(self, desk: Desk, submit: Submit) -> None:
+        claim = submit("deep-dream", SHORT)
+        desk.stores.state.hset(JOB + claim.job_id, "estimate", '{"gigaflop": 50.0}')
+        speeds = desk.stores.speeds
+        assert speeds.seconds("deep-dream", "efficientnet-lite0", gigaflop=50.0) is None
+        began = time.monotonic()
+        work(desk, claim, "jobs")
+        took_s = time.monotonic() - began
+        learnt = speeds.seconds("deep-dream", "efficientnet-lite0", gigaflop=50.0)
+        assert learnt is not None
+        assert 0.3 * took_s < learnt <= took_s + 0.1
+        assert speeds.seconds("deep-dream", "efficientnet-lite0", gigaflop=100.0) == pytest.approx(
+            2 * learnt, abs=0.3
+        )
+
     def test_a_preview_is_stored(self, desk: Desk, submit: Submit) -> None:
         claim = submit("deep-dream", SHORT)
         work(desk, claim, "jobs")
