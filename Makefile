@@ -28,7 +28,8 @@ up: $(READY)     ## run the service on http://127.0.0.1:8000 until Ctrl-C
 	@exec $(BIN)/lantern up
 
 test: lint       ## lint, unit tests, end-to-end tests on the real stack
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -m "not e2e" -n logical --maxprocesses 4 --dist worksteal
+	@$(BIN)/python -m pytest -m e2e
 
 lint: $(READY)   ## ruff and mypy --strict
 	@$(BIN)/ruff check .

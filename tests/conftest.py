@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
 from pathlib import Path
 
@@ -18,7 +19,9 @@ from tests import invented as inventions
 
 STYLES = Path(__file__).resolve().parent.parent / "model_store" / "styles"
 
-torch.set_num_threads(2)
+# beside other processes of tests each has its share of the cores
+BESIDE = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+torch.set_num_threads(max(1, (os.cpu_count() or 2) // BESIDE))
 
 
 @pytest.fixture

@@ -17,20 +17,11 @@ import pytest
 from standardwebhooks import Webhook
 
 from tests.e2e.conftest import LEASE_S
+from tests.e2e.dreams import MINUTES, QUICK, SEVERAL_SECONDS, result_of
 from tests.e2e.pictures import decode
 from tests.e2e.running import Running, until
 
 pytestmark = pytest.mark.e2e
-
-QUICK = {"steps": 2, "octaves": 2, "size": 96}
-SEVERAL_SECONDS = {"steps": 25, "octaves": 4, "size": 160}
-MINUTES = {"steps": 200, "octaves": 10, "size": 512}
-
-
-def result_of(stack: Running, job: Any) -> bytes:
-    response = stack.get(job["links"]["result"], accept="image/png")
-    assert response.status == 200, response.data
-    return response.data
 
 
 def status_of(stack: Running, job: Any) -> str:

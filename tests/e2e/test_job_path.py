@@ -13,20 +13,11 @@ import psutil
 import pytest
 
 from tests.e2e.conftest import LEASE_S
+from tests.e2e.dreams import MINUTES, QUICK, SEVERAL_SECONDS, result_of
 from tests.e2e.pictures import decode, encode, kind_of, noise
 from tests.e2e.running import Running, problem, until
 
 pytestmark = pytest.mark.e2e
-
-QUICK = {"steps": 2, "octaves": 2, "size": 96}
-SEVERAL_SECONDS = {"steps": 25, "octaves": 4, "size": 160}
-MINUTES = {"steps": 200, "octaves": 10, "size": 512}
-
-
-def result_of(stack: Running, job: Any) -> bytes:
-    response = stack.get(job["links"]["result"], accept="image/png, application/json;q=0.5")
-    assert response.status == 200, response.data
-    return response.data
 
 
 def await_first_step(stack: Running, job: Any) -> None:

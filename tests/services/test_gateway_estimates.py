@@ -58,7 +58,9 @@ def test_the_estimate_grows_with_the_pictures(http: FlaskClient) -> None:
 
     small, large, beyond = gigaflop((140, 140)), gigaflop((280, 280)), gigaflop((512, 512))
     assert large / small == pytest.approx(4, rel=0.1)
-    assert beyond / small == pytest.approx((384 / 140) ** 2, rel=0.1), "larger pictures are shrunk to 384 px"
+    assert beyond / small == pytest.approx((384 / 140) ** 2, rel=0.1), (
+        "larger pictures are shrunk to 384 px"
+    )
 
 
 def test_more_than_one_job_may_take_is_refused(make_http: Callable[..., FlaskClient]) -> None:
