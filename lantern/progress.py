@@ -36,5 +36,25 @@ class Step:
 Progress = Callable[[Step], None]
 
 
+@dataclass(frozen=True)
+class Looks:
+    """Tells of the pictures that are looked at before a run's own `steps`, `batch` by batch."""
+
+    progress: Progress
+    count: int
+    batch: int
+    steps: int
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """How many steps of progress the looks take, and all there are with the run's own."""
+        batches = -(-self.count // self.batch)
+        return batches, batches + self.steps
+
+    def looked(self, at: int, preview: Callable[[], Image]) -> None:
+        """Tell that the batch that begins at a picture has been looked at."""
+        self.progress(Step(at // self.batch + 1, self.span[1], 0.0, preview))
+
+
 def silent(step: Step) -> None:
     """Ignore progress: the callback for callers that do not watch."""

@@ -26,7 +26,7 @@ from lantern.optimize.parametrize import Canvas, Fourier
 from lantern.optimize.regularize import total_variation
 from lantern.optimize.transforms import Movement, moved
 from lantern.params import Params
-from lantern.progress import Progress
+from lantern.progress import Looks, Progress
 from lantern.registry import Count, technique
 from lantern.techniques.evidence import evidence
 from lantern.vision_model import LOGITS, VisionModel
@@ -156,12 +156,14 @@ def multifaceted(
     an ascent of the class score begins, which works on the centre first and ever further out.
     """
     layer = params.layer or model.cam_layer
-    target, seen = _of_class(model, params, layer, image, collections)
+    named = _named(model, params, image, collections)
+    looks = Looks(progress, len(named), BATCH, params.steps)
+    target, seen = _of_class(model, params, layer, named, looks, is_given=bool(image))
     goal = read_one(params.objective or f"class:{target}", model, pointer="/params/objective")
     facets = _facets(seen, model, params, generator)
     means = torch.stack([facet.mean for facet in facets])
     canvas = Fourier(means.to(model.device))
-    _ascend(model, goal, canvas, params, progress, generator, checkpoints)
+    _ascend(model, goal, canvas, params, looks, generator, checkpoints)
     sheet = _sheet(means, canvas, facets, goal)
     made = sheet.images[len(means) :]
     rows, likeness = _judged(model, target, goal, facets, made, layer)
@@ -177,26 +179,36 @@ def multifaceted(
 # --- Facets ------------------------------------------------------------------------------------
 
 
+def _named(
+    model: VisionModel,
+    params: MultifacetedParams,
+    image: Sequence[Image],
+    collections: Collections,
+) -> list[tuple[str, Callable[[], Image]]]:
+    """Return the pictures to look at, by name."""
+    if params.target is not None:
+        model.check_class(params.target, model.class_count)
+    for picture in image:
+        model.fit(picture, LARGEST)
+    if image:
+        return [(f"image-{n}", _given(picture)) for n, picture in enumerate(image, start=1)]
+    return _listed(params, collections)
+
+
 def _of_class(
     model: VisionModel,
     params: MultifacetedParams,
     layer: str,
-    image: Sequence[Image],
-    collections: Collections,
+    named: Sequence[tuple[str, Callable[[], Image]]],
+    looks: Looks,
+    *,
+    is_given: bool,
 ) -> tuple[int, list[_Seen]]:
     """Choose the class and return the pictures that stand for it."""
-    if params.target is not None:
-        model.check_class(params.target, model.class_count)
-    if image:
-        for picture in image:
-            model.fit(picture, LARGEST)
-        named = [(f"image-{n}", _given(picture)) for n, picture in enumerate(image, start=1)]
-    else:
-        named = _listed(params, collections)
-    seen = _look(model, layer, named)
+    seen = _look(model, layer, named, looks)
     counts = Counter(picture.choice for picture in seen)
     target = params.target if params.target is not None else counts.most_common(1)[0][0]
-    if not image and not params.folder:
+    if not is_given and not params.folder:
         seen = [picture for picture in seen if picture.choice == target]
     if not seen:
         raise _not_found(model, target, counts)
@@ -234,7 +246,10 @@ def _kept(entry: Entry) -> Callable[[], Image]:
 
 @torch.inference_mode()
 def _look(
-    model: VisionModel, layer: str, named: Sequence[tuple[str, Callable[[], Image]]]
+    model: VisionModel,
+    layer: str,
+    named: Sequence[tuple[str, Callable[[], Image]]],
+    looks: Looks,
 ) -> list[_Seen]:
     """Look at every picture; features are the layer's means over all positions."""
     seen: list[_Seen] = []
@@ -245,6 +260,7 @@ def _look(
             pooled, choices = _pooled(found[layer]).cpu(), found[LOGITS].argmax(1).tolist()
             for (name, read), vector, choice in zip(batch, pooled, choices, strict=True):
                 seen.append(_Seen(name, read, vector.clone(), choice))
+            looks.looked(at, named[at][1])
     return seen
 
 
@@ -295,7 +311,7 @@ def _ascend(
     goal: Goal,
     canvas: Canvas,
     params: MultifacetedParams,
-    progress: Progress,
+    looks: Looks,
     generator: torch.Generator,
     checkpoints: Checkpoints,
 ) -> None:
@@ -318,7 +334,8 @@ def _ascend(
             loss,
             NormalisedAscent(canvas.parameters, params.learning_rate, by="length"),
             steps=params.steps,
-            progress=progress,
+            progress=looks.progress,
+            span=looks.span,
             preview=lambda: Image(_pictures(canvas)[0]),
             after=lambda step: canvas.project(),
             checkpoints=checkpoints,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -27,7 +28,7 @@ from lantern.metrics import psnr
 from lantern.optimize.ascend import Settled, ascend
 from lantern.optimize.objectives import content_loss
 from lantern.params import Params
-from lantern.progress import Progress
+from lantern.progress import Looks, Progress
 from lantern.registry import technique
 from lantern.vision_model import VisionModel
 from lantern.work import WHOLE, Sizes, Work
@@ -141,7 +142,8 @@ def train_decoder(
     layer = params.layer or model.cam_layer
     collection = collections.find(params.collection)
     architecture = Architecture(_code_shape(model, layer, params), params.size, params.width)
-    examples = _examples(model, collection, layer, params)
+    looks = Looks(progress, min(len(collection), params.looked_at), BATCH, params.steps)
+    examples = _examples(model, collection, layer, params, looks)
     order = torch.randperm(len(examples.pixels), generator=generator)
     count = max(1, min(params.held_out, len(order) // 4))
     held, training = examples.chosen(order[:count]), examples.chosen(order[count:])
@@ -151,6 +153,7 @@ def train_decoder(
         torch.optim.Adam(decoder.network.parameters()),
         steps=params.steps,
         progress=progress,
+        span=looks.span,
         preview=lambda: _sheet(decoder, held).sheet(),
         rate=lambda step: params.learning_rate * _schedule(step / params.steps),
         clip_norm=1.0,
@@ -195,10 +198,14 @@ def _code_shape(model: VisionModel, layer: str, params: TrainDecoderParams) -> t
 
 @torch.inference_mode()
 def _examples(
-    model: VisionModel, collection: Collection, layer: str, params: TrainDecoderParams
+    model: VisionModel,
+    collection: Collection,
+    layer: str,
+    params: TrainDecoderParams,
+    looks: Looks,
 ) -> _Examples:
     """Look at every picture once; codes come from the network's own size, as it was trained."""
-    count = min(len(collection), params.looked_at)
+    count = looks.count
     if count < 2:
         raise InvalidParameter(
             "the collection has one picture; a decoder needs at least 2", pointer=POINTER
@@ -213,6 +220,7 @@ def _examples(
             pixels += [_small(picture, params.size) for picture in seen.cpu()]
             for kept, looked in zip(codes, (seen, seen.flip(3)), strict=True):
                 kept.append(_code(features(looked)[layer], pooled=params.pooled))
+            looks.looked(at, functools.partial(Image, seen[0].cpu()))
     # cloned, because what inference mode made may take no part in training
     return _Examples(torch.stack(pixels).clone(), *(torch.cat(kept) for kept in codes))
 
