@@ -239,7 +239,7 @@ def _check_finite(artifacts: tuple[Artifact, ...]) -> None:
 def estimate(
     technique: Technique, params: Params, sizes: Sizes, model: VisionModel | None
 ) -> dict[str, Any]:
-    """Say what a run will take: passes of pictures through the network, and operations.
+    """Say what a run will take: passes of pictures through the network, operations, and memory.
 
     `sizes` are the heights and widths of the pictures of each slot; the network may be a sketch.
     Nothing is said of techniques that take a moment.
@@ -251,7 +251,12 @@ def estimate(
         return {}
     work = technique.work(params, sizes, model)
     operations = work.operations(model.costs(), model.input_size)
-    return {"passes": round(work.passes), "gigaflop": round(operations / 1e9, 3)}
+    memory = work.memory(model.tapes(), model.input_size)
+    return {
+        "passes": round(work.passes),
+        "gigaflop": round(operations / 1e9, 3),
+        "megabytes": round(memory / 1e6, 1),
+    }
 
 
 def _provenance(technique: Technique, model: VisionModel | None) -> dict[str, Any]:

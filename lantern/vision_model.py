@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lantern.errors import InvalidParameter, one_of
 from lantern.image import Image
-from lantern.work import WHOLE, costs
+from lantern.work import WHOLE, LayerFacts, survey
 
 # Of a shorter side (px) some networks' convolutions and pools leave nothing.
 SHORTEST = 32
@@ -86,8 +86,7 @@ class VisionModel:
         self._mean = torch.tensor(mean).view(1, -1, 1, 1)
         self._std = torch.tensor(std).view(1, -1, 1, 1)
         self._modules: dict[str, nn.Module] = {n: m for n, m in network.named_modules() if n}
-        self._shapes: dict[str, tuple[int, ...]] = {}
-        self._costs: dict[str, float] = {}
+        self._surveyed: dict[str, LayerFacts] = {}
 
     @property
     def device(self) -> torch.device:
@@ -163,18 +162,30 @@ class VisionModel:
             UnknownName: the network has no such layer.
             InvalidParameter: the layer only holds others and never runs itself.
         """
-        if name not in self._shapes:
-            if name != LOGITS:
-                self.layer(name, pointer=pointer)
-            pixels = torch.zeros(1, self._mean.shape[1], self.input_size, self.input_size)
-            with torch.no_grad(), self.capture([name], pointer=pointer) as features:
-                seen = features(pixels.to(self.device))
-            self._shapes[name] = tuple(seen[name].shape[1:])
-        return self._shapes[name]
+        if name != LOGITS:
+            self.layer(name, pointer=pointer)
+        found = self._survey().get(name)
+        if found is None:
+            raise _never_runs(name, pointer)
+        return found.shape
 
     def channel_count(self, name: str, *, pointer: str = "/params/layer") -> int:
         """Return how many channels a layer has; of `LOGITS`, how many classes there are."""
         return self.shape(name, pointer=pointer)[0]
+
+    def check_positions(self, name: str, *, pointer: str = "/params/layer") -> None:
+        """Make sure that a layer has maps, not one vector for a whole picture.
+
+        Raises:
+            UnknownName: the network has no such layer.
+            InvalidParameter: the layer has none, or only holds others and never runs itself.
+        """
+        if len(self.shape(name, pointer=pointer)) != 3:
+            raise InvalidParameter(
+                f"layer {name} has no positions, but one vector for the whole picture; choose one "
+                "before it",
+                pointer=pointer,
+            )
 
     def stride(self, name: str, *, pointer: str = "/params/layer") -> int:
         """Return how many pixels a position of a layer stands for, a power of two.
@@ -185,10 +196,17 @@ class VisionModel:
         return int(2 ** max(0, round(math.log2(self.input_size / positions))))
 
     def costs(self) -> dict[str, float]:
-        """Return the operations of a forward pass, by the layer it ends at; see `work.costs`."""
-        if not self._costs:
-            self._costs = costs(self.network, self._mean.shape[1], self.input_size)
-        return self._costs
+        """Return the operations of a forward pass, by the layer it ends at."""
+        return {name: facts.operations for name, facts in self._survey().items()}
+
+    def tapes(self) -> dict[str, float]:
+        """Return about how many bytes a gradient needs, by the layer a forward pass ends at."""
+        return {name: facts.tape for name, facts in self._survey().items()}
+
+    def _survey(self) -> dict[str, LayerFacts]:
+        if not self._surveyed:
+            self._surveyed = survey(self.network, self._mean.shape[1], self.input_size)
+        return self._surveyed
 
     @property
     def class_count(self) -> int:
@@ -214,13 +232,16 @@ class VisionModel:
     ) -> Iterator[Callable[[Tensor], dict[str, Tensor]]]:
         """Yield a function: pixels `[N,3,H,W]` -> the first output of each named layer.
 
-        The forward pass ends at the deepest layer asked for; `LOGITS` names the class scores.
+        The forward pass ends at the deepest layer asked for; `LOGITS` names the class scores. An
+        output that a later layer writes over in place is given as it was.
 
         Raises:
             UnknownName: the network has no such layer.
             InvalidParameter: (the function) a layer only holds others and never runs itself.
         """
         seen: dict[str, Tensor] = {}
+        versions: dict[str, int] = {}
+        overwritten: set[str] = set()
         wanted = set(names) - {LOGITS}
         stops = len(wanted) == len(set(names))
         is_running = False
@@ -229,7 +250,10 @@ class VisionModel:
             def hook(module: nn.Module, inputs: object, output: Tensor) -> None:
                 if not is_running:
                     return  # a pass of another capture
-                seen.setdefault(name, output)
+                if name not in seen:
+                    is_inference = output.is_inference()  # such tensors tell of no writing
+                    seen[name] = output.clone() if is_inference or name in overwritten else output
+                    versions[name] = 0 if is_inference else seen[name]._version
                 if stops and len(seen) == len(wanted):
                     raise _Deepest
 
@@ -238,6 +262,7 @@ class VisionModel:
         def run(pixels: Tensor) -> dict[str, Tensor]:
             nonlocal is_running
             seen.clear()
+            versions.clear()
             is_running = True
             try:
                 with suppress(_Deepest):
@@ -248,6 +273,14 @@ class VisionModel:
                 is_running = False
             if missing := wanted - seen.keys():
                 raise _never_runs(min(missing), pointer)
+            changed = {
+                name
+                for name, version in versions.items()
+                if not seen[name].is_inference() and seen[name]._version != version
+            }
+            if changed:  # known from then on
+                overwritten.update(changed)
+                return run(pixels)
             return dict(seen)
 
         with ExitStack() as hooks:

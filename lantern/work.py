@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from lantern.errors import InvalidParameter
 
@@ -23,53 +23,99 @@ WHOLE = "logits"
 class Work:
     """Passes through a network: how many pictures, of how many pixels each, up to which layers.
 
-    A pass is one forward and, where there is a gradient, one backward; each counts.
+    A pass is one forward and, where there is a gradient, one backward; each counts. `at_once` are
+    the pixels of all pictures that pass together and keep what their gradient needs; `more` are
+    operations beside the network's.
     """
 
     passes: float
     pixels: float
     layers: tuple[str, ...] = (WHOLE,)
+    at_once: float = 0.0
+    more: float = 0.0
 
     def operations(self, costs: Mapping[str, float], input_size: int) -> float:
         """Return the floating-point operations of it all.
 
         `costs` are those of one forward pass at `input_size` squared, by the layer it ends at.
         """
-        deepest = max(costs.get(layer, costs[WHOLE]) for layer in self.layers)
-        return self.passes * self.pixels / input_size**2 * deepest
+        return self.passes * self.pixels / input_size**2 * self._deepest(costs) + self.more
+
+    def memory(self, tapes: Mapping[str, float], input_size: int) -> float:
+        """Return the bytes that are kept for a gradient at a time; `tapes` as `costs`."""
+        return self.at_once / input_size**2 * self._deepest(tapes)
+
+    def _deepest(self, costs: Mapping[str, float]) -> float:
+        return max(costs.get(layer, costs[WHOLE]) for layer in self.layers)
 
 
 Sizes = Mapping[str, Sequence[tuple[int, int]]]
 Estimator = Callable[[Any, Sizes, "VisionModel"], Work]
 
 
-def costs(network: nn.Module, channels: int, input_size: int) -> dict[str, float]:
-    """Count the operations of a forward pass up to each layer's end, without running it.
+@dataclass(frozen=True)
+class LayerFacts:
+    """What is known of a layer's output for one picture of the network's own size.
 
-    A multiplication with an addition is two operations. `WHOLE` names all of the pass.
+    `operations` and `tape` are of the forward pass up to its end: floating-point operations of
+    convolutions and linear layers, which are nearly all, a multiplication with an addition being
+    two; and bytes of all layers' outputs, which is about what a gradient needs.
     """
-    counter = FlopCounterMode(display=False)
-    found: dict[str, float] = {}
+
+    shape: tuple[int, ...]
+    operations: float
+    tape: float
+
+
+def survey(network: nn.Module, channels: int, input_size: int) -> dict[str, LayerFacts]:
+    """Pass a grey picture through a network; return what is found at each layer that runs.
+
+    `WHOLE` names the network's own output. A network without values is given zeros.
+    """
+    # on the meta device, as by torch's own counter, the compiler would be imported: two seconds
+    found: dict[str, LayerFacts] = {}
+    operations = tape = 0.0
 
     def watch(name: str) -> Callable[[nn.Module, object, object], None]:
         def hook(module: nn.Module, inputs: object, output: object) -> None:
-            found.setdefault(name, float(counter.get_total_flops()))
+            nonlocal operations, tape
+            if not isinstance(output, Tensor):
+                return
+            operations += 2.0 * output.numel() * _products(module)
+            if next(module.children(), None) is None:
+                tape += output.nbytes
+            found.setdefault(name, LayerFacts(tuple(output.shape[1:]), operations, tape))
 
         return hook
 
-    hooks = [m.register_forward_hook(watch(n)) for n, m in network.named_modules() if n]
+    hooks = [
+        module.register_forward_hook(watch(name or WHOLE))
+        for name, module in network.named_modules()
+    ]
+    tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    zeros = {name: torch.zeros(t.shape, dtype=t.dtype) for name, t in tensors.items() if t.is_meta}
+    device = next((t.device for t in tensors.values() if not t.is_meta), torch.device("cpu"))
     try:
-        pixels = torch.empty(1, channels, input_size, input_size, device="meta")
-        with torch.no_grad(), counter:
-            torch.func.functional_call(network, _shapes(network), (pixels,))
+        pixels = torch.zeros(1, channels, input_size, input_size, device=device)
+        with torch.inference_mode():
+            torch.func.functional_call(network, zeros, (pixels,))
     finally:
-        for hook in hooks:
-            hook.remove()
-    return found | {WHOLE: float(counter.get_total_flops())}
+        for handle in hooks:
+            handle.remove()
+    return found
 
 
-def check(operations: float, most: float) -> None:
-    """Refuse more work than a caller may ask for.
+def _products(module: nn.Module) -> int:
+    """Return how many products each value of a layer's output sums up."""
+    if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        return module.in_channels // module.groups * math.prod(module.kernel_size)
+    if isinstance(module, nn.Linear):
+        return module.in_features
+    return 0
+
+
+def check(operations: float, memory: float, *, most: float, most_memory: float) -> None:
+    """Refuse more work, or more memory (bytes) for a gradient, than a caller may ask for.
 
     Raises:
         InvalidParameter: it is more.
@@ -81,8 +127,11 @@ def check(operations: float, most: float) -> None:
             pointer="/params",
             code="too-much-work",
         )
-
-
-def _shapes(network: nn.Module) -> dict[str, Tensor]:
-    tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
-    return {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
+    if memory > most_memory:
+        raise InvalidParameter(
+            f"this would keep {memory / 1e6:.0f} MB at a time; at most {most_memory / 1e6:.0f} are "
+            "kept in one run: lower the size, or of the tiles where there are, or the number of "
+            "pictures",
+            pointer="/params",
+            code="too-much-work",
+        )

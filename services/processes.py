@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -23,6 +24,7 @@ LONGEST_BACK_OFF_S = 10.0
 STEADY_AFTER_S = 30.0
 GONE_WITHIN_S = 5.0
 PR_SET_PDEATHSIG = 1
+LASTING_PORTS = range(15_000, 32_000)
 
 
 class StackError(Exception):
@@ -38,6 +40,7 @@ class Child:
     environment: dict[str, str]
     log: Path
     cwd: Path = ROOT
+    niceness: int = 0
     process: subprocess.Popen[bytes] | None = None
     started_at: float = 0.0
     not_before: float = 0.0
@@ -46,10 +49,12 @@ class Child:
 
     def start(self) -> None:
         """Start it, with its output appended to its log."""
+        niceness = self.niceness
 
         def prepare() -> None:
             # a supervisor that is killed takes its children along
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+            os.nice(niceness)
 
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(
@@ -133,11 +138,21 @@ def check_port(host: str, port: int) -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports of the loopback address that nothing listens on."""
-    probes = [socket.socket() for _ in range(count)]
+    """Return ports of the loopback address that nothing listens on.
+
+    None is among those that Linux gives to outgoing connections: such a connection would hold the
+    port of a part that is being started again.
+    """
+    probes: list[socket.socket] = []
     try:
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
+        while len(probes) < count:
+            probe = socket.socket()
+            probes.append(probe)
+            try:
+                probe.bind(("127.0.0.1", secrets.choice(LASTING_PORTS)))
+            except OSError:
+                probes.remove(probe)
+                probe.close()
         return [probe.getsockname()[1] for probe in probes]
     finally:
         for probe in probes:

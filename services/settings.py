@@ -57,7 +57,7 @@ class Settings:
     fast_workers: int = 1
     """Celery workers for interactive calls that became jobs; long jobs never hold these up."""
     niceness: int = 0
-    """How far a worker gives way to other processes once it is ready; `lantern up` chooses."""
+    """What is added to a worker's niceness once it is ready; `lantern up` chooses."""
     torch_threads: int = 0
     """torch threads of a process; all cores, shared among the workers, where this is 0."""
     drain_s: int = 2
@@ -66,6 +66,8 @@ class Settings:
     """Largest request body."""
     max_teraflop: float = 5000.0
     """Tera-operations that one job may take; an hour of two cores is about 200."""
+    max_megabytes: float = 4000.0
+    """Megabytes that one job may keep for a gradient at a time."""
     interactive_timeout_s: float = 20.0
     """How long the gateway waits for TorchServe."""
     lease_s: float = 6.0

@@ -36,6 +36,9 @@ from services.settings import ROOT, Settings
 
 READY_WITHIN_S = 120.0
 COURIER = "courier"
+# Niceness of what answers quick calls. Workers for long jobs start before it, as a job that was cut
+# off waits for them, and fall behind it once they are ready.
+CALLS, JOBS_AT_FIRST, JOBS_THEN, FAST_THEN = 8, 0, 19, 5
 
 
 TELL = functools.partial(print, flush=True)
@@ -79,15 +82,14 @@ class Stack:
             run_dir=str(run),
         )
         environment = exported(settings)
-        # jobs that were cut off run again first; what else there is takes longer to be of use
-        for name, queue, niceness in _workers(settings):
-            nice = environment | {"LANTERN_NICENESS": str(niceness)}
-            self._add(name, worker_command(name, queue), nice)
+        for name, queue, first, then in _workers(settings):
+            own = environment | {"LANTERN_NICENESS": str(then)}
+            self._add(name, worker_command(name, queue), own, niceness=first)
         command = serving.prepare()
-        self._add("torchserve", command, serving.environment(), cwd=serving.run_dir)
+        self._add("torchserve", command, serving.environment(), serving.run_dir, niceness=CALLS)
         # its few tensor operations must not start a team of threads in each of its threads
         own = environment | {"OMP_NUM_THREADS": "1"}
-        self._add("gateway", gateway_command(self.application), own)
+        self._add("gateway", gateway_command(self.application), own, niceness=CALLS)
         self._remember()
         self._await_ready()
         self.say(f"Lantern is ready on {self.url} after {time.monotonic() - started:.1f} s")
@@ -153,11 +155,12 @@ class Stack:
         name: str,
         command: Sequence[str],
         environment: dict[str, str],
-        *,
         cwd: Path = ROOT,
+        *,
+        niceness: int = 0,
     ) -> None:
         log = self.settings.run_path / "logs" / f"{name}.log"
-        child = Child(name, command, environment, log, cwd=cwd)
+        child = Child(name, command, environment, log, cwd=cwd, niceness=niceness)
         child.start()
         self.children.append(child)
 
@@ -274,13 +277,13 @@ def worker_command(name: str, queue: str) -> list[str]:
     ]  # fmt: skip
 
 
-def _workers(settings: Settings) -> Iterator[tuple[str, str, int]]:
-    """Name every worker, its queue and its niceness: long jobs give way to quick calls."""
+def _workers(settings: Settings) -> Iterator[tuple[str, str, int, int]]:
+    """Name every worker, its queue, its niceness at first and what is added once it is ready."""
     for number in range(1, settings.workers + 1):
-        yield f"worker-{number}", queue_of("jobs"), 10
+        yield f"worker-{number}", queue_of("jobs"), JOBS_AT_FIRST, JOBS_THEN
     for number in range(1, settings.fast_workers + 1):
-        yield f"fast-{number}", queue_of("fast"), 5
-    yield COURIER, HOOKS, 0
+        yield f"fast-{number}", queue_of("fast"), CALLS, FAST_THEN
+    yield COURIER, HOOKS, CALLS, 0
 
 
 def exported(settings: Settings) -> dict[str, str]:

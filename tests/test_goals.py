@@ -98,7 +98,12 @@ def test_several_channels_are_several_objectives(
         ("class", InvalidParameter, "class:207"),
         ("class:*", InvalidParameter, "class:207"),
         ("conv1:8", InvalidParameter, "channels 0 to 7, not 8"),
-        ("conv1:6..9", InvalidParameter, "not 8"),
+        ("conv1:6..9", InvalidParameter, "not from 6 to 9"),
+        ("conv1:5..2", InvalidParameter, "not from 5 to 2"),
+        ("conv1:0..999999", InvalidParameter, "not from 0"),
+        ("+".join(["conv2:*"] * 40), InvalidParameter, "at most 5"),
+        ("conv1@3x4", InvalidParameter, "no channel is named"),
+        ("fc:3@0x0", InvalidParameter, "has none"),
         ("conv2:3=1;12=1", InvalidParameter, "not 12"),
         ("nowhere:1", UnknownName, "did you mean|the layers are"),
         ("conv1:1 conv1:2", InvalidParameter, "joined by"),
@@ -132,6 +137,11 @@ def test_reading_is_fast_on_hostile_text(small_model: VisionModel) -> None:
             read([text], small_model, most=5)
         except (InvalidParameter, UnknownName):
             continue
+
+
+def test_scores_of_all_classes_speak_for_none(small_model: VisionModel) -> None:
+    (goal,) = read(["logits"], small_model, most=1)
+    assert goal.classes == ()
 
 
 def test_the_classes_an_objective_speaks_for(small_model: VisionModel) -> None:

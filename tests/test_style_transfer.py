@@ -270,6 +270,13 @@ def test_the_estimate_follows_size_steps_and_scales(
         ({"mask": 2}, {}, "/inputs/mask"),
         ({"mask": 1}, {"statistic": "sliced-wasserstein"}, "/params/statistic"),
         ({}, {"style_layers": ["nowhere"]}, "/params/style_layers"),
+        ({}, {"style_layers": ["_fc"]}, "/params/style_layers"),
+        ({}, {"content_layers": ["nowhere"]}, "/params/content_layers"),
+        (
+            {},
+            {"size": 300, "statistic": "sliced-wasserstein", "tile_size": 256, "style_scale": 4.0},
+            "/params/statistic",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(

@@ -148,3 +148,27 @@ def test_progress_and_preview_of_copied_textures(model: VisionModel, gravel: Ima
     result = make(model, gravel, seen.append, method="quilting", block=16)
     assert [step.done for step in seen] == list(range(1, seen[-1].total + 1))
     assert torch.equal(seen[-1].preview().pixels, pictures(result)[0])
+
+
+@pytest.mark.parametrize("method", ["gram", "sliced-wasserstein"])
+def test_a_long_exemplar_is_looked_at_as_large_as_the_network_needs(
+    method: str, model: VisionModel
+) -> None:
+    long = Image(torch.rand(3, 50, 200, generator=torch.Generator().manual_seed(0)))
+    result = make(model, long, method=method, exemplar_size=192, height=200, width=200, steps=1)
+    assert pictures(result)[0].shape == (3, 200, 200)
+
+
+def test_a_texture_in_tiles_is_that_of_the_whole(model: VisionModel, gravel: Image) -> None:
+    params: dict[str, Any] = {
+        "height": 320,
+        "width": 288,
+        "steps": 3,
+        "scales": 1,
+        "tv_weight": 0.0,
+    }
+    whole, tiled = (
+        pictures(make(model, gravel, tile_size=side, **params))[0] for side in (512, 256)
+    )
+    assert not torch.equal(whole, tiled)
+    assert (whole - tiled).abs().mean() < 0.02

@@ -302,3 +302,27 @@ def test_the_stride_of_a_layer_is_what_a_position_stands_for(
     strides = {name: small_model.stride(name) for name in ("relu1", "pool", "gap", "fc")}
     assert strides == {"relu1": 1, "pool": 2, "gap": 32, "fc": 32}
     assert [model.stride(f"_blocks.{n}") for n in (0, 4, 15)] == [2, 8, 32]
+
+
+def test_what_is_written_over_in_place_is_given_as_it_was(small_model: VisionModel) -> None:
+    """`relu1` works in place: beside a deeper layer `conv1` must be what it is alone."""
+    pixels = torch.rand(2, 3, 32, 32)
+    with small_model.capture(["conv1"]) as alone, small_model.capture(["conv1", "fc"]) as both:
+        for mode in (torch.no_grad, torch.inference_mode, torch.enable_grad):
+            with mode():
+                assert torch.equal(alone(pixels)["conv1"], both(pixels)["conv1"])
+    with small_model.capture(["conv1", "relu1", "conv2"]) as look:
+        leaf = pixels.clone().requires_grad_()
+        seen = look(leaf)
+        assert (seen["conv1"] < 0).any()
+        assert torch.equal(seen["conv1"].relu(), seen["relu1"])
+        seen["conv1"].sum().backward()  # type: ignore[no-untyped-call]
+        assert leaf.grad is not None
+
+
+def test_a_layer_without_positions_is_told_from_one_with(small_model: VisionModel) -> None:
+    small_model.check_positions("conv2")
+    for name in ("fc", "logits"):
+        with pytest.raises(InvalidParameter, match="no positions") as caught:
+            small_model.check_positions(name, pointer="/params/style_layers")
+        assert caught.value.pointer == "/params/style_layers"

@@ -8,6 +8,8 @@ import hashlib
 import os
 import pickle
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from lantern import zoo
 from lantern.errors import UnknownName, WeightsMissing
 from lantern.torchvision_import import models
 from lantern.vision_model import VisionModel
-from lantern.zoo import RECORDS, Record, Zoo, fetch, load, record, sketch
+from lantern.zoo import RECORDS, Record, Zoo, fetch, imagenet_labels, load, record, sketch
 
 # As torchvision names them, and as people have them on their disks
 FILES = {
@@ -330,3 +332,22 @@ def test_a_sketch_knows_shapes_and_costs_without_weights(model: VisionModel) -> 
     assert sketch("vgg19").costs()["logits"] == pytest.approx(39.3e9, rel=0.01)
     with pytest.raises(UnknownName):
         sketch("nowhere")
+
+
+def test_the_class_names_are_torchvisions() -> None:
+    assert imagenet_labels() == tuple(
+        models.get_model_weights("resnet18").DEFAULT.meta["categories"]
+    )
+
+
+def test_the_usual_network_is_there_without_heavy_imports() -> None:
+    """They would hold up every process of a stack that starts."""
+    program = (
+        "import sys; import lantern.techniques; from lantern.zoo import Zoo;"
+        "Zoo(downloads=False).load().costs();"
+        "print(*({'torchvision', 'scipy', 'sympy', 'sklearn', 'skimage'} & sys.modules.keys()))"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert found.stdout.split() == []

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
 # How often k-means begins anew, and the rounds of each attempt.
@@ -60,6 +59,8 @@ def _attempt(
     float, np.ndarray[tuple[int], np.dtype[np.int64]], np.ndarray[tuple[int], np.dtype[np.float64]]
 ]:
     """Return the sum of squared distances, and each point's cluster and squared distance."""
+    from scipy.cluster.vq import kmeans2  # not with the techniques: it takes half a second
+
     with warnings.catch_warnings():
         # a cluster may lose all its points; another attempt will do better, or it is left out
         warnings.filterwarnings("ignore", message="One of the clusters is empty")

@@ -123,7 +123,7 @@ def _read(data: bytes) -> Decoder:
     )
     if not architecture.is_legal() or not all(t.isfinite().all() for t in tensors.values()):
         raise ValueError("out of bounds")
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         network = DecoderNetwork(architecture)
     mean, std = tensors.pop("mean").float(), tensors.pop("std").float()
     if mean.shape != architecture.code or std.shape != mean.shape or not (std > 0).all():

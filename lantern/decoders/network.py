@@ -50,6 +50,23 @@ class Architecture:
             sides.insert(0, sides[0] // 2)
         return sides
 
+    @property
+    def channels(self) -> list[int]:
+        """The channels in front of the first convolution and behind each."""
+        last = len(self.sides) - 1
+        behind = [min(ENTRY, 2 ** (last - n)) * self.width for n in range(last + 1)]
+        return [ENTRY * self.width, *behind]
+
+    @property
+    def operations(self) -> float:
+        """Floating-point operations of drawing a picture, but for its first, smallest layers."""
+        widths = itertools.pairwise([*self.channels, 3])
+        sides = [*self.sides, self.size]
+        return sum(
+            18.0 * side**2 * before * after
+            for side, (before, after) in zip(sides, widths, strict=True)
+        )
+
 
 class DecoderNetwork(nn.Module):
     """Codes in standard deviations from their mean `[N,*code]` to pixels `[N,3,S,S]` in 0..1.
@@ -74,14 +91,12 @@ class DecoderNetwork(nn.Module):
                 nn.Unflatten(1, (2 * width, first, first)),
                 nn.Conv2d(2 * width, entry, 1),
             )
-        count = len(architecture.sides)
-        wide = [entry] + [min(ENTRY, 2 ** (count - 1 - n)) * width for n in range(count)]
         self.stages = nn.ModuleList(
             nn.Sequential(
                 nn.Conv2d(before, after, 3, padding=1, padding_mode="reflect"),
                 nn.LeakyReLU(0.2),
             )
-            for before, after in itertools.pairwise(wide)
+            for before, after in itertools.pairwise(architecture.channels)
         )
         self.exit = nn.Conv2d(width, 3, 3, padding=1, padding_mode="reflect")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -59,7 +60,9 @@ class Goal:
     def classes(self) -> tuple[int, ...]:
         """The classes it speaks for."""
         return tuple(
-            term.channels[0][0] for term in self.terms if term.layer == LOGITS and term.weight > 0
+            term.channels[0][0]
+            for term in self.terms
+            if term.layer == LOGITS and term.channels and term.weight > 0
         )
 
 
@@ -72,14 +75,7 @@ def read(texts: Sequence[str], model: VisionModel, *, most: int) -> tuple[Goal, 
     """
     goals: list[Goal] = []
     for number, text in enumerate(texts):
-        pointer = f"/params/objectives/{number}"
-        goals += _goals(text, model, pointer)
-        if len(goals) > most:
-            raise InvalidParameter(
-                f"these are more than {most} objectives; at most {most} are taken in one run: "
-                "name fewer channels",
-                pointer=pointer,
-            )
+        goals += _goals(text, model, f"/params/objectives/{number}", most - len(goals), most)
     return tuple(goals)
 
 
@@ -90,15 +86,11 @@ def read_one(text: str, model: VisionModel, *, pointer: str) -> Goal:
         InvalidParameter: it cannot be read, or names several channels.
         UnknownName: the network has no such layer.
     """
-    goals = _goals(text, model, pointer)
-    if len(goals) > 1:
-        raise InvalidParameter(
-            f"this is {len(goals)} objectives; one is taken here: name one channel", pointer=pointer
-        )
-    return goals[0]
+    return _goals(text, model, pointer, 1, 1)[0]
 
 
-def _goals(text: str, model: VisionModel, pointer: str) -> list[Goal]:
+def _goals(text: str, model: VisionModel, pointer: str, left: int, most: int) -> list[Goal]:
+    """Read one text, which may stand for as many objectives as are `left` of all there may be."""
     choices: list[list[Term]] = []
     at = 0
     while at < len(text):
@@ -107,6 +99,12 @@ def _goals(text: str, model: VisionModel, pointer: str) -> list[Goal]:
             raise InvalidParameter(f"an objective is {GRAMMAR}", pointer=pointer)
         choices.append(_terms(match, model, pointer))
         at = match.end()
+        if math.prod(map(len, choices)) > left:  # before they are made: they may be billions
+            raise InvalidParameter(
+                f"these are more objectives than are taken in one run, at most {most}: "
+                "name fewer channels",
+                pointer=pointer,
+            )
     if not choices:
         raise InvalidParameter(f"an objective is empty; it is {GRAMMAR}", pointer=pointer)
     if all(len(choice) == 1 for choice in choices):
@@ -124,17 +122,33 @@ def _terms(match: re.Match[str], model: VisionModel, pointer: str) -> list[Term]
         layer = LOGITS
         model.check_class(int(match["channel"]), model.class_count, pointer=pointer)
     term = Term(weight, layer, spot=spot, center=bool(match["center"]))
-    count = model.channel_count(layer, pointer=pointer)
+    count, *sides = model.shape(layer, pointer=pointer)
+    if (term.spot or term.center) and not (sides and ":" in match[0]):
+        raise InvalidParameter(
+            f"a position is one of a channel; {layer} has none, or no channel is named: "
+            f"an objective is {GRAMMAR}",
+            pointer=pointer,
+        )
     return [
-        replace(term, channels=_checked(c, count, layer, pointer)) for c in _chosen(match, count)
+        replace(term, channels=_checked(c, count, layer, pointer))
+        for c in _chosen(match, count, pointer)
     ]
 
 
-def _chosen(match: re.Match[str], count: int) -> list[tuple[tuple[int, float], ...]]:
+def _chosen(
+    match: re.Match[str], count: int, pointer: str
+) -> Sequence[tuple[tuple[int, float], ...]]:
     if match["every"]:
         return [((channel, 1.0),) for channel in range(count)]
     if match["first"]:
-        return [((c, 1.0),) for c in range(int(match["first"]), int(match["last"]) + 1)]
+        first, last = int(match["first"]), int(match["last"])
+        if not first <= last < count:
+            raise InvalidParameter(
+                f"channels go from 0 to {count - 1}, the first before the last, "
+                f"not from {first} to {last}",
+                pointer=pointer,
+            )
+        return [((channel, 1.0),) for channel in range(first, last + 1)]
     if match["direction"]:
         shares = (part.split("=") for part in match["direction"].split(";"))
         return [tuple((int(channel), float(share)) for channel, share in shares)]

@@ -36,7 +36,7 @@ class Terms:
 
 @dataclass(frozen=True)
 class View:
-    """One way to look at pictures: rolled `by` some pixels (down, right), at a style that fits."""
+    """One way to look at pictures: rolled `by` some pixels (down, right), with a style's masks."""
 
     style: Style
     by: tuple[int, int] = (0, 0)
@@ -93,7 +93,7 @@ class _Whole:
     def __call__(self, pixels: Tensor, view: int = 0) -> Terms:
         """Return the losses of pictures."""
         hand, drawn = self._look(rolled(pixels, self._views[view].by))
-        style = self._views[view].style.loss(hand).sum()
+        style = self._views[view].style.moved(self._views[view].by).loss(hand).sum()
         if not self._wanted:
             return Terms(style, style.item(), 0.0)
         content = content_loss(drawn, self._wanted[view]).sum()
@@ -133,6 +133,7 @@ class _Tiled:
     def __call__(self, pixels: Tensor, view: int = 0) -> Terms:
         """Return the losses of pictures."""
         style, by, parts = self._views[view]
+        style = style.moved(by)
         seen = rolled(pixels, by)
         wanted = rolled(self._drawing.pixels, by) if self._drawing else None
         with torch.no_grad():
@@ -188,6 +189,22 @@ class _Tiled:
 def rolled(pixels: Tensor, by: tuple[int, int]) -> Tensor:
     """Roll pictures `[N,3,H,W]` down and right; what leaves on one side enters on the other."""
     return pixels.roll(by, (2, 3))
+
+
+def seen_in_step(size: tuple[int, int], side: int, *, has_drawing: bool) -> float:
+    """Return the pixels that pass through the network in a step, forward and back each once."""
+    if max(size) <= side:
+        return 2.0 * size[0] * size[1]
+    # once for the Gram matrices, once for what is to be drawn
+    passes = 4 if has_drawing else 3
+    return float(passes * sum(tile.seen.area for tile in _cut(size, side, 0.0)))
+
+
+def seen_at_once(size: tuple[int, int], side: int) -> float:
+    """Return the pixels whose gradient is kept at a time."""
+    if max(size) <= side:
+        return float(size[0] * size[1])
+    return float(max(tile.seen.area for tile in _cut(size, side, 0.0)))
 
 
 @torch.no_grad()

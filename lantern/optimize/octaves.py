@@ -11,6 +11,12 @@ from lantern.optimize.transforms import moved
 Size = tuple[int, int]
 
 
+def fitted(size: Size, longest: int) -> Size:
+    """Return height and width of a picture once its longer side is at most so many pixels."""
+    share = min(1.0, longest / max(size))
+    return round(size[0] * share), round(size[1] * share)
+
+
 def octaves(size: Size, *, count: int, scale: float, smallest: int) -> list[Size]:
     """Return height and width of each octave of a picture, small to full.
 

@@ -26,6 +26,10 @@ class Style(Protocol):
         """Return how far each sample is from the style, `[N]`; the paintings' own is 0."""
         ...
 
+    def moved(self, by: tuple[int, int]) -> Style:
+        """Return the same for a picture that was rolled by some pixels (down, right)."""
+        ...
+
 
 def smoothed(seen: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Turn each position's features into a softmax over the channels, times their number.
@@ -107,13 +111,13 @@ class Grams:
             ]
         )
 
-    def moved(self, shift: Sequence[int]) -> Grams:
-        """Return the same with the masks rolled, for a picture that was."""
+    def moved(self, by: tuple[int, int]) -> Grams:
+        """Return the same with the masks rolled."""
+        if by == (0, 0) or all(region.mask is None for region in self._regions):
+            return self
         return Grams(
             [
-                dataclasses.replace(r, mask=r.mask.roll(tuple(shift), (2, 3)))
-                if r.mask is not None
-                else r
+                dataclasses.replace(r, mask=None if r.mask is None else r.mask.roll(by, (2, 3)))
                 for r in self._regions
             ]
         )
@@ -182,6 +186,10 @@ class SlicedWasserstein:
             for name, target in self._targets.items()
         ]
         return torch.stack(errors).mean(0)
+
+    def moved(self, by: tuple[int, int]) -> SlicedWasserstein:
+        """Return the same: distributions forget where things are."""
+        return self
 
     def _quantiles(self, name: str, activation: Tensor) -> Tensor:
         along = torch.einsum("dc,ncp->ndp", self._directions[name], activation.flatten(2))

@@ -136,7 +136,7 @@ def read_network(path: Path) -> StyleNetwork:
         with safe_open(path, framework="pt") as file:
             architecture = Architecture(**json.loads((file.metadata() or {})["architecture"]))
             weights = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             network = StyleNetwork(architecture)
         network.load_state_dict(weights)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:

@@ -137,7 +137,7 @@ def paint_preview(network: StyleNetwork, photo: Image) -> Image:
 
 def _network(architecture: Architecture, generator: torch.Generator) -> StyleNetwork:
     # module constructors draw from the global generator; leave the caller's as it was
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
         return StyleNetwork(architecture).train()
 

@@ -155,8 +155,13 @@ LOOKS, WIDE, NARROW, NOISE = 4, 0.95, 0.4, 0.04
 def _work(params: ActivationMaximizationParams, sizes: Sizes, model: VisionModel) -> Work:
     looks = LOOKS if params.method == "maco" else 1
     goals = read(params.objectives, model, most=MOST // params.variants)
-    passes = 2 * params.steps * len(goals) * params.variants * looks
-    return Work(passes, params.size**2, _layers(params, Goals(goals), model))
+    looked_at = len(goals) * params.variants * looks
+    return Work(
+        2 * params.steps * looked_at,
+        params.size**2,
+        _layers(params, Goals(goals), model),
+        at_once=looked_at * params.size**2,
+    )
 
 
 @technique(

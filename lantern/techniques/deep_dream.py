@@ -15,7 +15,7 @@ from lantern.errors import InvalidParameter
 from lantern.image import Image
 from lantern.optimize import tiles
 from lantern.optimize.excitement import Excitement, guide_of
-from lantern.optimize.octaves import Size
+from lantern.optimize.octaves import Size, fitted
 from lantern.params import Params
 from lantern.progress import Progress
 from lantern.registry import Count, technique
@@ -107,15 +107,16 @@ class DeepDreamParams(Params):
 
 def _work(params: DeepDreamParams, sizes: Sizes, model: VisionModel) -> Work:
     """Count a pass forward and one backward of each picture at each step, tiles with their halo."""
-    fitted = [_fitted(size, params.size) for size in sizes.get("image", ())]
-    _check(fitted, params)
+    photos = [fitted(size, params.size) for size in sizes.get("image", ())]
+    _check(photos, params)
     layer, _ = _layer(model, params)
-    octaves = [size for whole in fitted for size in octaves_of(whole, params)]
-    frames = fitted * max(0, params.frames - 1)
+    octaves = [size for whole in photos for size in octaves_of(whole, params)]
+    frames = photos * max(0, params.frames - 1)
     steps = len(octaves) * params.steps + len(frames) * params.frame_steps
     pixels = params.steps * sum(_seen(size, params) for size in octaves)
     pixels += params.frame_steps * sum(_seen(size, params) for size in frames)
-    return Work(2 * steps, pixels / max(1, steps), (layer,))
+    largest = max((min(photo[0] * photo[1], params.tile_size**2) for photo in photos), default=0)
+    return Work(2 * steps, pixels / max(1, steps), (layer,), largest)
 
 
 @technique(
@@ -154,8 +155,8 @@ def deep_dream(
     with model.capture([layer]) as features:
         excitement = Excitement(features, layer, stride, params.tile_size, params.channels)
         if guide is not None:
-            fitted = model.fit(guide, params.guide_size, pointer="/params/guide_size")
-            found = guide_of(excitement, fitted.pixels[None].to(model.device))
+            seen = model.fit(guide, params.guide_size, pointer="/params/guide_size")
+            found = guide_of(excitement, seen.pixels[None].to(model.device))
             excitement = dataclasses.replace(excitement, guide=found)
         dreamer = Dreamer(model.device, excitement, params, progress, generator, checkpoints)
         dreams = dreamer.dream(photos)
@@ -197,11 +198,6 @@ def _layer(model: VisionModel, params: DeepDreamParams) -> tuple[str, int]:
             pointer="/params/channels",
         )
     return layer, model.stride(layer)
-
-
-def _fitted(size: Size, longest: int) -> Size:
-    share = min(1.0, longest / max(size))
-    return round(size[0] * share), round(size[1] * share)
 
 
 def _seen(size: Size, params: DeepDreamParams) -> int:

@@ -74,7 +74,8 @@ def _work(params: FeatureInversionParams, sizes: Sizes, model: VisionModel) -> W
     whole = max(costs.get(layer, costs[LOGITS]) for layer in layers)
     # each layer runs to its own end: as passes of the deepest
     share = sum(costs.get(layer, costs[LOGITS]) for layer in layers) / (whole or 1)
-    return Work(2 * params.steps * count * share, model.input_size**2, layers)
+    pixels = model.input_size**2
+    return Work(2 * params.steps * count * share, pixels, layers, count * pixels)
 
 
 @technique(

@@ -90,7 +90,8 @@ class FoolingImageParams(Params):
 def _work(params: FoolingImageParams, sizes: Sizes, model: VisionModel) -> Work:
     """Every step forward and back, a last look, and three to report: before, as PNG, as JPEG."""
     count = len(sizes.get("image", ())) or max(1, len(params.targets))
-    return Work((2 * params.steps + 4) * count, model.input_size**2)
+    pixels = model.input_size**2
+    return Work((2 * params.steps + 4) * count, pixels, at_once=count * pixels)
 
 
 @technique(

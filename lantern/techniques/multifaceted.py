@@ -105,7 +105,8 @@ LARGEST = 8192
 def _work(params: MultifacetedParams, sizes: Sizes, model: VisionModel) -> Work:
     looked_at = len(sizes.get("image", ())) or params.looked_at
     ascent, looks = 2 * params.steps * params.facets, looked_at * model.input_size**2
-    return Work(ascent + looks / params.size**2, params.size**2, (WHOLE,))
+    at_once = params.facets * params.size**2
+    return Work(ascent + looks / params.size**2, params.size**2, (WHOLE,), at_once)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -16,13 +17,21 @@ from lantern.artifact import Outcome, numbered
 from lantern.checkpoint import Checkpoints
 from lantern.errors import InvalidParameter
 from lantern.image import Image
-from lantern.optimize import tiles
 from lantern.optimize.ascend import Settled, Trace, ascend
-from lantern.optimize.likeness import Activations, Drawing, Likeness, View, grams_of, likeness
-from lantern.optimize.octaves import Size
+from lantern.optimize.likeness import (
+    Activations,
+    Drawing,
+    Likeness,
+    View,
+    grams_of,
+    likeness,
+    seen_at_once,
+    seen_in_step,
+)
+from lantern.optimize.octaves import Size, fitted
 from lantern.optimize.parametrize import Pyramid
 from lantern.optimize.regularize import total_variation
-from lantern.optimize.style import Grams, SlicedWasserstein, Statistic, smoothed
+from lantern.optimize.style import Grams, SlicedWasserstein, Statistic, Style, smoothed
 from lantern.palette import grey, luma_matched, recoloured, with_colours_of
 from lantern.params import Params
 from lantern.progress import Progress
@@ -108,21 +117,23 @@ MOST_PAINTING = 4096
 
 
 def _work(params: StyleTransferParams, sizes: Sizes, model: VisionModel) -> Work:
-    photos = [_fitted(size, params.size) for size in sizes.get("image", ())]
+    photos = [fitted(size, params.size) for size in sizes.get("image", ())]
     _check_size(photos, params)
-    count = len(sizes.get("style", ()))
-    pixels = 0.0
+    _check_layers(params, model)
+    paintings, layers = len(sizes.get("style", ())), _layers(params, model)
+    pixels, passes = 0.0, 0
     for photo in photos:
-        for height, width in _sizes(photo, params):
-            # forward and backward at each step; once for the content of every shift
-            pixels += (2 * params.steps + SHIFTS) * height * width
-            if max(height, width) > params.tile_size:
-                parts = tiles.cut(height, width, side=params.tile_size, halo=tiles.HALO)
-                # for the Gram matrices, and for the content anew each time; halos overlap
-                pixels += 4 * params.steps * sum(tile.seen.area for tile in parts)
-                pixels -= 2 * params.steps * height * width
-            pixels += count * (max(height, width) * params.style_scale) ** 2
-    return Work(1, pixels, _layers(params, model))
+        for size in _sizes(photo, params):
+            # the content of every shift is looked at once
+            pixels += params.steps * seen_in_step(size, params.tile_size, has_drawing=True)
+            pixels += SHIFTS * size[0] * size[1] + paintings * _painting_area(size, params)
+            passes += 2 * params.steps + SHIFTS + paintings
+    counts = Counter(photos)
+    at_once = [
+        count * seen_at_once(size, params.tile_size)
+        for size, count in counts.items()
+    ]  # fmt: skip
+    return Work(passes, pixels / max(1, passes), layers, max(at_once, default=0))
 
 
 @technique(
@@ -161,6 +172,7 @@ def style_transfer(
     _check(params, style, mask)
     photos = [model.fit(photo, params.size) for photo in image]
     _check_size([(photo.height, photo.width) for photo in photos], params)
+    _check_layers(params, model)
     batches = _batches(photos, alone=params.color != "style")
     pictures: dict[int, Image] = {}
     facts: list[dict[str, Any]] = []
@@ -238,6 +250,8 @@ class _Studio:
                 stage=stage[0],
                 stages=stage[1],
             )
+            with torch.no_grad():  # a run that was resumed behind its last step has no terms
+                loss(len(trace.losses))
         with torch.no_grad():
             return shown().cpu(), _facts(trace, terms, size)
 
@@ -254,28 +268,34 @@ class _Studio:
             return {n: kept[n] for n in style_layers}, {n: kept[n] for n in content_layers}
 
         size = (content.shape[2], content.shape[3])
-        paintings = [self._painting(painting, photo, size) for painting in self.paintings]
-        weights = params.style_weights or (1.0,) * len(paintings)
         strides = {name: model.stride(name) for name in _layers(params, model)}
+        style = self._style(lambda pixels: look(pixels)[0], photo, size, strides)
+        drawing = Drawing(content, params.content_weight) if params.content_weight else None
+        views = [View(style, by) for by in shifts]
+        return likeness(look, views, drawing, size=size, side=params.tile_size, strides=strides)
+
+    def _style(
+        self,
+        hand: Callable[[Tensor], Activations],
+        photo: Image,
+        size: Size,
+        strides: Mapping[str, int],
+    ) -> Style:
+        """Return what is taken from the paintings, which are looked at one by one."""
+        params = self.params
+        weights = params.style_weights or (1.0,) * len(self.paintings)
         if params.statistic == "sliced-wasserstein":
             with torch.no_grad():
-                hands = [look(painting)[0] for painting in paintings]
-            sliced = SlicedWasserstein(hands, weights, self.generator)
-            views = [View(sliced, by) for by in shifts]
-        else:
-            grams = [
-                grams_of(lambda p: look(p)[0], painting, side=params.tile_size, strides=strides)
-                for painting in paintings
-            ]
-            masks = [grey(m).resize(*size).pixels[0].to(model.device) for m in self.masks]
-            whole = (
-                Grams.by_region(grams, masks, weights) if masks else Grams.blended(grams, weights)
-            )
-            views = [View(whole.moved(by), by) for by in shifts]
-        return likeness(
-            look, views, Drawing(content, params.content_weight), size=size,
-            side=params.tile_size, strides=strides,
-        )  # fmt: skip
+                hands = [hand(self._painting(one, photo, size)) for one in self.paintings]
+            return SlicedWasserstein(hands, weights, self.generator)
+        grams = [
+            grams_of(hand, self._painting(one, photo, size), side=params.tile_size, strides=strides)
+            for one in self.paintings
+        ]
+        if not self.masks:
+            return Grams.blended(grams, weights)
+        masks = [grey(m).resize(*size).pixels[0].to(self.model.device) for m in self.masks]
+        return Grams.by_region(grams, masks, weights)
 
     def _content(self, photos: Sequence[Image], size: tuple[int, int]) -> Tensor:
         drawn = [grey(p) if self.params.color == "luminance" else p for p in photos]
@@ -330,6 +350,18 @@ def _check(params: StyleTransferParams, style: Sequence[Image], mask: Sequence[I
         raise InvalidParameter("masks need the statistic gram", pointer="/params/statistic")
 
 
+def _painting_area(size: Size, params: StyleTransferParams) -> float:
+    return (max(size) * params.style_scale) ** 2
+
+
+def _check_layers(params: StyleTransferParams, model: VisionModel) -> None:
+    """Refuse layers the network lacks, and for the style those without positions."""
+    for name in _content_layers(params, model):
+        model.shape(name, pointer="/params/content_layers")
+    for name in _style_layers(params, model):
+        model.check_positions(name, pointer="/params/style_layers")
+
+
 def _check_size(photos: Sequence[Size], params: StyleTransferParams) -> None:
     """Refuse pictures that would take too much memory."""
     pixels = sum(height * width for height, width in photos)
@@ -347,10 +379,11 @@ def _check_size(photos: Sequence[Size], params: StyleTransferParams) -> None:
             f"at most {MOST_PAINTING} are: choose a smaller style_scale or size",
             pointer="/params/style_scale",
         )
-    if params.statistic == "sliced-wasserstein" and longest > params.tile_size:
+    largest = longest * max(1.0, params.style_scale)
+    if params.statistic == "sliced-wasserstein" and largest > params.tile_size:
         raise InvalidParameter(
-            f"a picture of {longest} px is looked at in tiles, which needs the statistic gram: "
-            "choose it, a smaller size or larger tiles",
+            f"a picture or painting of {largest:.0f} px is looked at in tiles, which needs the "
+            "statistic gram: choose it, a smaller size or larger tiles",
             pointer="/params/statistic",
         )
 
@@ -361,11 +394,6 @@ def _batches(photos: Sequence[Image], *, alone: bool) -> list[list[int]]:
     for place, photo in enumerate(photos):
         groups.setdefault(place if alone else (photo.height, photo.width), []).append(place)
     return list(groups.values())
-
-
-def _fitted(size: Size, longest: int) -> Size:
-    share = min(1.0, longest / max(size))
-    return round(size[0] * share), round(size[1] * share)
 
 
 def _sizes(size: Size, params: StyleTransferParams) -> list[Size]:

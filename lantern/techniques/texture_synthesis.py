@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -15,19 +16,20 @@ from lantern.artifact import Outcome, numbered
 from lantern.checkpoint import Checkpoints
 from lantern.image import Image
 from lantern.optimize.ascend import Settled, ascend
-from lantern.optimize.likeness import Activations, View, likeness
+from lantern.optimize.likeness import Activations, View, likeness, seen_at_once, seen_in_step
 from lantern.optimize.objectives import gram
+from lantern.optimize.octaves import fitted
 from lantern.optimize.parametrize import Pixels
 from lantern.optimize.regularize import total_variation
 from lantern.optimize.style import Grams, SlicedWasserstein, Style
 from lantern.params import Params
 from lantern.progress import Progress, Step
 from lantern.registry import Count, technique
-from lantern.texture.growth import grow
-from lantern.texture.quilting import QuiltState, quilt, unlaid
+from lantern.texture.growth import grow, growth_operations
+from lantern.texture.quilting import QuiltState, quilt, quilting_operations, unlaid
 from lantern.texture.sources import Texture
 from lantern.texture.starts import GrowthState, seeded
-from lantern.vision_model import VisionModel
+from lantern.vision_model import SHORTEST, VisionModel
 from lantern.work import Sizes, Work
 
 LayerName = Annotated[str, Field(min_length=1, max_length=200)]
@@ -104,11 +106,20 @@ SMALLEST = 64
 
 
 def _work(params: TextureSynthesisParams, sizes: Sizes, model: VisionModel) -> Work:
+    exemplars = [fitted(size, params.exemplar_size) for size in sizes.get("image", ())]
     if params.method in ("growth", "quilting"):
-        return Work(0, 0)
-    count = len(sizes.get("image", ()))
-    pixels = sum(height * width for height, width in _sizes(params))
-    return Work(2 * params.steps * count, pixels, _layers(params, model))
+        copied = growth_operations if params.method == "growth" else quilting_operations
+        side = params.window if params.method == "growth" else params.block
+        made = params.height * params.width
+        return Work(0, 0, more=sum(copied(exemplar, made, side) for exemplar in exemplars))
+    for name in _layers(params, model):
+        model.check_positions(name, pointer="/params/layers")
+    scales = _sizes(params)
+    seen = [seen_in_step(size, _side(params), has_drawing=False) for size in scales]
+    passes = 2 * params.steps * len(exemplars) * len(scales)
+    pixels = sum(seen) / (2 * len(scales))
+    at_once = len(exemplars) * seen_at_once(scales[-1], _side(params))
+    return Work(passes, pixels, _layers(params, model), at_once)
 
 
 @technique(
@@ -185,7 +196,7 @@ class _Maker:
             strides = {name: model.stride(name) for name in _layers(params, model)}
             judge = likeness(
                 look, [View(style)], None, size=size,
-                side=params.tile_size if params.method == "gram" else max(size),
+                side=_side(params),
                 strides=strides | {f"colours/{n}": n for n in COLOURS},
             )  # fmt: skip
 
@@ -224,9 +235,10 @@ class _Maker:
 
     def _exemplar(self, exemplar: Image, share: float) -> Tensor:
         """Return an exemplar as it is looked at at a scale, never too small for the network."""
-        longest = max(SMALLEST, round(max(exemplar.height, exemplar.width) * share))
-        fitted = self.model.fit(exemplar, longest, pointer="/params/exemplar_size")
-        return fitted.pixels[None].to(self.model.device)
+        longer, shorter = sorted((exemplar.height, exemplar.width), reverse=True)
+        longest = max(SMALLEST, round(longer * share), math.ceil(SHORTEST * longer / shorter))
+        seen = self.model.fit(exemplar, longest, pointer="/params/exemplar_size")
+        return seen.pixels[None].to(self.model.device)
 
     def _noise(self, size: tuple[int, int]) -> Tensor:
         """Return pixels of each exemplar in random order, `[N,3,H,W]`."""
@@ -306,6 +318,11 @@ def _colours(pixels: Tensor) -> dict[str, Tensor]:
 
 def _layers(params: TextureSynthesisParams, model: VisionModel) -> tuple[str, ...]:
     return params.layers or model.style_layers
+
+
+def _side(params: TextureSynthesisParams) -> int:
+    """Return from which size on tiles are looked at; distributions need the whole."""
+    return params.tile_size if params.method == "gram" else max(params.height, params.width)
 
 
 def _sizes(params: TextureSynthesisParams) -> list[tuple[int, int]]:

@@ -81,9 +81,18 @@ BATCH = 16
 
 def _work(params: TrainDecoderParams, sizes: Sizes, model: VisionModel) -> Work:
     codes = 2 * params.looked_at * model.input_size**2 / params.size**2
-    # the network looks at pictures and at drawings, and back from these; the decoder, forward and
-    # back, is counted like the network
-    return Work(codes + 5 * params.steps * params.batch, params.size**2, (WHOLE,))
+    # the network looks at pictures and at drawings, and back from these; the decoder draws, and its
+    # weights' gradients are a pass more
+    drawn = params.steps * params.batch
+    layer = params.layer or model.cam_layer
+    architecture = Architecture(_code_shape(model, layer, params), params.size, params.width)
+    return Work(
+        codes + 3 * drawn,
+        params.size**2,
+        (WHOLE,),
+        at_once=params.batch * params.size**2,
+        more=3 * drawn * architecture.operations,
+    )
 
 
 @dataclass(frozen=True)
@@ -252,7 +261,7 @@ def _new(
     # a unit that hardly ever moves would be magnified into noise
     std = std.clamp_min(float(std.mean()) * 0.05 + 1e-6)
     # module constructors draw from the global generator; leave the caller's as it was
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
         network = DecoderNetwork(architecture)
     origin = Origin(model.name, model.weights_sha256, layer, params.pooled)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -18,9 +19,9 @@ from lantern.texture.starts import SEED, GrowthState
 RAISE = 1.1
 # The window's weights fall off with a standard deviation of its side over this.
 SIGMAS = 6.4
-# Pixels of one pass, and distances held at once: they bound memory and the time to a cancel. The
-# paper goes over all pixels beside the known ones before it looks again which these are.
-MAX_PASS = 512
+# Pixels and operations of one pass, and distances held at once: they bound memory and the time to
+# a cancel. The paper goes over all pixels beside the known ones before it looks which these are.
+MAX_PASS, MAX_OPERATIONS = 512, 1e12
 MAX_DISTANCES = 2**22
 
 
@@ -46,7 +47,7 @@ def grow(
 
     Source: Efros and Leung 1999, "Texture Synthesis by Non-parametric Sampling". Pixels that do not
     see each other are found at once; the result is that of the paper's order, one by one. Departs
-    in that a pass ends after 512 pixels, and that differences are means over the colours.
+    in that a pass ends after 512 pixels or fewer, and that differences are means over the colours.
 
     Raises:
         InvalidParameter: the window is even, or the exemplar has none of that size; nothing is
@@ -57,6 +58,15 @@ def grow(
         growth.extend()
         progress(int(growth.known.sum()), growth.known.numel(), growth.state())
     return Texture(growth.picture, growth.sources)
+
+
+def growth_operations(exemplar: tuple[int, int], pixels: int, window: int) -> float:
+    """Count the operations of growing so many pixels from an exemplar (height, width).
+
+    Each is compared with every window of the exemplar, in three colours and its mask.
+    """
+    places = math.prod(max(1, side - window + 1) for side in exemplar)
+    return float(pixels * places * window**2 * 4 * 2)
 
 
 class _Growth:
@@ -87,8 +97,11 @@ class _Growth:
 
     def extend(self) -> None:
         """Make one pass over the pixels beside the known ones."""
+        _, *size = self._exemplar.shape
+        cost = growth_operations((size[0], size[1]), 1, self._window)
         height, width = self.known.shape
-        pixels = frontier(self.known, self._generator, tileable=self._tileable)[:MAX_PASS]
+        most = max(1, min(MAX_PASS, int(MAX_OPERATIONS / cost)))
+        pixels = frontier(self.known, self._generator, tileable=self._tileable)[:most]
         draws = torch.rand(len(pixels), generator=self._generator)
         at_once = max(1, MAX_DISTANCES // self._unusable.numel())
         before = self.known.sum()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -94,6 +95,16 @@ def quilt(
         quilting.lay()
         progress(quilting.laid, layout.count, quilting.state())
     return Texture(quilting.picture, quilting.sources)
+
+
+def quilting_operations(exemplar: tuple[int, int], pixels: int, block: int) -> float:
+    """Count the operations of quilting so many pixels from an exemplar (height, width).
+
+    Each block is compared with every place by Fourier transforms of three planes and back.
+    """
+    places = exemplar[0] * exemplar[1]
+    blocks = pixels / (block * 5 / 6) ** 2
+    return float(blocks * 4 * 5 * places * math.log2(max(2, places)))
 
 
 class _Quilt:

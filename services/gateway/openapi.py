@@ -317,8 +317,10 @@ _JOB_SCHEMA = {
         "attempts": {"type": "integer"},
         "estimate": {
             "type": ["object", "null"],
-            "description": "what the job takes at most; seconds where such a job was run before",
-            "properties": {name: {"type": "number"} for name in ("passes", "gigaflop", "seconds")},
+            "description": "at most; seconds are a guess from such jobs, once there were any",
+            "properties": {
+                name: {"type": "number"} for name in ("passes", "gigaflop", "megabytes", "seconds")
+            },
         },
         "progress": {"type": ["object", "null"]},
         "params": {"type": "object"},

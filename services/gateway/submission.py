@@ -99,7 +99,15 @@ def _estimate(technique: Technique, call: Call) -> dict[str, Any]:
     sizes = {slot: [(h.height, h.width) for h in found] for slot, found in headers.items()}
     params = validate(technique.params_type, call.params)
     expected = estimate(technique, params, sizes, sketch(call.model))
-    check(expected["gigaflop"] * 1e9, current().settings.max_teraflop * 1e12)
+    settings = current().settings
+    check(
+        expected["gigaflop"] * 1e9,
+        expected["megabytes"] * 1e6,
+        most=settings.max_teraflop * 1e12,
+        most_memory=settings.max_megabytes * 1e6,
+    )
+    if not expected["gigaflop"]:
+        return expected
     seconds = current().stores.speeds.seconds(
         technique.name, call.model, gigaflop=expected["gigaflop"]
     )

@@ -66,9 +66,28 @@ def tidy() -> None:
 
 @worker_process_init.connect  # type: ignore[untyped-decorator]
 def _get_ready(**_: object) -> None:
-    """Import what is heavy before the first job comes; from then on give way to quick calls."""
+    """Do before the first job comes what takes long the first time; then give way to others."""
     desk()
+    if queue_of("jobs") in app.amqp.queues.consume_from:
+        warm_up(desk())
     os.nice(read().niceness)
+
+
+def warm_up(at: Desk) -> None:
+    """Dream a step: the network is loaded, and torch imports what its optimizers need.
+
+    So a job that is claimed gets on at once, and what a killed worker had done is work, not this.
+    """
+    import torch
+
+    from lantern.call import Call
+    from lantern.errors import LanternError
+    from lantern.image import Image
+
+    grey = Image(torch.full((3, 64, 64), 0.5))
+    with contextlib.suppress(LanternError):  # without the weights there are other networks
+        call = Call("deep-dream", {}, {"steps": 1, "octaves": 1, "size": 64})
+        at.studio.run(call, {"image": grey})
 
 
 def work(at: Desk, claim: Claim, lane: Lane) -> None:

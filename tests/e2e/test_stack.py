@@ -76,10 +76,12 @@ class TestNeighbours:
         def niceness(name: str) -> list[int]:
             return [p.nice() for p in alive(second.part(name).children())]
 
-        assert niceness("worker-1") == [10]
-        assert niceness("fast-1") == [5]
-        assert set(niceness("gateway")) == {0}
-        assert {p.nice() for p in model_workers(second)} == {0}
+        assert niceness("worker-1") == [19]
+        assert niceness("fast-1") == [13]
+        assert set(niceness("gateway")) == {8}
+        assert {p.nice() for p in model_workers(second)} == {8}
+        # while it starts, a worker comes first
+        assert second.part("worker-1").nice() == 0
 
     def test_keys_hold_on_the_real_server(self, second: Running, tiny: bytes) -> None:
         key, second.key = second.key, ""

@@ -89,3 +89,47 @@ def test_objectives_that_cannot_work_are_refused_at_once(
     document = problem(excite(http, objectives=["class:1", objective]), 422, code)
     assert document["errors"][0]["pointer"] == "/params/objectives/1"
     assert http.get("/v1/jobs").get_json()["jobs"] == []
+
+
+def post(http: FlaskClient, technique: str, params: dict[str, Any], *sides: int) -> TestResponse:
+    """Post pictures of these sides, in the order of the technique's slots."""
+    slots = ("image", "style")[: len(sides)]
+    pictures = [(slot, encode("PNG", (s, s))) for slot, s in zip(slots, sides, strict=True)]
+    given = {
+        name: ",".join(map(str, value)) if isinstance(value, list) else str(value)
+        for name, value in params.items()
+    }
+    return http.post(f"/v1/techniques/{technique}", **multipart(*pictures, **given))
+
+
+@pytest.mark.parametrize(
+    ("technique", "params", "sides", "pointer"),
+    [
+        ("style-transfer", {"style_layers": ["nowhere"]}, (64, 64), "/params/style_layers"),
+        ("style-transfer", {"style_layers": ["_fc"]}, (64, 64), "/params/style_layers"),
+        ("texture-synthesis", {"layers": ["_fc"]}, (64,), "/params/layers"),
+        ("deep-dream", {"layer": "nowhere"}, (64,), "/params/layer"),
+    ],
+)
+def test_layers_that_cannot_work_are_refused_at_once(
+    technique: str, params: dict[str, Any], sides: tuple[int, ...], pointer: str, http: FlaskClient
+) -> None:
+    document = problem(post(http, technique, params, *sides), 422)
+    assert document["errors"][0]["pointer"] == pointer
+
+
+def test_copying_has_its_price_too(http: FlaskClient) -> None:
+    growth = {"method": "growth", "height": 2048, "width": 2048, "exemplar_size": 1024}
+    problem(post(http, "texture-synthesis", growth | {"window": 41}, 1000), 422, "too-much-work")
+    modest = {"method": "quilting", "height": 128, "width": 128}
+    job = post(http, "texture-synthesis", modest, 64).get_json()
+    assert 0 < job["estimate"]["gigaflop"] < 10
+
+
+def test_more_memory_than_a_job_may_take_is_refused(make_http: Callable[..., FlaskClient]) -> None:
+    http = make_http(max_megabytes=300)
+    modest = excite(http, objectives=["_blocks.0:1"], steps=1, size=128)
+    assert modest.get_json()["estimate"]["megabytes"] < 300
+    many = excite(http, objectives=["_conv_head:0..127"], steps=1, size=256)
+    refused = problem(many, 422, "too-much-work")
+    assert "at most 300" in refused["detail"]
