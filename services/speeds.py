@@ -22,7 +22,7 @@ class Speeds:
         self._redis = client
 
     def note(self, technique: str, model: str, *, gigaflop: float, seconds: float) -> None:
-        """Take note of a run from its first step to its last."""
+        """Take note of the work between the first step of a run and the last it took."""
         if gigaflop <= 0 or seconds <= 0:
             return
         known, found = self._of(technique, model), gigaflop / seconds

@@ -45,6 +45,7 @@ class Pulse:
     _states: list[str] = field(default_factory=list)
     _told: str = ""
     _first: tuple[float, int] | None = None
+    _steps: list[tuple[float, float]] = field(default_factory=list)
     _end: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
 
@@ -60,6 +61,13 @@ class Pulse:
     def states(self) -> list[str]:
         """The names of the states that are kept."""
         return list(self._states)
+
+    def worked(self) -> tuple[float, float]:
+        """Return the seconds from the first step to the last, and the share of the work in them."""
+        if len(self._steps) < 2:
+            return 0.0, 0.0
+        (began, before), (ended, after) = self._steps
+        return ended - began, after - before
 
     def is_suspended(self) -> bool:
         """Tell whether the job is to be put down for later."""
@@ -77,6 +85,7 @@ class Pulse:
             raise Cancelled
         self._step = step
         now = time.monotonic()
+        self._steps[1:] = [(now, step.fraction)]
         pause_s = max(self.options.preview_every_s, (now - self._began) / MOST_PREVIEWS)
         if now - self._previewed_at >= pause_s:
             self._previewed_at = now

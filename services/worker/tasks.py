@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from typing import TYPE_CHECKING, Any
 
 import redis
@@ -31,6 +30,8 @@ if TYPE_CHECKING:
     from lantern.artifact import Result
     from lantern.checkpoint import Checkpoints
 
+# A shorter run says little of a long one.
+LEAST_TO_LEARN_S = 0.5
 log = get_task_logger(__name__)
 
 
@@ -100,9 +101,7 @@ def work(at: Desk, claim: Claim, lane: Lane) -> None:
     with Pulse(at, claim, job.chosen) as pulse:
         ending = Ending(at, claim, job, pulse)
         try:
-            began = time.monotonic()
             result = _run(at, job, pulse)
-            took_s = time.monotonic() - began
             stored = patiently(lambda: ending.store(result))
         except Suspended:
             patiently(pulse.flush)
@@ -122,18 +121,19 @@ def work(at: Desk, claim: Claim, lane: Lane) -> None:
         else:
             patiently(pulse.flush)
             ending.succeeded(stored)
-            _note_speed(at, job, took_s)
+            _note_speed(at, job, pulse)
 
 
-def _note_speed(at: Desk, job: Job, took_s: float) -> None:
+def _note_speed(at: Desk, job: Job, pulse: Pulse) -> None:
     """Learn from a run that was not broken off how long the next will take."""
-    if job.attempts == 1 and job.estimate:
+    seconds, share = pulse.worked()
+    if job.attempts == 1 and job.estimate and seconds >= LEAST_TO_LEARN_S:
         with contextlib.suppress(redis.RedisError):  # it can be done without
             at.stores.speeds.note(
                 job.call["technique"],
                 job.call["model"],
-                gigaflop=job.estimate["gigaflop"],
-                seconds=took_s,
+                gigaflop=share * job.estimate["gigaflop"],
+                seconds=seconds,
             )
 
 
