@@ -17,9 +17,10 @@ from lantern.collections.library import Collections
 from lantern.errors import InvalidParameter, LanternError
 from lantern.image import Image
 from lantern.optimize.parametrize import Fourier
+from lantern.optimize.regularize import around_centre
 from lantern.progress import Suspended
 from lantern.run import run
-from lantern.techniques.multifaceted import around_centre, mean_cosine
+from lantern.techniques.multifaceted import mean_cosine
 from lantern.vision_model import VisionModel
 
 SMALL = {"size": 48, "steps": 3}

@@ -57,3 +57,10 @@ def keep_largest(pixels: Tensor, size: Tensor, percentile: float, grey: Tensor) 
     rank = min(flat.shape[1], max(1, round(flat.shape[1] * percentile / 100)))
     threshold = flat.kthvalue(rank, dim=1).values
     return torch.where((size > threshold[:, None, None])[:, None], pixels, grey)
+
+
+def around_centre(size: int, sigma: float) -> Tensor:
+    """Return a Gaussian `[size,size]` around the centre, 1 there; `sigma` in sides."""
+    at = (torch.arange(size) + 0.5) / size - 0.5
+    across = torch.exp(-at.square() / (2 * sigma**2))
+    return across[:, None] * across[None]

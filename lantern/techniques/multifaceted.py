@@ -23,7 +23,7 @@ from lantern.optimize.ascend import ascend
 from lantern.optimize.goals import Goal, Goals, read_one
 from lantern.optimize.optimizers import NormalisedAscent
 from lantern.optimize.parametrize import Canvas, Fourier
-from lantern.optimize.regularize import total_variation
+from lantern.optimize.regularize import around_centre, total_variation
 from lantern.optimize.transforms import Movement, moved
 from lantern.params import Params
 from lantern.progress import Looks, Progress
@@ -323,7 +323,8 @@ def _ascend(
 
         def loss(step: int) -> Tensor:
             share = step / max(1, params.steps - 1)
-            weight = around_centre(params.size, sigma_at(params, share)).to(model.device)
+            sigma = params.center + (params.center_end - params.center) * share
+            weight = around_centre(params.size, sigma).to(model.device)
             pixels = canvas.pixels()
             # the same pictures, whose gradient counts by the distance from the centre
             weighed = pixels * weight + pixels.detach() * (1 - weight)
@@ -342,18 +343,6 @@ def _ascend(
             checkpoints=checkpoints,
             generator=generator,
         )
-
-
-def sigma_at(params: MultifacetedParams, share: float) -> float:
-    """Return how wide the weight around the centre is, in sides, after a share of the steps."""
-    return params.center + (params.center_end - params.center) * share
-
-
-def around_centre(size: int, sigma: float) -> Tensor:
-    """Return a Gaussian `[size,size]` around the centre, 1 there; `sigma` in sides."""
-    at = (torch.arange(size) + 0.5) / size - 0.5
-    across = torch.exp(-at.square() / (2 * sigma**2))
-    return across[:, None] * across[None]
 
 
 def _pictures(canvas: Canvas) -> Tensor:

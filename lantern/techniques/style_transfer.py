@@ -2,44 +2,37 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor
 
 from lantern.artifact import Outcome, numbered
 from lantern.checkpoint import Checkpoints
 from lantern.errors import InvalidParameter
 from lantern.image import Image
-from lantern.optimize.ascend import Settled, Trace, ascend
 from lantern.optimize.likeness import (
-    Activations,
-    Drawing,
-    Likeness,
-    View,
-    grams_of,
-    likeness,
     seen_at_once,
     seen_in_step,
 )
 from lantern.optimize.octaves import Size, fitted
-from lantern.optimize.parametrize import Pyramid
-from lantern.optimize.regularize import total_variation
-from lantern.optimize.style import Grams, SlicedWasserstein, Statistic, Style, smoothed
-from lantern.palette import grey, luma_matched, recoloured, with_colours_of
+from lantern.optimize.style import Statistic
 from lantern.params import Params
 from lantern.progress import Progress
 from lantern.registry import Count, technique
-from lantern.vision_model import SHORTEST, VisionModel
+from lantern.techniques.painter import (
+    SHIFTS,
+    Painter,
+    content_layers_of,
+    layers_of,
+    sizes_of,
+    style_layers_of,
+)
+from lantern.vision_model import VisionModel
 from lantern.work import Sizes, Work
 
-Features = Callable[[Tensor], Activations]
 LayerName = Annotated[str, Field(min_length=1, max_length=200)]
 
 
@@ -106,10 +99,6 @@ class StyleTransferParams(Params):
     )
 
 
-# Levels of the pyramid, the number of shifts tried in turn, and how far one goes (px).
-LEVELS, SHIFTS, SHIFT = 5, 8, 8
-# Ratio of one scale to the next.
-RATIO = 2**-0.5
 # What one run may paint, and what L-BFGS may: it keeps forty copies. Pixels of all pictures.
 MOST_PIXELS, MOST_LBFGS_PIXELS = 2**24, 2**22
 # The longest side a painting is looked at with, px.
@@ -120,10 +109,10 @@ def _work(params: StyleTransferParams, sizes: Sizes, model: VisionModel) -> Work
     photos = [fitted(size, params.size) for size in sizes.get("image", ())]
     _check_size(photos, params)
     _check_layers(params, model)
-    paintings, layers = len(sizes.get("style", ())), _layers(params, model)
+    paintings, layers = len(sizes.get("style", ())), layers_of(params, model)
     pixels, passes = 0.0, 0
     for photo in photos:
-        for size in _sizes(photo, params):
+        for size in sizes_of(photo, params):
             # the content of every shift is looked at once
             pixels += params.steps * seen_in_step(size, params.tile_size, has_drawing=True)
             pixels += SHIFTS * size[0] * size[1] + paintings * _painting_area(size, params)
@@ -176,162 +165,13 @@ def style_transfer(
     batches = _batches(photos, alone=params.color != "style")
     pictures: dict[int, Image] = {}
     facts: list[dict[str, Any]] = []
-    studio = _Studio(model, params, style, mask, start, progress, generator, checkpoints)
+    painter = Painter(model, params, style, mask, start, progress, generator, checkpoints)
     for number, places in enumerate(batches):
-        painted, said = studio.paint([photos[p] for p in places], number, len(batches))
+        painted, said = painter.paint([photos[p] for p in places], number, len(batches))
         pictures |= dict(zip(places, painted, strict=True))
         facts.append(said)
     made = numbered("picture", (pictures[place] for place in range(len(photos))))
     return Outcome(made, facts[0] if len(facts) == 1 else {"batches": facts})
-
-
-@dataclass(frozen=True)
-class _Studio:
-    """All that painting a batch of photographs of one size needs."""
-
-    model: VisionModel
-    params: StyleTransferParams
-    paintings: Sequence[Image]
-    masks: Sequence[Image]
-    start: Image | None
-    progress: Progress
-    generator: torch.Generator
-    checkpoints: Checkpoints
-
-    def paint(
-        self, photos: Sequence[Image], batch: int, batches: int
-    ) -> tuple[list[Image], dict[str, Any]]:
-        """Paint from the smallest scale to the full one; return the pictures and the facts."""
-        sizes = _sizes((photos[0].height, photos[0].width), self.params)
-        pixels = self._first(photos, sizes[0])
-        for number, size in enumerate(sizes):
-            pixels = _resized(pixels, size)
-            stage = (batch * len(sizes) + number, batches * len(sizes))
-            pixels, facts = self._scale(photos, pixels, size, stage)
-        return [self._finished(p, photo) for p, photo in zip(pixels, photos, strict=True)], facts
-
-    def _scale(
-        self,
-        photos: Sequence[Image],
-        start: Tensor,
-        size: tuple[int, int],
-        stage: tuple[int, int],
-    ) -> tuple[Tensor, dict[str, Any]]:
-        """Paint at one size, from `start`; return the pixels and the facts."""
-        params, model = self.params, self.model
-        canvas = Pyramid(start.to(model.device), levels=LEVELS)
-        drawn = torch.randint(0, SHIFT, (SHIFTS, 2), generator=self.generator)
-        shifts = [(int(down), int(right)) for down, right in drawn]
-        terms: dict[str, float] = {}
-        with model.capture(_layers(params, model), pointer="/params/style_layers") as features:
-            content, cover = self._content(photos, size), self._cover(size)
-            judge = self._likeness(features, photos[0], content, shifts)
-
-            def shown() -> Tensor:
-                pixels = canvas.pixels()
-                return pixels if cover is None else torch.lerp(content, pixels, cover)
-
-            def loss(step: int) -> Tensor:
-                pixels = shown()
-                found = judge(pixels, step % SHIFTS)
-                rough = total_variation(pixels).sum()
-                terms.update(style=found.style, content=found.content, tv=rough.item())
-                return found.total + params.tv_weight * rough
-
-            trace = ascend(
-                loss,
-                _optimizer(canvas.parameters, params),
-                steps=params.steps,
-                progress=self.progress,
-                preview=lambda: self._finished(shown()[0].detach(), photos[0]),
-                checkpoints=self.checkpoints,
-                generator=self.generator,
-                settled=Settled(window=2 * SHIFTS, gain=2e-3),
-                stage=stage[0],
-                stages=stage[1],
-            )
-            with torch.no_grad():  # a run that was resumed behind its last step has no terms
-                loss(len(trace.losses))
-        with torch.no_grad():
-            return shown().cpu(), _facts(trace, terms, size)
-
-    def _likeness(
-        self, features: Features, photo: Image, content: Tensor, shifts: Sequence[tuple[int, int]]
-    ) -> Likeness:
-        """Return how like paintings and photographs pictures of one size are."""
-        params, model = self.params, self.model
-        style_layers, content_layers = _style_layers(params, model), _content_layers(params, model)
-
-        def look(pixels: Tensor) -> tuple[Activations, Activations]:
-            seen = features(pixels)
-            kept = smoothed(seen) if params.smoothing else seen
-            return {n: kept[n] for n in style_layers}, {n: kept[n] for n in content_layers}
-
-        size = (content.shape[2], content.shape[3])
-        strides = {name: model.stride(name) for name in _layers(params, model)}
-        style = self._style(lambda pixels: look(pixels)[0], photo, size, strides)
-        drawing = Drawing(content, params.content_weight) if params.content_weight else None
-        views = [View(style, by) for by in shifts]
-        return likeness(look, views, drawing, size=size, side=params.tile_size, strides=strides)
-
-    def _style(
-        self,
-        hand: Callable[[Tensor], Activations],
-        photo: Image,
-        size: Size,
-        strides: Mapping[str, int],
-    ) -> Style:
-        """Return what is taken from the paintings, which are looked at one by one."""
-        params = self.params
-        weights = params.style_weights or (1.0,) * len(self.paintings)
-        if params.statistic == "sliced-wasserstein":
-            with torch.no_grad():
-                hands = [hand(self._painting(one, photo, size)) for one in self.paintings]
-            return SlicedWasserstein(hands, weights, self.generator)
-        grams = [
-            grams_of(hand, self._painting(one, photo, size), side=params.tile_size, strides=strides)
-            for one in self.paintings
-        ]
-        if not self.masks:
-            return Grams.blended(grams, weights)
-        masks = [grey(m).resize(*size).pixels[0].to(self.model.device) for m in self.masks]
-        return Grams.by_region(grams, masks, weights)
-
-    def _content(self, photos: Sequence[Image], size: tuple[int, int]) -> Tensor:
-        drawn = [grey(p) if self.params.color == "luminance" else p for p in photos]
-        return torch.stack([p.resize(*size).pixels for p in drawn]).to(self.model.device)
-
-    def _cover(self, size: tuple[int, int]) -> Tensor | None:
-        """Return what lies under any mask, `[H,W]`, 0..1; the rest stays the photograph."""
-        if not self.masks:
-            return None
-        masks = [grey(mask).resize(*size).pixels[0] for mask in self.masks]
-        return torch.stack(masks).sum(0).clamp(0, 1).to(self.model.device)
-
-    def _first(self, photos: Sequence[Image], size: tuple[int, int]) -> Tensor:
-        """Return the pictures to start from, `[N,3,H,W]`."""
-        if self.start is not None:
-            return self.start.resize(*size).pixels[None].repeat(len(photos), 1, 1, 1)
-        if self.params.init == "content":
-            return self._content(photos, size).cpu()
-        return torch.rand(len(photos), 3, *size, generator=self.generator)
-
-    def _painting(self, painting: Image, photo: Image, size: tuple[int, int]) -> Tensor:
-        """Return a painting as it is looked at beside pictures of one size, `[1,3,H,W]`."""
-        scale = max(size) * self.params.style_scale / max(painting.height, painting.width)
-        scale = max(scale, SHORTEST / min(painting.height, painting.width))
-        painting = painting.resize(round(painting.height * scale), round(painting.width * scale))
-        if self.params.color == "luminance":
-            painting = luma_matched(grey(painting), photo)
-        elif self.params.color == "histogram":
-            painting = recoloured(painting, photo)
-        return painting.pixels[None].to(self.model.device)
-
-    def _finished(self, pixels: Tensor, photo: Image) -> Image:
-        image = dataclasses.replace(photo, pixels=pixels.clamp(0, 1).cpu())
-        if self.params.color != "luminance":
-            return image
-        return with_colours_of(image, photo.resize(image.height, image.width))
 
 
 def _check(params: StyleTransferParams, style: Sequence[Image], mask: Sequence[Image]) -> None:
@@ -356,9 +196,9 @@ def _painting_area(size: Size, params: StyleTransferParams) -> float:
 
 def _check_layers(params: StyleTransferParams, model: VisionModel) -> None:
     """Refuse layers the network lacks, and for the style those without positions."""
-    for name in _content_layers(params, model):
+    for name in content_layers_of(params, model):
         model.shape(name, pointer="/params/content_layers")
-    for name in _style_layers(params, model):
+    for name in style_layers_of(params, model):
         model.check_positions(name, pointer="/params/style_layers")
 
 
@@ -394,48 +234,3 @@ def _batches(photos: Sequence[Image], *, alone: bool) -> list[list[int]]:
     for place, photo in enumerate(photos):
         groups.setdefault(place if alone else (photo.height, photo.width), []).append(place)
     return list(groups.values())
-
-
-def _sizes(size: Size, params: StyleTransferParams) -> list[Size]:
-    """Return height and width of each scale, smallest first, none but the last under 64 px."""
-    shares = [RATIO**n for n in reversed(range(params.scales))]
-    sizes = [(round(size[0] * share), round(size[1] * share)) for share in shares]
-    return [smaller for smaller in sizes[:-1] if min(smaller) >= 64] + sizes[-1:]
-
-
-def _resized(pixels: Tensor, size: tuple[int, int]) -> Tensor:
-    if tuple(pixels.shape[-2:]) == size:
-        return pixels
-    return F.interpolate(
-        pixels, size=size, mode="bicubic", antialias=True, align_corners=False
-    ).clamp(0, 1)
-
-
-def _style_layers(params: StyleTransferParams, model: VisionModel) -> tuple[str, ...]:
-    return params.style_layers or tuple(model.style_layers)
-
-
-def _content_layers(params: StyleTransferParams, model: VisionModel) -> tuple[str, ...]:
-    return params.content_layers or tuple(model.content_layers)
-
-
-def _layers(params: StyleTransferParams, model: VisionModel) -> tuple[str, ...]:
-    return (*_style_layers(params, model), *_content_layers(params, model))
-
-
-def _facts(trace: Trace, terms: Mapping[str, float], size: tuple[int, int]) -> dict[str, Any]:
-    return {
-        "losses": {name: round(value, 6) for name, value in terms.items()},
-        "loss": {"first": round(trace.losses[0], 6), "last": round(trace.losses[-1], 6)},
-        "steps": len(trace.losses),
-        "settled": trace.settled,
-        "height": size[0],
-        "width": size[1],
-    }
-
-
-def _optimizer(levels: list[Tensor], params: StyleTransferParams) -> torch.optim.Optimizer:
-    if params.optimizer == "adam":
-        return torch.optim.Adam(levels, lr=params.learning_rate, betas=(0.9, 0.99))
-    # one evaluation a step; the curvature history is kept between steps
-    return torch.optim.LBFGS(levels, lr=1.0, max_iter=1, history_size=20)
