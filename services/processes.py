@@ -119,22 +119,32 @@ def end(children: Sequence[Child], *, seconds: float) -> None:
         child.kill()
 
 
-def check_port(host: str, port: int) -> None:
-    """Make sure that the gateway will get its port.
+def check_port(host: str, port: int, *, within_s: float = 0.0) -> None:
+    """Make sure that the gateway will get its port, or gets it in a while.
 
     Raises:
-        StackError: something listens there already.
+        StackError: something listens there.
     """
+    until = time.monotonic() + within_s
+    while (reason := _taken(host, port)) and time.monotonic() < until:
+        time.sleep(0.05)
+    if reason:
+        raise StackError(
+            f"port {port} on {host} cannot be used ({reason}); "
+            "stop what uses it or set LANTERN_PORT to another"
+        )
+
+
+def _taken(host: str, port: int) -> str:
+    """Say why a port cannot be had; nothing if it can."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise StackError(
-                f"port {port} on {host} cannot be used ({error.strerror}); "
-                "stop what uses it or set LANTERN_PORT to another"
-            ) from None
+            return error.strerror or str(error)
+    return ""
 
 
 def free_ports(count: int) -> list[int]:
@@ -159,10 +169,14 @@ def free_ports(count: int) -> list[int]:
             probe.close()
 
 
-def clear_leftovers(record: Path) -> None:
-    """End the processes of a stack whose supervisor was killed."""
+def clear_leftovers(record: Path) -> bool:
+    """End the processes of a stack whose supervisor was killed; tell whether there was one.
+
+    Their ports may be taken for a moment more: a process whose first thread has ended is a zombie,
+    though its other threads still hold its files.
+    """
     if not record.is_file():
-        return
+        return False
     try:
         children = json.loads(record.read_text())["children"].values()
     except (ValueError, KeyError):
@@ -182,6 +196,7 @@ def clear_leftovers(record: Path) -> None:
     while any(map(_has_members, killed)) and time.monotonic() < until:
         time.sleep(0.02)
     record.unlink()
+    return True
 
 
 def kill_group(leader: int) -> None:

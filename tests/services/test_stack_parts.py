@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -67,6 +68,12 @@ class TestPorts:
                 check_port("127.0.0.1", port)
         assert str(port) in str(caught.value)
         check_port("127.0.0.1", port)
+
+    def test_a_port_that_is_about_to_be_free_is_waited_for(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            threading.Timer(0.3, taken.close).start()
+            check_port("127.0.0.1", port, within_s=10)
 
     def test_free_ports_are_distinct_and_free(self) -> None:
         ports = free_ports(20)
