@@ -157,12 +157,12 @@ def free_ports(count: int) -> list[int]:
     try:
         while len(probes) < count:
             probe = socket.socket()
-            probes.append(probe)
             try:
                 probe.bind(("127.0.0.1", secrets.choice(LASTING_PORTS)))
             except OSError:
-                probes.remove(probe)
                 probe.close()
+            else:
+                probes.append(probe)
         return [probe.getsockname()[1] for probe in probes]
     finally:
         for probe in probes:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lantern.optimize import tiles
 from lantern.optimize.objectives import Guide, guided
-from lantern.optimize.tiles import Box, Tile
+from lantern.optimize.tiles import Tile
 
 # How many of a guide's feature vectors are matched at most, spread evenly over it.
 MOST_VECTORS = 1024
@@ -37,16 +37,13 @@ class Excitement:
     def of(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
         """Return the excitement by pictures `[N,3,H,W]`, a scalar; tile borders are drawn."""
         height, width = pixels.shape[-2:]
-        whole = Box(0, 0, height, width)
-        parts = [Tile(whole, whole)]
         # drawn also where it is not needed: tiles must not change what else is left to chance
         offset = tiles.draw_offset(self.tile_size, tiles.HALO, generator)
-        if max(height, width) > self.tile_size:
-            parts = tiles.cut(height, width, side=self.tile_size, halo=tiles.HALO, offset=offset)
+        parts = tiles.laid((height, width), self.tile_size, offset)
 
         def share(seen: Tensor, tile: Tile) -> Tensor:
             worth = tile.counted(self._worth(seen), self.stride)
-            weight = tile.core.area / (whole.area * len(pixels))
+            weight = tile.core.area / (height * width * len(pixels))
             return weight * worth.sum() / max(1, worth[0].numel())
 
         return tiles.summed(share, pixels, parts)

@@ -193,18 +193,15 @@ def rolled(pixels: Tensor, by: tuple[int, int]) -> Tensor:
 
 def seen_in_step(size: tuple[int, int], side: int, *, has_drawing: bool) -> float:
     """Return the pixels that pass through the network in a step, forward and back each once."""
-    if max(size) <= side:
-        return 2.0 * size[0] * size[1]
-    # once for the Gram matrices, once for what is to be drawn
-    passes = 4 if has_drawing else 3
-    return float(passes * sum(tile.seen.area for tile in _cut(size, side, 0.0)))
+    passes = 2
+    if max(size) > side:  # once more for the Gram matrices, and for what is to be drawn
+        passes += 2 if has_drawing else 1
+    return float(passes * sum(tile.seen.area for tile in tiles.laid(size, side)))
 
 
 def seen_at_once(size: tuple[int, int], side: int) -> float:
     """Return the pixels whose gradient is kept at a time."""
-    if max(size) <= side:
-        return float(size[0] * size[1])
-    return float(max(tile.seen.area for tile in _cut(size, side, 0.0)))
+    return float(max(tile.seen.area for tile in tiles.laid(size, side)))
 
 
 @torch.no_grad()
@@ -217,7 +214,7 @@ def grams_of(
 ) -> dict[str, Tensor]:
     """Return the Gram matrices `[N,C,C]` of pictures `[N,3,H,W]` by layer, in tiles if large."""
     sums: dict[str, Moments] = {}
-    for tile in _cut((pixels.shape[2], pixels.shape[3]), side, 0.0):
+    for tile in tiles.laid((pixels.shape[2], pixels.shape[3]), side):
         for name, act in look(tile.seen.of(pixels)).items():
             one = Moments.of(tile.counted(act, strides[name]))
             sums[name] = sums[name] + one if name in sums else one
@@ -253,9 +250,6 @@ def _along(slopes: Sequence[Tensor], moments: Sequence[Moments]) -> Tensor:
 
 def _cut(size: tuple[int, int], side: int, share: float) -> list[Tile]:
     """Cut a picture into tiles whose borders are moved by a share of the distance between them."""
-    height, width = size
-    if max(size) <= side:
-        return tiles.cut(height, width, side=side, halo=0)
     step = side - 2 * tiles.HALO
     down, right = (int(share * n * step) // tiles.GRID * tiles.GRID % step for n in (1, 3))
-    return tiles.cut(height, width, side=side, halo=tiles.HALO, offset=(down, right))
+    return tiles.laid(size, side, (down, right))

@@ -110,6 +110,15 @@ def cut(
     return [Tile(core, core.grown(halo, height, width)) for core in cores]
 
 
+def laid(size: tuple[int, int], side: int, offset: tuple[int, int] = (0, 0)) -> list[Tile]:
+    """Return a picture of a size (height, width) as one tile, or cut where it is over `side` px."""
+    height, width = size
+    if max(size) > side:
+        return cut(height, width, side=side, halo=HALO, offset=offset)
+    whole = Box(0, 0, height, width)
+    return [Tile(whole, whole)]
+
+
 def _spans(length: int, step: int, offset: int) -> list[tuple[int, int]]:
     cuts = [0, *range(offset % step or step, length, step), length]
     return list(itertools.pairwise(cuts))

@@ -202,11 +202,7 @@ def _layer(model: VisionModel, params: DeepDreamParams) -> tuple[str, int]:
 
 def _seen(size: Size, params: DeepDreamParams) -> int:
     """Return how many pixels the network sees at a step: tiles overlap."""
-    height, width = size
-    if max(size) <= params.tile_size:
-        return height * width
-    parts = tiles.cut(height, width, side=params.tile_size, halo=tiles.HALO)
-    return sum(tile.seen.area for tile in parts)
+    return sum(tile.seen.area for tile in tiles.laid(size, params.tile_size))
 
 
 def _film(place: int, dream: Dream, params: DeepDreamParams) -> Animation:

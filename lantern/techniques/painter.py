@@ -22,7 +22,7 @@ from lantern.optimize.likeness import (
     grams_of,
     likeness,
 )
-from lantern.optimize.octaves import Size
+from lantern.optimize.octaves import Size, octaves
 from lantern.optimize.parametrize import Pyramid
 from lantern.optimize.regularize import total_variation
 from lantern.optimize.style import Grams, SlicedWasserstein, Style, smoothed
@@ -194,9 +194,7 @@ class Painter:
 
 def sizes_of(size: Size, params: StyleTransferParams) -> list[Size]:
     """Return height and width of each scale, smallest first, none but the last under 64 px."""
-    shares = [RATIO**n for n in reversed(range(params.scales))]
-    sizes = [(round(size[0] * share), round(size[1] * share)) for share in shares]
-    return [smaller for smaller in sizes[:-1] if min(smaller) >= 64] + sizes[-1:]
+    return octaves(size, count=params.scales, scale=1 / RATIO, smallest=64)
 
 
 def style_layers_of(params: StyleTransferParams, model: VisionModel) -> tuple[str, ...]:

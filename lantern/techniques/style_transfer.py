@@ -118,10 +118,7 @@ def _work(params: StyleTransferParams, sizes: Sizes, model: VisionModel) -> Work
             pixels += SHIFTS * size[0] * size[1] + paintings * _painting_area(size, params)
             passes += 2 * params.steps + SHIFTS + paintings
     counts = Counter(photos)
-    at_once = [
-        count * seen_at_once(size, params.tile_size)
-        for size, count in counts.items()
-    ]  # fmt: skip
+    at_once = [count * seen_at_once(size, params.tile_size) for size, count in counts.items()]
     return Work(passes, pixels / max(1, passes), layers, max(at_once, default=0))
 
 
@@ -153,10 +150,10 @@ def style_transfer(
     """Repaint photographs in the hand of any paintings, by optimising their pixels.
 
     Several paintings are blended by their weights or, with masks, each has its region; what lies
-    under no mask stays the photograph. Losses are
-    relative to their targets, so that the same weights serve every network and size. Two departures
-    from the paper keep networks with strided first layers from painting grids and coloured grain:
-    the picture is a sum of a pyramid's levels, and each step looks at it shifted by a few pixels.
+    under no mask stays the photograph. Losses are relative to their targets, so that the same
+    weights serve every network and size. Two departures from the paper keep networks with strided
+    first layers from painting grids and coloured grain: the picture is a sum of a pyramid's levels,
+    and each step looks at it shifted by a few pixels.
     """
     _check(params, style, mask)
     photos = [model.fit(photo, params.size) for photo in image]

@@ -68,9 +68,9 @@ def tidy() -> None:
 @worker_process_init.connect  # type: ignore[untyped-decorator]
 def _get_ready(**_: object) -> None:
     """Do before the first job comes what takes long the first time; then give way to others."""
-    desk()
+    mine = desk()
     if queue_of("jobs") in app.amqp.queues.consume_from:
-        warm_up(desk())
+        warm_up(mine)
     os.nice(read().niceness)
 
 

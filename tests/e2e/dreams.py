@@ -11,8 +11,8 @@ SEVERAL_SECONDS = {"steps": 25, "octaves": 4, "size": 160}
 MINUTES = {"steps": 200, "octaves": 10, "size": 512}
 
 
-def result_of(stack: Running, job: Any) -> bytes:
-    """Return the bytes of a job's picture or, where it has none, of its document."""
-    response = stack.get(job["links"]["result"], accept="image/png, application/json;q=0.5")
+def result_of(stack: Running, job: Any, accept: str = "image/png") -> bytes:
+    """Return the bytes of a job's result, in the form that is accepted."""
+    response = stack.get(job["links"]["result"], accept=accept)
     assert response.status == 200, response.data
     return response.data
