@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import time
 from pathlib import Path
+from typing import Any, cast
 
 import redis
 import urllib3
@@ -20,8 +22,9 @@ from lantern.run import run
 from lantern.vision_model import VisionModel
 from services.blobs import Blobs
 from services.settings import Settings
+from services.worker.keeper import Keeper
 
-RUN_S = 25.0
+RUN_S = 40.0
 STREAMS = 90
 POSTS = 300
 KINDS = {"style-transfer 512 px, Adam": "adam", "style-transfer 512 px, L-BFGS": "l-bfgs"}
@@ -43,7 +46,9 @@ def checkpoints(model: VisionModel, run_dir: Path) -> list[Row]:
 
 
 def _cost(what: str, optimizer: str, model: VisionModel, blobs: Blobs) -> Row:
-    spent: list[float] = []
+    """Count the time a run waits for its states, and what storing them takes of the cores beside."""
+    waited: list[float] = []
+    stored: list[float] = []
     sizes: list[int] = []
     photos = samples.photographs()
     images = {slot: Image.decode(photos[slot_of].read_bytes()) for slot, slot_of in _SLOTS.items()}
@@ -52,11 +57,20 @@ def _cost(what: str, optimizer: str, model: VisionModel, blobs: Blobs) -> Row:
         def keep(self, *arguments: object) -> None:
             began = time.perf_counter()
             super().keep(*arguments)  # type: ignore[arg-type]
-            spent.append(time.perf_counter() - began)
+            waited.append(time.perf_counter() - began)
 
-    def save(state: bytes) -> None:
+    class TimedBlobs:
+        def put(self, *arguments: Any, **more: Any) -> None:
+            began = time.thread_time()
+            blobs.put(*arguments, **more)
+            stored.append(time.thread_time() - began)
+
+    timed = cast(Blobs, TimedBlobs())
+    keeper = Keeper(timed, "benchmark", 60, lambda purpose, name: None)
+
+    def save(state: bytes) -> float:
         sizes.append(len(state))
-        blobs.put("benchmark", f"state-{len(sizes)}", state, ttl_s=60)
+        return keeper.offer("state", f"state-{len(sizes)}", state)
 
     began = time.perf_counter()
 
@@ -64,16 +78,23 @@ def _cost(what: str, optimizer: str, model: VisionModel, blobs: Blobs) -> Row:
         if time.perf_counter() - began > RUN_S:
             raise Cancelled
 
+    keeper.start()
     with contextlib.suppress(Cancelled):
         run(
             "style-transfer", images,
             {"optimizer": optimizer, "size": 512, "scales": 1, "steps": 2000},
-            model=model, progress=stop, checkpoints=Timed(save),
+            model=model, progress=stop,
+            checkpoints=Timed(save, every_s=Settings().checkpoint_every_s),
         )  # fmt: skip
-    share = sum(spent) / (time.perf_counter() - began)
+    seconds = time.perf_counter() - began
+    keeper.rest()
     blobs.delete("benchmark", *(f"state-{number + 1}" for number in range(len(sizes))))
-    figures = f"{share:.2%} of the time, {len(sizes)} states of {max(sizes) / 2**20:.0f} MB"
-    return Row(f"checkpoints of {what}", figures, "< 3 %", share < 0.03)
+    waits, beside = sum(waited) / seconds, sum(stored) / seconds / (os.cpu_count() or 1)
+    figures = (
+        f"{waits:.2%} of the time, and of all cores {beside:.2%} beside, "
+        f"{len(sizes)} states of {max(sizes) / 2**20:.0f} MB"
+    )
+    return Row(f"checkpoints of {what}", figures, "< 3 %", waits + beside < 0.03)
 
 
 _SLOTS = {"image": "coffee", "style": "retina"}

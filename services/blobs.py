@@ -63,11 +63,13 @@ class Blobs:
         Raises:
             StorageFull: Redis has no memory left, or the disk no room.
         """
-        key, value = _key(owner, name), HERE + data
+        key = _key(owner, name)
         try:
             if in_file or len(data) > self._inline_bytes:
                 self._write(f"{owner}/{name}", data)
                 value = IN_FILE
+            else:
+                value = HERE + data
             self._redis.set(key, value, ex=ttl_s)
         except (redis.exceptions.ResponseError, OSError) as error:
             if not is_full(error):

@@ -27,6 +27,11 @@ def preview_name(step: int) -> str:
     return f"preview-{step}"
 
 
+def preview_step(name: str) -> int:
+    """Return the step whose preview has a name."""
+    return int(name.removeprefix("preview-"))
+
+
 def names(job: Job, previews: Iterable[int] = ()) -> list[str]:
     """Return the names of all that is kept for a job."""
     return [*needed_names(job), *map(preview_name, previews), *result_names(job.result)]

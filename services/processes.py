@@ -119,16 +119,13 @@ def end(children: Sequence[Child], *, seconds: float) -> None:
         child.kill()
 
 
-def check_port(host: str, port: int, *, within_s: float = 0.0) -> None:
-    """Make sure that the gateway will get its port, or gets it in a while.
+def check_port(host: str, port: int) -> None:
+    """Make sure that the gateway will get its port.
 
     Raises:
         StackError: something listens there.
     """
-    until = time.monotonic() + within_s
-    while (reason := _taken(host, port)) and time.monotonic() < until:
-        time.sleep(0.05)
-    if reason:
+    if reason := _taken(host, port):
         raise StackError(
             f"port {port} on {host} cannot be used ({reason}); "
             "stop what uses it or set LANTERN_PORT to another"
@@ -169,14 +166,10 @@ def free_ports(count: int) -> list[int]:
             probe.close()
 
 
-def clear_leftovers(record: Path) -> bool:
-    """End the processes of a stack whose supervisor was killed; tell whether there was one.
-
-    Their ports may be taken for a moment more: a process whose first thread has ended is a zombie,
-    though its other threads still hold its files.
-    """
+def clear_leftovers(record: Path) -> None:
+    """End the processes of a stack whose supervisor was killed; then their ports are free."""
     if not record.is_file():
-        return False
+        return
     try:
         children = json.loads(record.read_text())["children"].values()
     except (ValueError, KeyError):
@@ -187,16 +180,15 @@ def clear_leftovers(record: Path) -> bool:
             alive = abs(psutil.Process(entry["pid"]).create_time() - entry["born"]) < 1.0
         except psutil.NoSuchProcess:
             # the leader is gone, but members of its group may be left
-            alive = _has_members(entry["pid"])
+            alive = has_members(entry["pid"])
         if alive:
             kill_group(entry["pid"])
             killed.append(entry["pid"])
     # their ports are taken until they are gone
     until = time.monotonic() + GONE_WITHIN_S
-    while any(map(_has_members, killed)) and time.monotonic() < until:
+    while any(map(has_members, killed)) and time.monotonic() < until:
         time.sleep(0.02)
     record.unlink()
-    return True
 
 
 def kill_group(leader: int) -> None:
@@ -205,10 +197,21 @@ def kill_group(leader: int) -> None:
         os.killpg(leader, signal.SIGKILL)
 
 
-def _has_members(group: int) -> bool:
-    """Tell whether a process of a group lives; one that only waits to be reaped does not."""
+def has_members(group: int) -> bool:
+    """Tell whether a process of a group lives; one that only waits to be reaped does not.
+
+    A process whose first thread has ended is a zombie as well, though its other threads still hold
+    its files and ports.
+    """
     members = (p for p in psutil.process_iter(["status"]) if _group(p.pid) == group)
-    return any(p.info["status"] != psutil.STATUS_ZOMBIE for p in members)
+    return any(p.info["status"] != psutil.STATUS_ZOMBIE or _has_threads(p) for p in members)
+
+
+def _has_threads(zombie: psutil.Process) -> bool:
+    try:
+        return zombie.num_threads() > 1
+    except psutil.Error:
+        return False
 
 
 def _group(pid: int) -> int:

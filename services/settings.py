@@ -76,7 +76,7 @@ class Settings:
     """How often a worker gives one."""
     max_attempts: int = 3
     """How often a job is started without getting further before it is given up."""
-    checkpoint_every_s: float = 3.0
+    checkpoint_every_s: float = 2.0
     """Shortest time between two checkpoints of a job."""
     result_ttl_s: int = 24 * 3600
     """How long results, uploads and job records are kept."""

@@ -24,7 +24,6 @@ import urllib3
 
 from handlers.serve import Ports, Serving
 from services.processes import (
-    GONE_WITHIN_S,
     Child,
     StackError,
     check_port,
@@ -69,9 +68,8 @@ class Stack:
         """
         run = self.settings.run_path
         (run / "logs").mkdir(parents=True, exist_ok=True)
-        has_cleared = self._claim_run_dir(run)
-        within_s = GONE_WITHIN_S if has_cleared else 0.0
-        check_port(self.settings.host, self.settings.port, within_s=within_s)
+        self._claim_run_dir(run)
+        check_port(self.settings.host, self.settings.port)
         self._temporary = Path(tempfile.mkdtemp(prefix="lantern-"))
         started = time.monotonic()
         settings = self._start_stores(run)
@@ -193,8 +191,8 @@ class Stack:
             parts.append(f"-- {child.log}\n" + "\n".join(lines))
         return "\n".join(parts)
 
-    def _claim_run_dir(self, run: Path) -> bool:
-        """Make the folder ours; tell whether an earlier stack was killed in it."""
+    def _claim_run_dir(self, run: Path) -> None:
+        """Make the folder ours, and end what is left of a stack that was killed in it."""
         import fcntl
 
         self._lock = (run / "lock").open("w")
@@ -207,7 +205,7 @@ class Stack:
                 f"another stack runs in {run}; stop it, or choose another LANTERN_PORT "
                 "or LANTERN_RUN_DIR"
             ) from None
-        return clear_leftovers(run / "stack.json")
+        clear_leftovers(run / "stack.json")
 
     def _remember(self) -> None:
         """Write down which processes are ours, for the next start after a crash."""

@@ -249,12 +249,16 @@ def test_a_suspended_run_keeps_its_state_and_goes_on(
     assert resumed.principal.encode("image/png") == whole.principal.encode("image/png")
 
 
-def test_saving_takes_no_more_than_its_share_of_the_time(network: VisionModel) -> None:
+@pytest.mark.parametrize("waits_s", [0.0, 0.01, 0.02])
+def test_saving_takes_no_more_than_its_share_of_the_time(
+    network: VisionModel, waits_s: float
+) -> None:
     saved_at: list[float] = []
 
-    def save_slowly(state: bytes) -> None:
-        time.sleep(0.02)
+    def save_slowly(state: bytes) -> float:
+        time.sleep(waits_s)
         saved_at.append(time.monotonic())
+        return 0.02 - waits_s
 
     images = {"image": _picture(0)}
     began = time.monotonic()
@@ -287,27 +291,6 @@ def test_one_slow_saving_does_not_silence_the_rest(slow: int, network: VisionMod
             checkpoints=Checkpoints(save, every_s=0.1, most_cost=0.1),
         )  # fmt: skip
     assert saved_at[slow] - saved_at[slow - 1] < 1.0
-
-
-def test_a_state_that_could_not_be_kept_is_soon_followed_by_the_next(
-    network: VisionModel,
-) -> None:
-    tried_at: list[float] = []
-
-    def save(state: bytes) -> bool:
-        tried_at.append(time.monotonic())
-        return len(tried_at) > 1
-
-    def wait(step: Step) -> None:
-        time.sleep(0.05)
-
-    run(
-        "deep-dream", {"image": _picture(0)}, {"steps": 40, "octaves": 1, "size": 64},
-        model=network, progress=wait,
-        checkpoints=Checkpoints(save, every_s=1.0),
-    )  # fmt: skip
-    assert len(tried_at) >= 2
-    assert 0.5 <= tried_at[1] - tried_at[0] < 0.9
 
 
 def test_a_checkpoint_that_holds_code_is_refused() -> None:

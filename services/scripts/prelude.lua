@@ -2,7 +2,7 @@
 local JOB, QUEUED, ACTIVE = 'lantern:job:', 'lantern:jobs:queued:', 'lantern:jobs:active:'
 local RUNNING, DEADLINES = 'lantern:jobs:running', 'lantern:jobs:deadlines'
 local ALL, ENDED = 'lantern:jobs:all:', 'lantern:jobs:ended'
-local OUTBOX, CACHE = 'lantern:outbox', 'lantern:cache:'
+local OUTBOX, CACHE, CLOCK = 'lantern:outbox', 'lantern:cache:', 'lantern:clock'
 local COLLECTION, COLLECTIONS = 'lantern:collection:', 'lantern:collections:'
 local LANES = {'fast', 'jobs'}
 local PARTS = {'', ':events', ':previews', ':deliveries'}

@@ -7,6 +7,14 @@ local at, ttl_s = now(), tonumber(ARGV[3])
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', RUNNING, at + 2 * ARGV[2], '+inf', 'LIMIT', 0, 100)) do
   redis.call('ZADD', RUNNING, at + ARGV[2], id)
 end
+-- and messages that would wait too long
+local back = tonumber(redis.call('GET', CLOCK) or 0) - at
+if back > 2 * ARGV[2] then
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', OUTBOX, at, '+inf')) do
+    redis.call('ZINCRBY', OUTBOX, -back, id)
+  end
+end
+redis.call('SET', CLOCK, at)
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', RUNNING, '-inf', at, 'LIMIT', 0, 100)) do
   redis.call('ZREM', RUNNING, id)
   if get(id, 'status') == 'running' then

@@ -97,7 +97,7 @@ class Ending:
 
     def _finish(self, status: Status, **parts: Mapping[str, Any]) -> bool:
         stores, token = self.desk.stores, secrets.token_hex(8)
-
+        self.pulse.store_no_more()
         result, error = parts.get("result"), parts.get("error")
 
         def finish() -> bool:

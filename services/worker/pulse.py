@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import redis
 
 from services.blobs import StorageFull
-from services.job_bytes import preview_name
+from services.job_bytes import preview_name, preview_step
 from services.jobs import Claim, Word
 from services.record import JobOptions
 from services.worker.desk import Desk
+from services.worker.keeper import Keeper
 
 if TYPE_CHECKING:
     from lantern.progress import Step
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 UNREACHABLE_S = 60.0
 # What ends a run at its next step.
 STOPS: tuple[Word, ...] = ("cancel", "late", "lost")
+STATE, PREVIEW = "state", "preview"
 # A long run makes its previews more rarely, so that they stay a film one can watch.
 MOST_PREVIEWS = 300
 
@@ -30,8 +32,9 @@ MOST_PREVIEWS = 300
 class Pulse:
     """Beats for a job while it runs, in a thread of its own; the steps leave their news here.
 
-    The last beat said whether to go on. A step stops the computation when the job was cancelled,
-    is late or has been taken over; `is_suspended` stops it behind its next checkpoint.
+    States and previews are stored in another thread: the run waits for no store. The last beat
+    said whether to go on. A step stops the computation when the job was cancelled, is late or has
+    been taken over; `is_suspended` stops it behind its next checkpoint.
     """
 
     desk: Desk
@@ -48,8 +51,14 @@ class Pulse:
     _steps: list[tuple[float, float]] = field(default_factory=list)
     _end: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
+    _keeper: Keeper = field(init=False)
+
+    def __post_init__(self) -> None:
+        ttl_s = self.desk.settings.live_ttl_s
+        self._keeper = Keeper(self.desk.stores.blobs, self.claim.job_id, ttl_s, self._note_kept)
 
     def __enter__(self) -> Pulse:
+        self._keeper.start()
         self._thread = threading.Thread(target=self._beat_until_end, daemon=True)
         self._thread.start()
         return self
@@ -60,7 +69,7 @@ class Pulse:
     @property
     def states(self) -> list[str]:
         """The names of the states that are kept."""
-        return list(self._states)
+        return [*self._keeper.unwanted, *self._states]
 
     def worked(self) -> tuple[float, float]:
         """Return the seconds from the first step to the last, and the share of the work in them."""
@@ -91,19 +100,43 @@ class Pulse:
             self._previewed_at = now
             self._keep_preview(step)
 
-    def keep(self, state: bytes) -> bool:
-        """Store the state of the run, for another worker to go on from; tell whether it could."""
+    def keep(self, state: bytes) -> float:
+        """Have the state of the run stored, for another worker to go on from.
+
+        Return the seconds of a core that storing the one before took.
+        """
         name = f"state-{self.claim.fence}-{time.monotonic_ns()}"
-        with contextlib.suppress(redis.RedisError, StorageFull):  # the one before still serves
-            self._put(name, state)
-            self._states.append(name)
-            return True
-        return False
+        return self._keeper.offer(STATE, name, state)
 
     def flush(self) -> None:
-        """Record the last step and state, which no beat may have seen."""
+        """Store and record the last step and state, which no beat may have seen.
+
+        Raises:
+            RedisError: a store is away.
+        """
         self._rest()
+        with contextlib.suppress(StorageFull):  # the state before still serves
+            self._keeper.flush()
         self._beat()
+        with contextlib.suppress(StorageFull):
+            self._keeper.flush()
+
+    def end(self) -> None:
+        """Record the last step; store nothing more, as the job needs no state from now on.
+
+        Raises:
+            RedisError: a store is away.
+        """
+        self._rest()
+        self._keeper.withdraw(STATE)
+        with contextlib.suppress(StorageFull):  # previews can be done without
+            self._keeper.flush()
+        self._beat()
+
+    def store_no_more(self) -> None:
+        """Leave the stores as they are."""
+        self._keeper.rest()
+        self._keeper.withdraw(STATE, PREVIEW)
 
     def inherit(self, checkpoint: str) -> None:
         """Take over the state an earlier worker kept: the next one replaces it."""
@@ -113,6 +146,7 @@ class Pulse:
         self._end.set()
         assert self._thread is not None
         self._thread.join(timeout=5)
+        self._keeper.rest()
 
     def _beat_until_end(self) -> None:
         silent_since = time.monotonic()
@@ -149,19 +183,18 @@ class Pulse:
     def _delete_before(self, newest: str) -> None:
         """Delete the states that the one on record replaces."""
         count = self._states.index(newest) if newest else 0
-        with contextlib.suppress(redis.RedisError):  # they expire by themselves, only later
-            self.desk.stores.blobs.delete(self.claim.job_id, *self._states[:count])
+        self._keeper.discard(self._states[:count])
         del self._states[:count]
 
     def _keep_preview(self, step: Step) -> None:
         picture = step.preview().fit(self.options.preview_size).encode("image/jpeg", 80)
-        with contextlib.suppress(redis.RedisError, StorageFull):  # previews can be done without
-            self._put(preview_name(step.done), picture)
-            self._preview = step.done
+        self._keeper.offer(PREVIEW, preview_name(step.done), picture)
 
-    def _put(self, name: str, data: bytes) -> None:
-        ttl_s = self.desk.settings.live_ttl_s
-        self.desk.stores.blobs.put(self.claim.job_id, name, data, ttl_s=ttl_s)
+    def _note_kept(self, purpose: str, name: str) -> None:
+        if purpose == STATE:
+            self._states.append(name)
+        else:
+            self._preview = preview_step(name)
 
     def _progress(self, step: Step) -> dict[str, Any]:
         self._first = self._first or (time.monotonic(), step.done)

@@ -119,7 +119,7 @@ def work(at: Desk, claim: Claim, lane: Lane) -> None:
             log.exception("job %s failed", job.id)
             ending.failed("internal", "the technique failed for a reason that is not yours")
         else:
-            patiently(pulse.flush)
+            patiently(pulse.end)
             ending.succeeded(stored)
             _note_speed(at, job, pulse)
 

@@ -246,6 +246,9 @@ for number, key in ipairs(KEYS) do
   local rows = redis.call('ZRANGE', key, 0, -1, 'WITHSCORES')
   for at = 1, #rows, 2 do redis.call('ZINCRBY', key, shift, rows[at]) end
 end
+if redis.call('EXISTS', 'lantern:clock') == 1 then
+  redis.call('INCRBY', 'lantern:clock', shift)
+end
 for _, id in ipairs(jobs) do
   for _, field in ipairs({'deadline_ms', 'order', 'created_ms', 'started_ms'}) do
     if redis.call('HEXISTS', 'lantern:job:' .. id, field) == 1 then
