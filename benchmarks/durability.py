@@ -46,7 +46,7 @@ def checkpoints(model: VisionModel, run_dir: Path) -> list[Row]:
 
 
 def _cost(what: str, optimizer: str, model: VisionModel, blobs: Blobs) -> Row:
-    """Count the time a run waits for its states, and what storing them takes of the cores beside."""
+    """Count what a run waits for its states, and what storing them takes of the cores beside."""
     waited: list[float] = []
     stored: list[float] = []
     sizes: list[int] = []
