@@ -38,7 +38,7 @@ READY_WITHIN_S = 120.0
 COURIER = "courier"
 # Niceness of what answers quick calls. Workers for long jobs start before it, as a job that was cut
 # off waits for them, and fall behind it once they are ready.
-CALLS, JOBS_AT_FIRST, JOBS_THEN, FAST_THEN = 8, 0, 19, 5
+CALLS, WORKERS_AT_FIRST, JOBS_THEN, FAST_THEN = 8, 0, 19, 13
 
 
 TELL = functools.partial(print, flush=True)
@@ -281,9 +281,9 @@ def worker_command(name: str, queue: str) -> list[str]:
 def _workers(settings: Settings) -> Iterator[tuple[str, str, int, int]]:
     """Name every worker, its queue, its niceness at first and what is added once it is ready."""
     for number in range(1, settings.workers + 1):
-        yield f"worker-{number}", queue_of("jobs"), JOBS_AT_FIRST, JOBS_THEN
+        yield f"worker-{number}", queue_of("jobs"), WORKERS_AT_FIRST, JOBS_THEN
     for number in range(1, settings.fast_workers + 1):
-        yield f"fast-{number}", queue_of("fast"), CALLS, FAST_THEN
+        yield f"fast-{number}", queue_of("fast"), WORKERS_AT_FIRST, FAST_THEN
     yield COURIER, HOOKS, CALLS, 0
 
 

@@ -34,11 +34,12 @@ local function enter(id, status)
 end
 
 -- Let a job wait; the order puts urgent jobs ahead of what came up to an hour before them. One that
--- was begun goes ahead of all that were not.
-local function enqueue(id)
+-- was begun goes ahead of all that were not, and one that was cut off ahead of these.
+local function enqueue(id, is_cut_off)
   withdraw(id)
   local order = tonumber(get(id, 'order'))
   if tonumber(get(id, 'attempts')) > 0 then order = order - 24 * 3600 * 1000 end
+  if is_cut_off then order = order - 24 * 3600 * 1000 end
   redis.call('ZADD', QUEUED .. get(id, 'lane'), order, id)
   enter(id, 'queued')
 end

@@ -31,7 +31,7 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', RUNNING, '-inf', at, 'LIMIT', 0,
     elseif tonumber(get(id, 'failures')) >= tonumber(ARGV[1]) then
       fail(id, 'poison', 'Poison', 'its worker died each time; it is not tried again', ttl_s, at)
     else
-      enqueue(id)
+      enqueue(id, true)
     end
   end
 end

@@ -16,6 +16,6 @@ elseif wish == 'pause' then
   withdraw(id)
   enter(id, 'paused')
 else
-  enqueue(id)
+  enqueue(id, true)
 end
 return get(id, 'status')

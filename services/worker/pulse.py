@@ -6,7 +6,7 @@ import contextlib
 import threading
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import redis
 
@@ -28,6 +28,14 @@ STATE, PREVIEW = "state", "preview"
 MOST_PREVIEWS = 300
 
 
+class Mark(NamedTuple):
+    """When a step was done, and how far the run was then."""
+
+    at: float
+    done: int
+    fraction: float
+
+
 @dataclass
 class Pulse:
     """Beats for a job while it runs, in a thread of its own; the steps leave their news here.
@@ -47,8 +55,8 @@ class Pulse:
     _preview: int | None = None
     _states: list[str] = field(default_factory=list)
     _told: str = ""
-    _first: tuple[float, int] | None = None
-    _steps: list[tuple[float, float]] = field(default_factory=list)
+    _first: Mark | None = None
+    _latest: Mark | None = None
     _end: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
     _keeper: Keeper = field(init=False)
@@ -73,10 +81,9 @@ class Pulse:
 
     def worked(self) -> tuple[float, float]:
         """Return the seconds from the first step to the last, and the share of the work in them."""
-        if len(self._steps) < 2:
+        if self._first is None or self._latest is None:
             return 0.0, 0.0
-        (began, before), (ended, after) = self._steps
-        return ended - began, after - before
+        return self._latest.at - self._first.at, self._latest.fraction - self._first.fraction
 
     def is_suspended(self) -> bool:
         """Tell whether the job is to be put down for later."""
@@ -92,9 +99,9 @@ class Pulse:
 
         if self.word in STOPS:
             raise Cancelled
-        self._step = step
         now = time.monotonic()
-        self._steps[1:] = [(now, step.fraction)]
+        self._step, self._latest = step, Mark(now, step.done, step.fraction)
+        self._first = self._first or self._latest
         pause_s = max(self.options.preview_every_s, (now - self._began) / MOST_PREVIEWS)
         if now - self._previewed_at >= pause_s:
             self._previewed_at = now
@@ -197,11 +204,11 @@ class Pulse:
             self._preview = preview_step(name)
 
     def _progress(self, step: Step) -> dict[str, Any]:
-        self._first = self._first or (time.monotonic(), step.done)
-        began, already = self._first
         # the first step brings the loading of the network along and would spoil the estimate
-        per_step = (time.monotonic() - began) / max(1, step.done - already)
-        left = per_step * (step.total - step.done) if step.done > already else None
+        now = time.monotonic()
+        first = self._first or Mark(now, step.done, step.fraction)
+        per_step = (now - first.at) / max(1, step.done - first.done)
+        left = per_step * (step.total - step.done) if step.done > first.done else None
         return {
             "done": step.done,
             "total": step.total,

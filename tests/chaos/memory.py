@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import psutil
 import redis
@@ -91,7 +92,10 @@ class Scales:
         if store is None:
             return 0
         with self._site.store(store) as client:
-            return int(client.info("memory")["used_memory_dataset"])
+            held: Any = client.memory_stats()
+        # a key's place in the table of keys is data too
+        tables = [held[name] for name in held if name.startswith("db.") and name[3:].isdigit()]
+        return int(held["dataset.bytes"] + sum(sum(table.values()) for table in tables))
 
 
 def processes(site: Site) -> Iterator[tuple[str, psutil.Process]]:

@@ -408,6 +408,23 @@ class TestClaim:
         age(client, patient, HOUR_MS + 1000)
         assert claim_all(jobs) == [patient.id, urgent.id]
 
+    @pytest.mark.parametrize("cut_off", ["reaped", "released"])
+    def test_one_that_was_cut_off_goes_on_before_one_that_was_paused(
+        self, jobs: Jobs, client: redis.Redis, cut_off: str
+    ) -> None:
+        paused, lost = create(jobs), create(jobs)
+        held = [claim(jobs, paused), claim(jobs, lost)]
+        jobs.pause(paused.id)
+        jobs.suspend(held[0])
+        jobs.resume(paused.id)
+        if cut_off == "reaped":
+            end_lease(client, lost)
+            jobs.reap()
+        else:
+            jobs.release("w")
+            jobs.suspend(held[1])
+        assert claim_all(jobs) == [lost.id, paused.id]
+
     def test_one_that_was_begun_goes_on_before_all_others(
         self, jobs: Jobs, client: redis.Redis
     ) -> None:
