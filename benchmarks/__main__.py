@@ -14,6 +14,8 @@ def main() -> None:
     print(service.settings_facts())
     model = Zoo(downloads=False).load()
     _show(attribution.grad_cam(model))
+    _show(attribution.gradients(model))
+    _show(attribution.perturbations(model))
     _show(synthesis.style(model))
     _show(synthesis.excitement(model))
     with service.running_stack() as (url, run_dir):

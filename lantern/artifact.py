@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +33,7 @@ __all__ = [
     "SAFETENSORS",
     "Animation",
     "Artifact",
+    "Facts",
     "Grid",
     "Heatmap",
     "Kind",
@@ -48,10 +50,36 @@ __all__ = [
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What a technique hands back: artifacts, the principal one first, and its own findings."""
+    """What a technique hands back: artifacts, the principal one first, and its own findings.
+
+    `evidence` finds out more, which takes its time: it is asked once somebody reads the facts.
+    """
 
     artifacts: tuple[Artifact, ...]
     facts: Mapping[str, Any] = field(default_factory=dict)
+    evidence: Callable[[], Mapping[str, Any]] | None = None
+
+
+class Facts(Mapping[str, Any]):
+    """Facts, some of which are found out only once one that is not known yet is asked for."""
+
+    def __init__(
+        self, known: Mapping[str, Any], evidence: Callable[[], Mapping[str, Any]] | None = None
+    ) -> None:
+        self._known, self._evidence = known, evidence
+
+    def __getitem__(self, name: str) -> Any:
+        return self._known[name] if name in self._known else self._all[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all)
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    @functools.cached_property
+    def _all(self) -> Mapping[str, Any]:
+        return {**self._known, **(self._evidence() if self._evidence else {})}
 
 
 @dataclass(frozen=True, eq=False)

@@ -29,14 +29,22 @@ _ANCHORS: dict[str, list[tuple[int, int, int]]] = {
 }  # fmt: skip
 
 
-def colourise(values: Tensor, colormap: Colormap) -> Tensor:
+# Of a large map as many values as this tell where its quantiles lie.
+LOOKED_AT = 100_000
+
+
+def colourise(values: Tensor, colormap: Colormap, *, quantile: float = 1.0) -> Tensor:
     """Colour a signed map `[H,W]` as `[3,H,W]`, sRGB 0..1.
 
     The diverging map is symmetric about zero; the others run from zero (or the smallest value,
-    where there are negative ones) to the largest. A constant map takes the lowest colour.
+    where there are negative ones) to the largest. A constant map takes the lowest colour. Values
+    beyond the `quantile` take its colour, as a few extremes would leave nothing to see of the rest.
     """
     values = values.detach().float().cpu()
     low, high = float(values.min()), float(values.max())
+    if quantile < 1:
+        reach = _quantile(values.abs(), quantile)
+        low, high = max(low, -reach), min(high, reach)
     if colormap == "auto":
         colormap = "diverging" if low < 0 else "inferno"
     if colormap == "diverging":
@@ -46,6 +54,13 @@ def colourise(values: Tensor, colormap: Colormap) -> Tensor:
         floor = min(low, 0.0)
         level = (values - floor) / ((high - floor) or 1.0)
     return _ramp(level.clamp(0, 1), colormap)
+
+
+def _quantile(values: Tensor, share: float) -> float:
+    """Return a quantile of non-negative values; the largest where that is zero."""
+    flat = values.flatten()
+    some = flat[:: max(1, len(flat) // LOOKED_AT)]
+    return float(torch.quantile(some, share)) or float(flat.max())
 
 
 def _ramp(level: Tensor, colormap: str) -> Tensor:

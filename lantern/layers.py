@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -71,14 +72,19 @@ class _Trace(TorchFunctionMode):
 
 
 def layers(record: Record) -> list[Layer]:
-    """List the layers of a network in the order they run, from its architecture alone.
+    """List the layers of a network in the order they run, from its architecture alone."""
+    with torch.device("meta"):
+        network = record.build().eval()
+        pixels = torch.empty(1, 3, record.input_size, record.input_size)
+    return followed(network, pixels)
+
+
+def followed(network: nn.Module, pixels: Tensor) -> list[Layer]:
+    """List the layers of a network in the order they run on a picture `[1,C,H,W]`.
 
     Source: receptive field arithmetic of Araujo et al. 2019, "Computing Receptive Fields of
     Convolutional Neural Networks".
     """
-    with torch.device("meta"):
-        network = record.build().eval()
-        pixels = torch.empty(1, 3, record.input_size, record.input_size)
     found: dict[str, Layer] = {}
     trace = _Trace()
 
@@ -89,10 +95,10 @@ def layers(record: Record) -> list[Layer]:
 
         return hook
 
-    for name, module in network.named_modules():
-        if name:
-            module.register_forward_hook(watch(name))
-    with torch.no_grad(), trace:
+    with ExitStack() as hooks, torch.no_grad(), trace:
+        for name, module in network.named_modules():
+            if name:
+                hooks.callback(module.register_forward_hook(watch(name)).remove)
         trace.note(pixels, _Field(1, 1))
         network(pixels)
     return list(found.values())

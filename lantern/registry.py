@@ -22,7 +22,7 @@ from lantern.styles.library import StyleLibrary
 from lantern.vision_model import VisionModel
 from lantern.work import Estimator
 
-Family = Literal["inference", "attribution", "stylization", "synthesis"]
+Family = Literal["inspection", "inference", "attribution", "stylization", "synthesis"]
 Runs = Literal["interactive", "job"]
 
 # How many pictures one slot may take at most.

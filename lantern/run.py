@@ -14,7 +14,7 @@ import torch
 
 import lantern
 from lantern import registry
-from lantern.artifact import Artifact, Result
+from lantern.artifact import Artifact, Facts, Result
 from lantern.checkpoint import Checkpoints
 from lantern.collections.library import Collections
 from lantern.decoders.library import Decoders
@@ -88,14 +88,17 @@ def run(
         params=checked,
         seed=seed,
         artifacts=outcome.artifacts,
-        facts={
-            **outcome.facts,
-            **({"estimate": expected} if expected else {}),
-            **_provenance(technique, model),
-            **_warnings(outcome.facts, pictures),
-            **_collected(technique, checked, collections),
-            "seconds": round(seconds, 4),
-        },
+        facts=Facts(
+            {
+                **outcome.facts,
+                **({"estimate": expected} if expected else {}),
+                **_provenance(technique, model),
+                **_warnings(outcome.facts, pictures),
+                **_collected(technique, checked, collections),
+                "seconds": round(seconds, 4),
+            },
+            outcome.evidence,
+        ),
     )
 
 

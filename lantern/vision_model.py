@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -97,6 +98,18 @@ class VisionModel:
     def scale(self) -> Tensor:
         """What one unit of the normalised input is in pixels 0..1, `[1,3,1,1]`."""
         return self._std
+
+    @property
+    def grey(self) -> Tensor:
+        """The pixel 0..1 that is zero once normalised, `[1,3,1,1]`."""
+        return self._mean
+
+    def copy(self) -> VisionModel:
+        """Return the same network with weights of its own, which may be changed."""
+        twin = copy.copy(self)
+        twin.network = copy.deepcopy(self.network)
+        twin._modules = {name: module for name, module in twin.network.named_modules() if name}
+        return twin
 
     def to(self, device: torch.device | str) -> VisionModel:
         """Move network and normalisation to `device`, in place."""
@@ -316,6 +329,38 @@ class VisionModel:
             if not cut:
                 raise _never_runs(name, "/params/layer")
             return cut[0], logits
+
+        handle = self.layer(name).register_forward_hook(hook)
+        try:
+            yield run
+        finally:
+            handle.remove()
+
+    @contextmanager
+    def substitute(self, name: str) -> Iterator[Callable[[Tensor, Tensor], Tensor]]:
+        """Yield a function: pixels `[N,3,H,W]`, activations `[B,...]` of `name` -> logits `[B,C]`.
+
+        What lies before the layer runs for the pixels, what lies behind it for the activations. One
+        picture serves all of these, where the network allows it.
+
+        Raises:
+            UnknownName: the network has no such layer.
+        """
+        given: list[Tensor] = []
+
+        def hook(module: nn.Module, inputs: object, output: Tensor) -> Tensor | None:
+            # a layer used twice is replaced where it is used first
+            return given.pop().clone() if given else None
+
+        def run(pixels: Tensor, activations: Tensor) -> Tensor:
+            given[:] = [activations]
+            try:
+                return self.logits(pixels)
+            except RuntimeError:  # where the one picture's earlier layers are joined to many
+                given[:] = [activations]
+                return self.logits(pixels.expand(len(activations), -1, -1, -1))
+            finally:
+                given.clear()
 
         handle = self.layer(name).register_forward_hook(hook)
         try:

@@ -81,3 +81,27 @@ def test_colours_stay_in_range(colormap: Colormap) -> None:
     assert colours.min() >= 0
     assert colours.max() <= 1
     assert not colours.requires_grad
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_few_extremes_leave_the_rest_to_be_seen(sign: int) -> None:
+    values = torch.linspace(0, 1, 1000).view(10, 100)
+    values[0, 0] = 1000.0
+    values = sign * values
+    dark, clear = (colourise(values, "diverging", quantile=q) for q in (1.0, 0.99))
+    assert (dark[:, -1, -1] - dark[:, 0, 1]).abs().max() < 0.02
+    assert (clear[:, -1, -1] - clear[:, 0, 1]).abs().max() > 0.5
+    assert torch.equal(clear[:, 0, 0], clear[:, -1, -1])
+
+
+def test_of_a_map_with_hardly_a_value_the_largest_counts() -> None:
+    values = torch.zeros(20, 20)
+    values[3, 3] = 5.0
+    found = colourise(values, "inferno", quantile=0.99)
+    assert torch.equal(found, colourise(values, "inferno"))
+
+
+def test_a_large_map_is_looked_at_in_part() -> None:
+    values = torch.rand(1000, 1000, generator=torch.Generator().manual_seed(0))
+    found = colourise(values, "grey", quantile=0.9)
+    assert float((found[0] == 1).float().mean()) == pytest.approx(0.1, abs=0.01)

@@ -4,20 +4,49 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import cast
 
+import cv2
 import pytest
 import torch
 import torch.nn.functional as F
-from captum.attr import LayerGradCam, Saliency
+from captum.attr import (
+    Deconvolution,
+    GuidedBackprop,
+    IntegratedGradients,
+    LayerGradCam,
+    NoiseTunnel,
+    Occlusion,
+    Saliency,
+)
 from torch import Tensor, nn
 
+from benchmarks.peers import (
+    AblationCAM,
+    ClassifierOutputTarget,
+    GradCAM,
+    GradCAMPlusPlus,
+    HiResCAM,
+    LayerCAM,
+    ScoreCAM,
+)
 from lantern.artifact import Heatmap
 from lantern.image import Image
+from lantern.relu_rule import ReluRule, Rule
 from lantern.run import run
-from lantern.techniques.grad_cam import class_activation
+from lantern.techniques.grad_cam import (
+    BY_GRADIENT,
+    ablation_weights,
+    class_activation,
+    score_weights,
+)
+from lantern.techniques.guided_backprop import rule_gradient
 from lantern.vision_model import VisionModel
 
 CLASSES, SIDE = 6, 40
+
+# captum tells whoever uses its rules for ReLUs that it will change the network
+pytestmark = pytest.mark.filterwarnings("ignore:Setting (forward, )?backward hooks")
 
 
 class Functional(nn.Module):
@@ -182,7 +211,8 @@ def test_saliency_is_what_small_changes_do() -> None:
 def raw_map(model: VisionModel, image: Image, target: int, layer: str) -> Tensor:
     with model.tail(layer) as tail:
         activation, logits = tail(image.pixels[None])
-        return class_activation(activation, logits[0, target], layer)
+        (gradient,) = torch.autograd.grad(logits[0, target], activation)
+    return class_activation(activation.detach(), gradient)
 
 
 @pytest.mark.parametrize("layer", ["a", "b"])
@@ -230,3 +260,350 @@ def test_grad_cam_of_a_pooled_linear_head_is_the_class_activation_map() -> None:
     logit = layered.logits(image.pixels[None])[0, 2]
     assert float(cam.sum()) == pytest.approx(float(logit - head.bias[2]), rel=1e-4)
     assert model.cam_layer == "b"
+
+
+# --- Rules for ReLUs ---------------------------------------------------------------------------
+
+
+class Modules(nn.Module):
+    """The functional network with a ReLU module in each place, which captum can see."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(3, 8, 5, stride=2)
+        self.b = nn.Conv2d(8, 8, 3, padding=1)
+        self.head = nn.Linear(8, CLASSES)
+        self.first, self.second = nn.ReLU(), nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.max_pool2d(self.first(self.a(x)), 2)
+        x = self.second(x + self.b(x))
+        out: Tensor = self.head(x.mean((2, 3)))
+        return out
+
+
+class FunctionalInPlace(Functional):
+    """The same, each ReLU a function that writes over what it is given."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.a(x), inplace=True)
+        x = F.max_pool2d(x, 2)
+        x = x + self.b(x)
+        torch.relu_(x)  # what it returns is not looked at
+        out: Tensor = self.head(x.mean((2, 3)))
+        return out
+
+
+class Sixes(Functional):
+    """The same with ReLU6 in its two ways of being written."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.max_pool2d(F.relu6(8 * self.a(x)), 2)
+        x = F.hardtanh(8 * (x + self.b(x)), 0.0, 6.0)
+        out: Tensor = self.head(x.mean((2, 3)))
+        return out
+
+
+def by_captum(rule: str, network: nn.Module, image: Image, target: int) -> Tensor:
+    method = {"guided": GuidedBackprop, "deconvnet": Deconvolution}[rule](network)
+    given = (image.pixels[None] - MEAN) / STD
+    gradient: Tensor = method.attribute(given.requires_grad_(), target=target)
+    return (gradient / STD)[0].detach()
+
+
+MEAN, STD = (torch.tensor(v).view(1, 3, 1, 1) for v in ((0.4, 0.5, 0.6), (0.2, 0.3, 0.25)))
+
+
+@pytest.mark.parametrize("rule", ["guided", "deconvnet"])
+@pytest.mark.parametrize("network", [Modules, Functional, FunctionalInPlace])
+def test_rules_reach_every_way_of_writing_a_relu(network: type[nn.Module], rule: Rule) -> None:
+    image = square(SIDE)
+    wanted = by_captum(rule, made(Modules).network, image, 3)
+    plain = rule_gradient(made(network), image.pixels[None], 3, "vanilla")[0]
+    got, _ = rule_gradient(made(network), image.pixels[None], 3, rule)
+    assert_close(got, wanted, 1e-5)
+    assert (got - plain).abs().max() > 0.1 * plain.abs().max()
+
+
+@pytest.mark.parametrize("rule", ["guided", "deconvnet"])
+@pytest.mark.parametrize("network", [Reused, in_place])
+def test_rules_reach_a_relu_that_is_used_again(
+    network: Callable[[], nn.Module], rule: Rule
+) -> None:
+    class Apart(Reused):
+        """The reused network with ReLUs of their own."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.relus = nn.ModuleList(nn.ReLU() for _ in range(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.relus[0](self.norm(self.a(x)))
+            x = self.relus[1](self.b(x))
+            out: Tensor = self.head(self.relus[2](F.adaptive_max_pool2d(x, 2).flatten(1)))
+            return out
+
+    image = square(SIDE)
+    wanted = by_captum(rule, made(Apart).network, image, 2)
+    got, _ = rule_gradient(made(network), image.pixels[None], 2, rule)
+    assert_close(got, wanted, 1e-5)
+
+
+def test_rules_reach_relu6() -> None:
+    model, image = made(Sixes), square(SIDE)
+    leaf = image.pixels[None].clone().requires_grad_()
+    (plain,) = torch.autograd.grad(model.logits(leaf)[0, 1], leaf)
+    got, _ = rule_gradient(model, image.pixels[None], 1, "vanilla")
+    assert_close(got, plain[0], 1e-6)
+    with ReluRule("guided") as reached:
+        model.logits(image.pixels[None])
+    assert reached.reached == 2
+    guided, _ = rule_gradient(model, image.pixels[None], 1, "guided")
+    assert (guided - got).abs().max() > 0.1 * got.abs().max()
+
+
+def test_the_rule_vanilla_on_the_real_network_is_the_gradient(
+    model: VisionModel, photo: Image
+) -> None:
+    pixels = photo.resize(224, 224).pixels[None]
+    leaf = pixels.clone().requires_grad_()
+    (plain,) = torch.autograd.grad(model.logits(leaf)[0, 285], leaf)
+    got, _ = rule_gradient(model, pixels, 285, "vanilla")
+    assert_close(got, plain[0], 1e-5)
+
+
+def test_rules_of_the_real_network_equal_captums(model: VisionModel, photo: Image) -> None:
+    # captum knows no ReLU6; below six it is a ReLU, so the twin may have these instead
+    twin = oracle(model)
+    swap_relus(twin.network)
+    own = model.copy()
+    swap_relus(own.network)
+    image = photo.resize(224, 224)
+    leaf = image.pixels[None].clone()
+    for rule, method in (("guided", GuidedBackprop), ("deconvnet", Deconvolution)):
+        network = Normalised(twin)
+        wanted = method(network).attribute(leaf.clone().requires_grad_(), target=285)[0].detach()
+        got, _ = rule_gradient(own, leaf, 285, cast(Rule, rule))
+        assert_close(got, wanted, 1e-5)
+
+
+class Normalised(nn.Module):
+    """A model with its normalisation, as one module."""
+
+    def __init__(self, model: VisionModel) -> None:
+        super().__init__()
+        self.network, self.model = model.network, model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model.logits(x)
+
+
+def swap_relus(network: nn.Module) -> None:
+    for name, child in network.named_children():
+        if isinstance(child, nn.ReLU6):
+            setattr(network, name, nn.ReLU())
+        else:
+            swap_relus(child)
+
+
+# --- Integrated gradients, SmoothGrad, occlusion -----------------------------------------------
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_integrated_gradients_equal_captums(network: str) -> None:
+    model, image = made(NETWORKS[network]), square(SIDE)
+    grey = model.grey.expand(1, 3, SIDE, SIDE)
+    method = IntegratedGradients(oracle(model).logits)
+    wanted = method.attribute(
+        image.pixels[None], grey, target=2, n_steps=50, method="gausslegendre"
+    )
+    got = field("integrated-gradients", model, image, target=2, steps=50, gap=1.0)
+    assert_close(got, wanted[0].sum(0).float(), 1e-5)
+
+
+def test_integrated_gradients_of_the_real_network_equal_captums(
+    model: VisionModel, photo: Image
+) -> None:
+    image = photo.resize(224, 224)
+    black = torch.zeros(1, 3, 224, 224)
+    wanted = IntegratedGradients(oracle(model).logits).attribute(
+        image.pixels[None], black, target=285, n_steps=16, internal_batch_size=8
+    )
+    got = field(
+        "integrated-gradients", model, image, target=285, steps=16, gap=1.0, baseline="black"
+    )
+    assert_close(got, wanted[0].sum(0).float(), 1e-5)
+
+
+def test_points_are_doubled_until_the_shares_add_up(model: VisionModel, photo: Image) -> None:
+    image = photo.resize(224, 224)
+    given = {"target": 285, "steps": 4, "evidence": 0}
+    facts = [
+        run("integrated-gradients", {"image": image}, given | {"gap": gap}, model=model).facts
+        for gap in (1.0, 0.01)
+    ]
+    rough, fine = (entry["completeness"] for entry in facts)
+    assert rough["steps"] == 4
+    assert fine["steps"] > 4
+    assert fine["gap"] <= 0.01 < rough["gap"]
+    assert fine["sum"] == pytest.approx(fine["change"], rel=0.011)
+
+
+def test_smooth_grad_of_the_same_noise_equals_captums() -> None:
+    model, image = made(Functional), square(SIDE)
+    spread = 0.2 * float(image.pixels.max() - image.pixels.min())
+    noise = torch.randn(6, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(7))
+    copies = image.pixels[None] + spread * noise
+    gradients = Saliency(oracle(model).logits).attribute(
+        copies.requires_grad_(), target=2, abs=False
+    )
+    given = {"target": 2, "samples": 6, "noise": 0.2, "reduce": "signed", "evidence": 0}
+    for method, wanted in (
+        ("smooth-grad", gradients.mean(0)),
+        ("var-grad", gradients.var(0, correction=0)),
+    ):
+        got = run("saliency", {"image": image}, given | {"method": method}, model=model, seed=7)
+        assert isinstance(got.principal, Heatmap)
+        assert_close(got.principal.values, wanted.sum(0), 1e-5)
+
+
+def test_smooth_grad_comes_nearer_to_captums_with_more_copies() -> None:
+    model, image = made(Functional), square(SIDE)
+    spread = 0.15 * float(image.pixels.max() - image.pixels.min())
+    torch.manual_seed(0)
+    wanted = NoiseTunnel(Saliency(oracle(model).logits)).attribute(
+        image.pixels[None].clone(), nt_samples=400, nt_samples_batch_size=40, stdevs=spread,
+        target=2, abs=False,
+    )[0].sum(0)  # fmt: skip
+    errors = [
+        (
+            field(
+                "saliency", model, image, target=2, method="smooth-grad", reduce="signed",
+                samples=samples,
+            )
+            - wanted
+        ).abs().mean()
+        for samples in (4, 200)
+    ]  # fmt: skip
+    assert errors[1] < 0.4 * errors[0]
+
+
+@pytest.mark.parametrize(("patch", "stride"), [(8, 8), (9, 4), (7, 5), (40, 3)])
+@pytest.mark.parametrize("fill", ["grey", "black", "mean"])
+def test_occlusion_equals_captums(patch: int, stride: int, fill: str) -> None:
+    model, image = made(Functional), square(SIDE)
+    pixels = image.pixels[None]
+    level = {
+        "grey": model.grey, "black": torch.zeros(1, 3, 1, 1),
+        "mean": pixels.mean((2, 3), keepdim=True),
+    }[fill]  # fmt: skip
+    wanted = Occlusion(oracle(model).logits).attribute(
+        pixels, (3, patch, patch), (3, stride, stride), level.expand_as(pixels), target=4
+    )
+    got = field(
+        "occlusion", model, image, target=4, patch=patch, stride=stride, fill=fill, score="logit"
+    )
+    assert_close(got, wanted[0, 0], 1e-5)
+
+
+def test_occlusion_of_the_real_network_equals_captums(model: VisionModel, photo: Image) -> None:
+    image = photo.resize(224, 224)
+    pixels = image.pixels[None]
+    wanted = Occlusion(lambda x: oracle(model).logits(x).softmax(1)).attribute(
+        pixels, (3, 64, 64), (3, 48, 48), model.grey.expand_as(pixels), target=285,
+        perturbations_per_eval=8,
+    )  # fmt: skip
+    got = field("occlusion", model, image, target=285, patch=64, stride=48)
+    assert_close(got, wanted[0, 0], 1e-5)
+
+
+# --- The family of Grad-CAM --------------------------------------------------------------------
+
+PEERS = {
+    "grad-cam": GradCAM,
+    "grad-cam++": GradCAMPlusPlus,
+    "hires-cam": HiResCAM,
+    "layer-cam": LayerCAM,
+    "score-cam": ScoreCAM,
+    "ablation-cam": AblationCAM,
+}
+
+
+def peer_map(method: str, model: VisionModel, image: Image, target: int, layer: str) -> Tensor:
+    """Return pytorch-grad-cam's map, scaled to 0..1 before and after it is enlarged."""
+    # it wants gradients for all weights, and masks that cover with what is zero to the network
+    network = model.network.requires_grad_(True)
+    given = (image.pixels[None] - model.grey) / model.scale
+    with PEERS[method](model=network, target_layers=[model.layer(layer)]) as cam:
+        cam.batch_size = 16
+        found = cam(input_tensor=given, targets=[ClassifierOutputTarget(target)])
+    return torch.from_numpy(found[0])
+
+
+def own_map(method: str, model: VisionModel, image: Image, target: int, layer: str) -> Tensor:
+    """Return our map of the layer's grid, scaled and enlarged as the peer does."""
+    pixels = image.pixels[None]
+    with model.tail(layer) as tail:
+        activation, logits = tail(pixels)
+        (gradient,) = torch.autograd.grad(logits[0, target], activation)
+    activation = activation.detach()
+    if method in BY_GRADIENT:
+        field = BY_GRADIENT[method](activation, gradient)
+    else:
+        weigh = score_weights if method == "score-cam" else ablation_weights
+        every = torch.arange(activation.shape[1])
+        weights = weigh(model, pixels, activation, every, target, layer)
+        field = torch.einsum("k,khw->hw", weights, activation[0])
+    large = cv2.resize(scaled(field.relu()).numpy(), image.pixels.shape[:0:-1])
+    return scaled(torch.from_numpy(large))
+
+
+def scaled(field: Tensor) -> Tensor:
+    field = field - field.min()
+    return field / (1e-7 + field.max())
+
+
+@pytest.mark.parametrize("method", PEERS)
+@pytest.mark.parametrize("network", ["modules", "real"])
+def test_the_family_equals_pytorch_grad_cam(
+    method: str, network: str, model: VisionModel, photo: Image
+) -> None:
+    if network == "real":
+        own, layer, image = model, "_blocks.10", photo.resize(224, 224)
+    else:
+        own, layer, image = made(Modules), "second", square(SIDE)
+    target = int(own.logits(image.pixels[None]).argmax())
+    if method == "ablation-cam" and network == "real":
+        pytest.skip("it fills channels that may be negative with another value than zero")
+    wanted = peer_map(method, oracle(own), image, target, layer)
+    assert_close(own_map(method, own, image, target, layer), wanted, 2e-5)
+
+
+def test_ablation_by_the_tail_alone_equals_whole_passes(model: VisionModel, photo: Image) -> None:
+    pixels, layer = photo.resize(224, 224).pixels[None], "_blocks.10"
+    tried = torch.tensor([0, 5, 9])
+    with torch.inference_mode(), model.capture([layer]) as features:
+        activation = features(pixels)[layer].clone()
+    got = ablation_weights(model, pixels, activation, tried, 285, layer)
+    whole = float(model.logits(pixels)[0, 285])
+    for number, channel in enumerate(tried):
+
+        def ablate(module: nn.Module, inputs: object, output: Tensor, k: int = channel) -> Tensor:
+            output = output.clone()
+            output[:, k] = 0
+            return output
+
+        handle = model.layer(layer).register_forward_hook(ablate)
+        try:
+            without = float(model.logits(pixels)[0, 285])
+        finally:
+            handle.remove()
+        assert float(got[number]) == pytest.approx((whole - without) / whole, abs=1e-5)
+
+
+def test_guided_grad_cam_is_the_product(model: VisionModel, photo: Image) -> None:
+    image = photo.resize(224, 224)
+    cam = field("grad-cam", model, image, target=285)
+    fine, _ = rule_gradient(model, image.pixels[None], 285, "guided")
+    both = field("grad-cam", model, image, target=285, method="guided-grad-cam")
+    assert_close(both, cam * fine.abs().amax(0), 1e-5)

@@ -33,6 +33,9 @@ class Rendering(Params):
 
     quality: int = Field(90, ge=1, le=100, description="JPEG and WebP quality")
     colormap: Colormap = Field("auto", description="colours of a heat map; auto fits its sign")
+    quantile: float = Field(
+        0.995, ge=0.5, le=1, description="share of a heat map's values that its colours tell apart"
+    )
     overlay: bool = Field(True, description="lay a heat map over the picture it explains")
     opacity: float = Field(
         0.55, ge=0, le=1, description="how strongly a heat map covers the picture"

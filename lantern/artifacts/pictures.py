@@ -76,10 +76,14 @@ class Heatmap(Artifact):
     def encode(self, media_type: str, rendering: Rendering = PLAIN) -> bytes:
         """Return the coloured map, laid over the picture or alone."""
         self._require(media_type)
-        colours = colourise(self.values, rendering.colormap)
+        return self.drawn(rendering).encode(media_type, rendering.quality)
+
+    def drawn(self, rendering: Rendering = PLAIN) -> Image:
+        """Return the coloured map as a picture."""
+        colours = colourise(self.values, rendering.colormap, quantile=rendering.quantile)
         if rendering.overlay:
             colours = torch.lerp(self.under.pixels, colours, rendering.opacity)
-        return Image(colours).encode(media_type, rendering.quality)
+        return Image(colours)
 
     def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
         """Return float32 `[H,W]`, signed."""

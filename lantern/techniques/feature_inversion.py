@@ -128,7 +128,7 @@ class _Inverter:
     def invert(self, layer: str, stage: int, stages: int) -> tuple[str, Tensor, dict[str, Any]]:
         """Find the pictures from one layer; return its name, pixels `[N,3,S,S]` and facts."""
         params = self.params
-        is_coarse = _stride(self.model, layer) >= COARSE
+        is_coarse = self.model.stride(layer, pointer="/params/layers") >= COARSE
         chosen = params.parametrization
         kind = chosen if chosen != "auto" else "fourier" if is_coarse else "pixel"
         canvas = self._canvas(kind)
@@ -202,12 +202,6 @@ class _Inverter:
 def _cosine(share: float) -> float:
     """Return the rate at a share of the way, from 1 down to a twentieth."""
     return 0.05 + 0.475 * (1 + math.cos(math.pi * share))
-
-
-def _stride(model: VisionModel, layer: str) -> float:
-    """Return how many pixels lie between a layer's positions; infinite where it has none."""
-    shape = model.shape(layer, pointer="/params/layers")
-    return model.input_size / shape[1] if len(shape) == 3 else math.inf
 
 
 def _layers(params: FeatureInversionParams, model: VisionModel) -> tuple[str, ...]:

@@ -1,35 +1,51 @@
-"""Grad-CAM: where in the picture a class is found."""
+"""Grad-CAM and its family: where in the picture a class is found."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from lantern.artifact import Heatmap, Outcome
+from lantern.artifact import Outcome
 from lantern.errors import InvalidParameter
 from lantern.image import Image
-from lantern.params import Params
 from lantern.registry import technique
-from lantern.techniques.classify import Fit
-from lantern.techniques.saliency import degenerate
-from lantern.techniques.target import LARGEST_MAP, choose_class, class_facts
+from lantern.techniques.explained import Attribution, ExplainParams, enlarged, explained
+from lantern.techniques.guided_backprop import rule_gradient
+from lantern.techniques.target import choose_class
 from lantern.vision_model import VisionModel
 
+# Pictures or activations that pass together where there are many.
+BATCH = 32
 
-class GradCamParams(Params):
-    """What to explain, and at which layer."""
+Method = Literal[
+    "grad-cam",
+    "grad-cam++",
+    "hires-cam",
+    "layer-cam",
+    "score-cam",
+    "ablation-cam",
+    "guided-grad-cam",
+]
 
-    target: int | None = Field(
-        None, ge=0, le=100_000, description="class to explain; the network's first choice if absent"
-    )
+
+class GradCamParams(ExplainParams):
+    """What to explain, at which layer and how."""
+
+    method: Method = Field("grad-cam", description="how the layer's channels are weighed")
     layer: str | None = Field(
         None, max_length=200, description="layer to weigh; the last convolution if absent"
     )
     relu: bool = Field(True, description="keep only what speaks for the class, as the paper does")
-    fit: Fit = Field("squash", description="show the network the whole squashed, or the centre")
+    channels: int = Field(
+        128,
+        ge=1,
+        le=4096,
+        description="most channels, the strongest first, that score-cam and ablation-cam try",
+    )
 
 
 @technique(
@@ -37,7 +53,8 @@ class GradCamParams(Params):
     title="Grad-CAM",
     family="attribution",
     runs="interactive",
-    source="Selvaraju et al. 2017, arXiv:1610.02391, equations 1 and 2",
+    source="Selvaraju et al. 2017, arXiv:1610.02391, equations 1 and 2; the others as the "
+    "functions of their names say",
     outputs={"heatmap": "evidence for the class at each pixel, in logit units of the layer"},
 )
 def grad_cam(
@@ -45,34 +62,139 @@ def grad_cam(
 ) -> Outcome:
     """Show the regions that speak for a class.
 
-    Weighs the channels of a layer by the mean gradient of the class score and sums them. With
-    `relu=false` the map keeps its sign and also shows what speaks against the class.
+    Weighs the channels of a layer by what they mean for the class, and sums them: by their mean
+    gradient (Grad-CAM) or by one of the rules that came after it. With `relu=false` the map keeps
+    its sign and also shows what speaks against the class.
     """
-    image = image.fit(LARGEST_MAP)
-    framing = model.frame(image, params.fit)
-    layer = params.layer or model.cam_layer
-    with model.tail(layer) as tail:
-        activation, logits = tail(framing.pixels)
-        target = choose_class(model, logits, params.target)
-        field = class_activation(activation, logits[0, target], layer)
-    if params.relu:
-        field = field.relu()
-    heatmap = Heatmap("heatmap", framing.to_picture(field.cpu()), image)
-    facts = class_facts(model, logits, target) | degenerate(heatmap)
-    return Outcome((heatmap,), facts | {"layer": layer, "grid": list(field.shape)})
+
+    def explain(model: VisionModel, pixels: Tensor, target: int | None) -> Attribution:
+        layer = params.layer or model.cam_layer
+        with model.tail(layer) as tail:
+            activation, logits = tail(pixels)
+            target = choose_class(model, logits, target)
+            _require_grid(activation, layer)
+            (gradient,) = torch.autograd.grad(logits[0, target], activation)
+        logits, activation = logits.detach(), activation.detach()
+        facts: dict[str, object] = {"layer": layer, "grid": list(activation.shape[2:])}
+        if rule := BY_GRADIENT.get(params.method):
+            field = rule(activation, gradient)
+        else:
+            weigh = score_weights if params.method == "score-cam" else ablation_weights
+            tried = _strongest(activation, params.channels)
+            weights = weigh(model, pixels, activation, tried, target, layer)
+            field = torch.einsum("k,khw->hw", weights, activation[0, tried])
+            facts["channels"] = {"tried": len(tried), "of": activation.shape[1]}
+        if params.relu:
+            field = field.relu()
+        if params.method == "guided-grad-cam":
+            fine, _ = rule_gradient(model, pixels, target, "guided")
+            field = enlarged(field, pixels.shape[-1]) * fine.abs().amax(0)
+        return Attribution(field, logits, target, facts)
+
+    return explained(model, image, params, explain)
 
 
-def class_activation(activation: Tensor, score: Tensor, layer: str) -> Tensor:
-    """Return the weighted sum of channels `[H,W]` for an activation `[1,C,H,W]`, signed.
+def class_activation(activation: Tensor, gradient: Tensor) -> Tensor:
+    """Return the sum `[h,w]` of channels `[1,C,h,w]` weighed by their mean gradient, signed."""
+    weights = gradient.mean((2, 3), keepdim=True)
+    return (weights * activation).sum(1)[0]
 
-    Raises:
-        InvalidParameter: the layer has no rows and columns, or the score does not depend on it.
+
+def plus_plus(activation: Tensor, gradient: Tensor) -> Tensor:
+    """Weigh positive gradients by how much their place matters, so that several objects count.
+
+    Source: Chattopadhay et al. 2018, arXiv:1710.11063, equation 19.
     """
+    square, cube = gradient.square(), gradient.pow(3)
+    share = square / (2 * square + activation.sum((2, 3), keepdim=True) * cube + 1e-6)
+    weights = (share.where(gradient != 0, 0.0) * gradient.relu()).sum((2, 3), keepdim=True)
+    return (weights * activation).sum(1)[0]
+
+
+def high_resolution(activation: Tensor, gradient: Tensor) -> Tensor:
+    """Multiply place by place: what the layer really used. Source: Draelos 2020, arXiv:2011.08891.
+
+    Where the head pools and is linear, it is Grad-CAM.
+    """
+    return (activation * gradient).sum(1)[0]
+
+
+def by_layer(activation: Tensor, gradient: Tensor) -> Tensor:
+    """Multiply by positive gradients place by place: also early layers give fine maps.
+
+    Source: Jiang et al. 2021, LayerCAM, IEEE TIP 30, equation 5.
+    """
+    return (activation * gradient.relu()).sum(1)[0]
+
+
+@torch.inference_mode()
+def score_weights(
+    model: VisionModel,
+    pixels: Tensor,
+    activation: Tensor,
+    tried: Tensor,
+    target: int,
+    layer: str,
+) -> Tensor:
+    """Weigh channels by the class score of the picture seen through each.
+
+    Source: Wang et al. 2020, arXiv:1910.01279, algorithm 1.
+    """
+    scores = []
+    for some in (tried[at : at + BATCH] for at in range(0, len(tried), BATCH)):
+        # corners on corners, as its authors do
+        masks = torch.nn.functional.interpolate(
+            activation[:, some], size=pixels.shape[2:], mode="bilinear", align_corners=True
+        )[0]
+        low, high = masks.amin((1, 2), keepdim=True), masks.amax((1, 2), keepdim=True)
+        masks = ((masks - low) / (high - low).clamp_min(1e-8))[:, None]
+        seen = model.grey + (pixels - model.grey) * masks
+        scores.append(model.logits(seen)[:, target])
+    return torch.cat(scores).softmax(0)
+
+
+@torch.inference_mode()
+def ablation_weights(
+    model: VisionModel,
+    pixels: Tensor,
+    activation: Tensor,
+    tried: Tensor,
+    target: int,
+    layer: str,
+) -> Tensor:
+    """Weigh channels by how far the class score falls without each.
+
+    Source: Desai and Ramaswamy 2020, Ablation-CAM, WACV, equation 3.
+    """
+    with model.substitute(layer) as tail:
+        whole = tail(pixels, activation)[0, target]
+        scores = []
+        for some in (tried[at : at + BATCH] for at in range(0, len(tried), BATCH)):
+            without = activation.repeat(len(some), 1, 1, 1)
+            without[torch.arange(len(some)), some] = 0
+            scores.append(tail(pixels, without)[:, target])
+    left = torch.cat(scores)
+    return (whole - left) / whole.abs().clamp_min(1e-8) * whole.sign()
+
+
+def _strongest(activation: Tensor, count: int) -> Tensor:
+    """Return the numbers of the channels with the largest mean."""
+    strength = activation[0].mean((1, 2))
+    return strength.topk(min(count, len(strength))).indices.sort().values
+
+
+def _require_grid(activation: Tensor, layer: str) -> None:
     if activation.dim() != 4:
         raise InvalidParameter(
             f"layer {layer} has no rows and columns; choose a convolutional layer",
             pointer="/params/layer",
         )
-    (gradient,) = torch.autograd.grad(score, activation)
-    weights = gradient.mean((2, 3), keepdim=True)
-    return (weights * activation.detach()).sum(1)[0]
+
+
+BY_GRADIENT: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "grad-cam": class_activation,
+    "guided-grad-cam": class_activation,
+    "grad-cam++": plus_plus,
+    "hires-cam": high_resolution,
+    "layer-cam": by_layer,
+}

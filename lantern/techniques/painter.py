@@ -14,6 +14,7 @@ from torch import Tensor
 from lantern.checkpoint import Checkpoints
 from lantern.image import Image
 from lantern.optimize.ascend import Settled, Trace, ascend
+from lantern.optimize.excitement import Features
 from lantern.optimize.likeness import (
     Activations,
     Drawing,
@@ -33,9 +34,10 @@ from lantern.vision_model import SHORTEST, VisionModel
 if TYPE_CHECKING:
     from lantern.techniques.style_transfer import StyleTransferParams
 
-Features = Callable[[Tensor], Activations]
-# Levels of the pyramid, the number of shifts tried in turn, and how far one goes (px).
-LEVELS, SHIFTS, SHIFT = 5, 8, 8
+# Levels of the pyramid, and how far a shift goes (px).
+LEVELS, SHIFT = 5, 8
+# The loss is compared over twice as many steps as this, to tell that it has settled.
+WINDOW = 8
 # Ratio of one scale to the next.
 RATIO = 2**-0.5
 
@@ -75,8 +77,10 @@ class Painter:
         """Paint at one size, from `start`; return the pixels and the facts."""
         params, model = self.params, self.model
         canvas = Pyramid(start.to(model.device), levels=LEVELS)
-        drawn = torch.randint(0, SHIFT, (SHIFTS, 2), generator=self.generator)
+        drawn = torch.randint(0, SHIFT, (params.shifts, 2), generator=self.generator)
         shifts = [(int(down), int(right)) for down, right in drawn]
+        if params.shifts == 1:
+            shifts = [(0, 0)]
         terms: dict[str, float] = {}
         with model.capture(layers_of(params, model), pointer="/params/style_layers") as features:
             content, cover = self._content(photos, size), self._cover(size)
@@ -88,7 +92,7 @@ class Painter:
 
             def loss(step: int) -> Tensor:
                 pixels = shown()
-                found = judge(pixels, step % SHIFTS)
+                found = judge(pixels, step % params.shifts)
                 rough = total_variation(pixels).sum()
                 terms.update(style=found.style, content=found.content, tv=rough.item())
                 return found.total + params.tv_weight * rough
@@ -101,7 +105,7 @@ class Painter:
                 preview=lambda: self._finished(shown()[0].detach(), photos[0]),
                 checkpoints=self.checkpoints,
                 generator=self.generator,
-                settled=Settled(window=2 * SHIFTS, gain=2e-3),
+                settled=Settled(window=2 * max(WINDOW, params.shifts), gain=2e-3),
                 stage=stage[0],
                 stages=stage[1],
             )

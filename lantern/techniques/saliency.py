@@ -6,64 +6,107 @@ from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
-from lantern.artifact import Heatmap, Outcome
+from lantern.artifact import Outcome
 from lantern.image import Image
-from lantern.params import Params
 from lantern.registry import technique
-from lantern.techniques.classify import Fit
-from lantern.techniques.target import LARGEST_MAP, choose_class, class_facts
+from lantern.techniques.explained import Attribution, ExplainParams, explained
+from lantern.techniques.target import choose_class
 from lantern.vision_model import VisionModel
 
+# Noisy copies that pass together.
+BATCH = 8
 
-class SaliencyParams(Params):
-    """What to explain and how to reduce the gradient to one map."""
 
-    target: int | None = Field(
-        None, ge=0, le=100_000, description="class to explain; the network's first choice if absent"
-    )
+class SaliencyParams(ExplainParams):
+    """What to explain, how to calm the gradient and how to reduce it to one map."""
+
     reduce: Literal["abs-max", "signed", "gradient-x-input"] = Field(
         "abs-max",
         description="largest absolute gradient of the channels, their sum, or that x input",
     )
-    fit: Fit = Field("squash", description="show the network the whole squashed, or the centre")
+    method: Literal["gradient", "smooth-grad", "var-grad"] = Field(
+        "gradient",
+        description="the gradient itself, or the mean or the variance of it over noisy copies",
+    )
+    samples: int = Field(16, ge=2, le=200, description="noisy copies for the last two methods")
+    noise: float = Field(
+        0.15, gt=0, le=1, description="deviation of their noise, as a share of the picture's range"
+    )
 
 
 @technique(
     "saliency",
     family="attribution",
     runs="interactive",
-    source="Simonyan et al. 2013, arXiv:1312.6034, section 3",
+    source="Simonyan et al. 2013, arXiv:1312.6034, section 3; Smilkov et al. 2017, "
+    "arXiv:1706.03825 (SmoothGrad); Adebayo et al. 2018, arXiv:1810.03307 (VarGrad)",
     outputs={
         "heatmap": "gradient of the class score (logit), per pixel of the network's view in 0..1"
     },
 )
 def saliency(
-    model: VisionModel, image: Annotated[Image, "picture to explain"], params: SaliencyParams
+    model: VisionModel,
+    image: Annotated[Image, "picture to explain"],
+    generator: torch.Generator,
+    params: SaliencyParams,
 ) -> Outcome:
     """Show how strongly each pixel would change the class score.
 
-    The gradient is of the logit, not of the probability, with respect to pixels in 0..1.
+    The gradient is of the logit, not of the probability, with respect to pixels in 0..1. Averaged
+    over copies of the picture with noise it loses its speckles.
     """
-    image = image.fit(LARGEST_MAP)
-    framing = model.frame(image, params.fit)
+
+    def explain(model: VisionModel, pixels: Tensor, target: int | None) -> Attribution:
+        gradient, logits = class_gradient(model, pixels, target)
+        target = choose_class(model, logits, target)
+        if params.method == "gradient":
+            return Attribution(_reduce(gradient[0], pixels[0], params.reduce), logits, target)
+        field = _over_copies(model, pixels, target, params, generator)
+        return Attribution(field, logits, target)
+
+    return explained(model, image, params, explain)
+
+
+def class_gradient(model: VisionModel, pixels: Tensor, target: int | None) -> tuple[Tensor, Tensor]:
+    """Return the gradient of each picture's logit of a class, as `pixels` `[N,3,H,W]`, and logits.
+
+    Without a class it is the network's first choice for the first picture.
+    """
     with torch.enable_grad():
-        pixels = framing.pixels.clone().requires_grad_()
-        logits = model.logits(pixels)
-        target = choose_class(model, logits, params.target)
-        (gradient,) = torch.autograd.grad(logits[0, target], pixels)
-    field = _reduce(gradient[0], framing.pixels[0], params.reduce)
-    heatmap = Heatmap("heatmap", framing.to_picture(field.cpu()), image)
-    return Outcome((heatmap,), class_facts(model, logits, target) | degenerate(heatmap))
+        leaf = pixels.detach().clone().requires_grad_()
+        logits = model.logits(leaf)
+        chosen = choose_class(model, logits[:1], target)
+        (gradient,) = torch.autograd.grad(logits[:, chosen].sum(), leaf)
+    return gradient, logits.detach()
 
 
-def degenerate(heatmap: Heatmap) -> dict[str, bool]:
-    """Flag a map that is the same everywhere and so explains nothing."""
-    low, high = heatmap.bounds
-    return {"degenerate": low == high}
+def _over_copies(
+    model: VisionModel,
+    pixels: Tensor,
+    target: int,
+    params: SaliencyParams,
+    generator: torch.Generator,
+) -> Tensor:
+    """Return the mean or the variance of the gradient over copies with noise, reduced."""
+    spread = params.noise * float(pixels.max() - pixels.min())
+    total = torch.zeros_like(pixels[0], dtype=torch.float64)
+    squares = torch.zeros_like(total)
+    left = params.samples
+    while left:
+        count = min(left, BATCH)
+        noise = torch.randn(count, *pixels.shape[1:], generator=generator).to(pixels)
+        gradients, _ = class_gradient(model, pixels + spread * noise, target)
+        total += gradients.double().sum(0)
+        squares += gradients.double().square().sum(0)
+        left -= count
+    mean = total / params.samples
+    found = mean if params.method == "smooth-grad" else squares / params.samples - mean.square()
+    return _reduce(found.to(pixels), pixels[0], params.reduce)
 
 
-def _reduce(gradient: torch.Tensor, pixels: torch.Tensor, how: str) -> torch.Tensor:
+def _reduce(gradient: Tensor, pixels: Tensor, how: str) -> Tensor:
     if how == "abs-max":
         return gradient.abs().amax(0)
     return (gradient if how == "signed" else gradient * pixels).sum(0)

@@ -1,0 +1,156 @@
+"""What a network says of pictures that differ from one picture in a small box, found quickly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from lantern.errors import LanternError
+from lantern.layers import followed
+from lantern.vision_model import LOGITS, SHORTEST, VisionModel
+
+Box = tuple[int, int, int, int]
+"""Top, bottom, left and right, px."""
+
+# Pictures that pass together.
+BATCH = 16
+# How many of the most promising layers are tried, and how much they must promise (share).
+TRIED, WORTH = 8, 0.9
+# Relative difference of the class scores up to which two ways are the same.
+EXACT = 1e-5
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """A layer before which only the surroundings of a box are computed.
+
+    `half` is how far its values look, and `side` what is computed of the picture, px.
+    """
+
+    layer: str
+    stride: int
+    half: int
+    side: int
+
+
+_CUTS: WeakKeyDictionary[VisionModel, dict[int, _Cut | None]] = WeakKeyDictionary()
+"""What was found for each network, by the largest box."""
+
+
+class LocalChange:
+    """Logits of one picture `[1,3,S,S]` changed in boxes of at most `most` px a side.
+
+    What lies early in a network looks at small patches: there only a crop around the box is run,
+    and laid into what the network made of the whole picture. It is done where it pays, and only at
+    a layer where it was seen to give the same numbers.
+
+    Source: the idea of Nakandala et al. 2019, "Incremental and Approximate Inference for Faster
+    Occlusion-based Deep CNN Explanations" (Krypton), section 4.
+    """
+
+    def __init__(self, model: VisionModel, pixels: Tensor, boxes: Sequence[Box]) -> None:
+        self._model, self._pixels = model, pixels
+        self._whole: dict[str, Tensor] = {}
+        most = max(max(bottom - top, right - left) for top, bottom, left, right in boxes)
+        known = _CUTS.setdefault(model, {})
+        if most not in known:
+            known[most] = self._find(most, boxes[len(boxes) // 2])
+        self._cut = known[most]
+
+    @property
+    def layer(self) -> str | None:
+        """The layer before which only crops are run; None where whole pictures are."""
+        return self._cut.layer if self._cut else None
+
+    @torch.inference_mode()
+    def logits(self, filling: Tensor, boxes: Sequence[Box]) -> Tensor:
+        """Return the logits `[P,C]` of the picture with each box replaced by that of `filling`."""
+        some = [boxes[at : at + BATCH] for at in range(0, len(boxes), BATCH)]
+        if self._cut is None:
+            return torch.cat([self._model.logits(covered(self._pixels, filling, b)) for b in some])
+        return torch.cat([self._by_crops(self._cut, filling, b) for b in some])
+
+    def _by_crops(self, cut: _Cut, filling: Tensor, boxes: Sequence[Box]) -> Tensor:
+        """Run the surroundings of each box up to the cut, and all from there on."""
+        pictures = covered(self._pixels, filling, boxes)
+        corners = [(self._start(cut, b[0], b[1]), self._start(cut, b[2], b[3])) for b in boxes]
+        crops = torch.stack(
+            [
+                picture[:, down : down + cut.side, right : right + cut.side]
+                for picture, (down, right) in zip(pictures, corners, strict=True)
+            ]
+        )
+        with self._model.capture([cut.layer]) as features:
+            if cut.layer not in self._whole:
+                self._whole[cut.layer] = features(self._pixels)[cut.layer]
+            parts = features(crops)[cut.layer]
+        whole = self._whole[cut.layer]
+        laid = whole.repeat(len(boxes), 1, 1, 1)
+        for row, (box, (down, right)) in enumerate(zip(boxes, corners, strict=True)):
+            rows = _touched(cut, box[0], box[1], whole.shape[2])
+            columns = _touched(cut, box[2], box[3], whole.shape[3])
+            laid[row, :, rows, columns] = parts[
+                row, :, _less(rows, down // cut.stride), _less(columns, right // cut.stride)
+            ]
+        with self._model.substitute(cut.layer) as tail:
+            # nothing that comes before the cut goes on, so that the smallest pictures will do
+            return tail(self._pixels.new_zeros(len(boxes), 3, SHORTEST, SHORTEST), laid)
+
+    def _start(self, cut: _Cut, low: int, high: int) -> int:
+        """Return where a crop begins, on the layer's grid, so that it has all that is needed."""
+        span = _touched(cut, low, high, self._pixels.shape[-1] // cut.stride)
+        first = (span.start * cut.stride - cut.half) // cut.stride * cut.stride
+        return int(max(0, min(first, self._pixels.shape[-1] - cut.side)))
+
+    def _find(self, most: int, box: Box) -> _Cut | None:
+        """Choose the layer that saves most, of those where the numbers are the same."""
+        costs, side = self._model.costs(), self._pixels.shape[-1]
+        promising: list[tuple[float, _Cut]] = []
+        for layer in followed(self._model.network, self._pixels.detach().clone()):
+            size, stride = layer.receptive_field, layer.stride
+            if size is None or stride is None or side % stride or layer.name not in costs:
+                continue
+            half = size // 2 + stride
+            needed = -(-(most + 4 * half + 2 * stride) // stride) * stride
+            if needed < side:
+                before = costs[layer.name] / costs[LOGITS]
+                share = before * (needed / side) ** 2 + before / BATCH + 1 - before
+                promising.append((share, _Cut(layer.name, stride, half, needed)))
+        promising.sort(key=lambda entry: entry[0])
+        for share, cut in promising[:TRIED]:
+            if share < WORTH and self._is_exact(cut, box):
+                return cut
+        return None
+
+    @torch.inference_mode()
+    def _is_exact(self, cut: _Cut, box: Box) -> bool:
+        """Tell whether a cut gives the numbers of the whole: paths around it would not."""
+        filling = self._pixels.flip(2, 3)
+        wanted = self._model.logits(covered(self._pixels, filling, [box]))
+        with suppress(RuntimeError, LanternError):
+            found = self._by_crops(cut, filling, [box])
+            return bool((found - wanted).abs().max() <= EXACT * wanted.abs().max())
+        return False
+
+
+def covered(pixels: Tensor, filling: Tensor, boxes: Sequence[Box]) -> Tensor:
+    """Return a picture `[1,3,H,W]` with each box replaced by that of `filling`, `[P,3,H,W]`."""
+    pictures = pixels.repeat(len(boxes), 1, 1, 1)
+    for row, (top, bottom, left, right) in enumerate(boxes):
+        pictures[row, :, top:bottom, left:right] = filling[0, :, top:bottom, left:right]
+    return pictures
+
+
+def _touched(cut: _Cut, low: int, high: int, count: int) -> slice:
+    """Return the positions of the layer, of `count`, that may look at the pixels `low:high`."""
+    first, last = (low - cut.half) // cut.stride, (high + cut.half) // cut.stride + 1
+    return slice(max(0, first), min(count, last))
+
+
+def _less(span: slice, by: int) -> slice:
+    return slice(span.start - by, span.stop - by)

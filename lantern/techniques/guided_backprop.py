@@ -1,0 +1,146 @@
+"""Guided backpropagation and deconvnet: the way back with the doubts left out."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from lantern.artifact import Outcome, Picture
+from lantern.errors import InvalidParameter
+from lantern.image import Image
+from lantern.registry import technique
+from lantern.relu_rule import ReluRule, Rule
+from lantern.techniques.explained import Attribution, ExplainParams, explained
+from lantern.techniques.target import choose_class
+from lantern.vision_model import LOGITS, VisionModel
+
+# What the randomisation test of Adebayo et al. 2018 found.
+WARNING = (
+    "maps by this rule hardly change when the network's weights are made random (Adebayo et al. "
+    "2018): they show edges of the picture rather than what the network has learnt"
+)
+
+
+class GuidedBackpropParams(ExplainParams):
+    """Which rule, and what to go back from: a class, or one neuron of a layer."""
+
+    rule: Rule = Field(
+        "guided", description="what passes a ReLU: where it was on, what is positive, or both"
+    )
+    layer: str | None = Field(
+        None, max_length=200, description="go back from a neuron of this layer, not from the class"
+    )
+    channel: int | None = Field(
+        None, ge=0, le=100_000, description="its channel; the strongest one if absent"
+    )
+
+
+@technique(
+    "guided-backprop",
+    family="attribution",
+    runs="interactive",
+    source="Springenberg et al. 2015, arXiv:1412.6806, section 3.4; Zeiler and Fergus 2014, "
+    "arXiv:1311.2901",
+    outputs={
+        "heatmap": "largest absolute value of the channels of what comes back at each pixel",
+        "gradient": "what comes back as colours, grey where nothing does",
+    },
+)
+def guided_backprop(
+    model: VisionModel, image: Annotated[Image, "picture to explain"], params: GuidedBackpropParams
+) -> Outcome:
+    """Show what a class, or one neuron, has seen, with fine detail.
+
+    Goes back from the score through the network by one of three rules for its ReLUs. From a layer
+    it goes back from the strongest neuron of a channel.
+    """
+    if params.channel is not None and params.layer is None:
+        raise InvalidParameter(
+            "a channel is one of a layer: name the layer too", pointer="/params/channel"
+        )
+    seen: list[Tensor] = []
+
+    def explain(model: VisionModel, pixels: Tensor, target: int | None) -> Attribution:
+        found, logits, facts = _go_back(model, pixels, target, params)
+        seen.append(found)
+        chosen = choose_class(model, logits, target)
+        return Attribution(found.abs().amax(0), logits, chosen, facts)
+
+    warnings = (WARNING,) if params.rule != "vanilla" else ()
+    outcome = explained(model, image, params, explain, warnings=warnings)
+    coloured = _coloured(model, image, params, seen[0])
+    return Outcome((*outcome.artifacts, coloured), outcome.facts, outcome.evidence)
+
+
+def rule_gradient(
+    model: VisionModel, pixels: Tensor, target: int | None, rule: Rule
+) -> tuple[Tensor, Tensor]:
+    """Return what comes back from a class by a rule, `[3,S,S]`, and the logits `[1,C]`.
+
+    Raises:
+        InvalidParameter: the network has no ReLU, or no such class.
+    """
+    with torch.enable_grad(), ReluRule(rule) as reached:
+        leaf = pixels.detach().clone().requires_grad_()
+        logits = model.logits(leaf)
+        (gradient,) = torch.autograd.grad(logits[0, choose_class(model, logits, target)], leaf)
+    _require_relus(model, reached, rule)
+    return gradient[0], logits.detach()
+
+
+def _require_relus(model: VisionModel, reached: ReluRule, rule: Rule) -> None:
+    if not reached.reached and rule != "vanilla":
+        raise InvalidParameter(
+            f"{model.name} has no ReLU for the rule to act on; choose vanilla, or another method",
+            pointer="/params/rule",
+        )
+
+
+def _go_back(
+    model: VisionModel, pixels: Tensor, target: int | None, params: GuidedBackpropParams
+) -> tuple[Tensor, Tensor, dict[str, object]]:
+    if params.layer is None:
+        gradient, logits = rule_gradient(model, pixels, target, params.rule)
+        return gradient, logits, {}
+    with (
+        model.capture([params.layer, LOGITS]) as features,
+        torch.enable_grad(),
+        ReluRule(params.rule) as reached,
+    ):
+        leaf = pixels.detach().clone().requires_grad_()
+        found = features(leaf)
+        activation = found[params.layer][0]
+        neuron = _strongest(activation, params)
+        (gradient,) = torch.autograd.grad(activation[neuron], leaf)
+    _require_relus(model, reached, params.rule)
+    at = {"layer": params.layer, "index": list(neuron), "value": float(activation[neuron].detach())}
+    return gradient[0], found[LOGITS].detach(), {"neuron": at}
+
+
+def _strongest(activation: Tensor, params: GuidedBackpropParams) -> tuple[int, ...]:
+    """Return the index of the strongest neuron of a channel, or of all, in `[C,...]`."""
+    channel = params.channel
+    if channel is None:
+        channel = int(activation.flatten(1).amax(1).argmax())
+    if channel >= len(activation):
+        raise InvalidParameter(
+            f"channel is {channel}; layer {params.layer} has the channels 0 to "
+            f"{len(activation) - 1}",
+            pointer="/params/channel",
+        )
+    place = int(activation[channel].flatten().argmax())
+    shape = activation.shape[1:]
+    return channel, *(int(i) for i in torch.unravel_index(torch.tensor(place), shape))
+
+
+def _coloured(
+    model: VisionModel, image: Image, params: GuidedBackpropParams, gradient: Tensor
+) -> Picture:
+    """Lay what came back over the picture's place, as colours around grey."""
+    framing = model.frame(image, params.fit)
+    over = torch.stack([framing.to_picture(channel.cpu()) for channel in gradient])
+    most = over.abs().amax().clamp_min(1e-12)
+    return Picture("gradient", Image(over / most / 2 + 0.5, alpha=image.alpha))

@@ -1,0 +1,105 @@
+"""Integrated gradients: what each pixel adds to the score on the way from nothing."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from lantern.artifact import Outcome
+from lantern.image import Image
+from lantern.optimize.regularize import blur
+from lantern.registry import technique
+from lantern.techniques.explained import Attribution, ExplainParams, explained
+from lantern.techniques.saliency import class_gradient
+from lantern.techniques.target import choose_class
+from lantern.vision_model import VisionModel
+
+BATCH = 8
+# Sigma of the blurred baseline, px at 224.
+BLUR = 12.0
+
+Baseline = Literal["grey", "black", "white", "blur"]
+
+
+class IntegratedGradientsParams(ExplainParams):
+    """What to explain, and the way to go."""
+
+    baseline: Baseline = Field("grey", description="picture of nothing, where the way begins")
+    steps: int = Field(50, ge=2, le=400, description="points of the way that are looked at")
+    most_steps: int = Field(
+        400, ge=2, le=1600, description="how far they are doubled while the gap is too wide"
+    )
+    gap: float = Field(
+        0.01, gt=0, le=1, description="share of the score's change that may be missing in the sum"
+    )
+
+
+@technique(
+    "integrated-gradients",
+    family="attribution",
+    runs="interactive",
+    source="Sundararajan et al. 2017, arXiv:1703.01365, section 3",
+    outputs={"heatmap": "share of each pixel in the change of the class score (logit), signed"},
+)
+def integrated_gradients(
+    model: VisionModel,
+    image: Annotated[Image, "picture to explain"],
+    params: IntegratedGradientsParams,
+) -> Outcome:
+    """Share out a class score among the pixels, so that the shares add up to it.
+
+    Sums gradients along the straight way from a picture of nothing. `completeness` says how well
+    the shares add up to the change of the score; the points are doubled until they do.
+    """
+
+    def explain(model: VisionModel, pixels: Tensor, target: int | None) -> Attribution:
+        nothing = _nothing(model, pixels, params.baseline)
+        with torch.inference_mode():
+            logits = model.logits(torch.cat([pixels, nothing]))
+        target = choose_class(model, logits[:1], target)
+        change = float(logits[0, target] - logits[1, target])
+        steps = params.steps
+        while True:
+            shares = integrate(model, pixels, nothing, target, steps)
+            total = float(shares.sum())
+            gap = abs(total - change) / max(abs(change), 1e-6)
+            if gap <= params.gap or 2 * steps > params.most_steps:
+                break
+            steps *= 2
+        completeness = {
+            "change": round(change, 6),
+            "sum": round(total, 6),
+            "gap": round(gap, 6),
+            "steps": steps,
+        }
+        facts = {"completeness": completeness}
+        return Attribution(shares.sum(0).to(pixels), logits[:1].clone(), target, facts)
+
+    return explained(model, image, params, explain)
+
+
+def integrate(
+    model: VisionModel, pixels: Tensor, nothing: Tensor, target: int, steps: int
+) -> Tensor:
+    """Return each value's share `[3,S,S]` in the change of a logit, float64, by Gauss-Legendre."""
+    points, weights = np.polynomial.legendre.leggauss(steps)
+    way = pixels - nothing
+    total = torch.zeros_like(pixels[0], dtype=torch.float64)
+    for at in range(0, steps, BATCH):
+        share = torch.tensor((points[at : at + BATCH] + 1) / 2).to(pixels)[:, None, None, None]
+        weight = torch.tensor(weights[at : at + BATCH] / 2, device=pixels.device)
+        gradients, _ = class_gradient(model, nothing + share * way, target)
+        total += torch.einsum("n,nchw->chw", weight, gradients.double())
+    return total * way[0]
+
+
+def _nothing(model: VisionModel, pixels: Tensor, baseline: Baseline) -> Tensor:
+    if baseline == "blur":
+        return blur(pixels, BLUR * pixels.shape[-1] / 224)
+    if baseline == "grey":
+        return model.grey.expand_as(pixels).clone()
+    return torch.full_like(pixels, float(baseline == "white"))

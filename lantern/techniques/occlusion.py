@@ -1,0 +1,149 @@
+"""Occlusion: how the score falls where a patch covers the picture."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from lantern.artifact import Outcome
+from lantern.errors import InvalidParameter
+from lantern.image import Image
+from lantern.local_change import BATCH, Box, LocalChange, covered
+from lantern.optimize.regularize import blur
+from lantern.registry import technique
+from lantern.techniques.explained import Attribution, ExplainParams, explained
+from lantern.techniques.target import choose_class
+from lantern.vision_model import VisionModel
+
+# Sigma of the blur that covers, px at 224.
+BLUR = 12.0
+# More patches than this are hours.
+MOST_PATCHES = 20_000
+
+
+class OcclusionParams(ExplainParams):
+    """What covers the picture, and what is watched."""
+
+    patch: int = Field(32, ge=1, le=512, description="side of the patch, px of the network's view")
+    stride: int = Field(16, ge=1, le=512, description="step from patch to patch, px of the view")
+    fill: Literal["grey", "mean", "blur", "black"] = Field(
+        "grey",
+        description="what covers: the network's grey, the picture's mean colour, the picture "
+        "blurred, or black",
+    )
+    score: Literal["probability", "logit"] = Field(
+        "probability", description="which score of the class is watched"
+    )
+    layer: str | None = Field(
+        None, max_length=200, description="watch a channel of this layer instead of the class"
+    )
+    channel: int = Field(
+        0, ge=0, le=100_000, description="its channel; the largest value of its map is watched"
+    )
+
+
+@technique(
+    "occlusion",
+    family="attribution",
+    runs="interactive",
+    source="Zeiler and Fergus 2014, arXiv:1311.2901, section 4.2",
+    outputs={
+        "heatmap": "how far the score falls where it is covered, the mean of all patches there"
+    },
+)
+def occlusion(
+    model: VisionModel, image: Annotated[Image, "picture to explain"], params: OcclusionParams
+) -> Outcome:
+    """Cover one part of the picture after the other and watch the score.
+
+    Where it falls, the network has looked; where it rises, what was there spoke against the class.
+    """
+    boxes = patches(model.input_size, params.patch, params.stride)
+
+    def explain(model: VisionModel, pixels: Tensor, target: int | None) -> Attribution:
+        filling = _filling(model, pixels, params)
+        with torch.inference_mode():
+            logits = model.logits(pixels)
+            target = choose_class(model, logits, target)
+            if params.layer is None:
+                local = LocalChange(model, pixels, boxes)
+                seen = torch.cat([logits, local.logits(filling, boxes)])
+                scores = (seen if params.score == "logit" else seen.softmax(1))[:, target]
+            else:
+                scores = _answers(model, params.layer, params.channel, pixels, filling, boxes)
+            field = spread(scores[0] - scores[1:], boxes, pixels.shape[-1])
+        return Attribution(field.clone(), logits.clone(), target, {"patches": len(boxes)})
+
+    return explained(model, image, params, explain)
+
+
+def patches(side: int, patch: int, stride: int) -> list[Box]:
+    """Return where patches lie on a square, row by row; those at the end are cut off.
+
+    Raises:
+        InvalidParameter: the patch is larger than the square, or there are too many of them.
+    """
+    if patch > side:
+        raise InvalidParameter(
+            f"patch is {patch}; the network looks at {side} px", pointer="/params/patch"
+        )
+    count = 1 + math.ceil((side - patch) / stride)
+    if count**2 > MOST_PATCHES:
+        raise InvalidParameter(
+            f"these would be {count**2} patches; at most {MOST_PATCHES} are taken: choose a "
+            "larger stride",
+            pointer="/params/stride",
+        )
+    spans = [(at * stride, min(side, at * stride + patch)) for at in range(count)]
+    return [(*rows, *columns) for rows in spans for columns in spans]
+
+
+def spread(drops: Tensor, boxes: list[Box], side: int) -> Tensor:
+    """Return the mean `[S,S]` of the drops `[P]` of all patches that cover a pixel."""
+    total, count = torch.zeros(2, side + 1, side + 1, dtype=torch.float64)
+    corners = torch.tensor(boxes).T
+    top, bottom, left, right = corners
+    values = drops.double().cpu()
+    for corner, sign in (
+        ((top, left), 1), ((bottom, right), 1), ((top, right), -1), ((bottom, left), -1)
+    ):  # fmt: skip
+        total.index_put_(corner, sign * values, accumulate=True)
+        count.index_put_(corner, torch.full_like(values, sign), accumulate=True)
+    covered = count.cumsum(0).cumsum(1)[:side, :side]
+    summed = total.cumsum(0).cumsum(1)[:side, :side]
+    mean: Tensor = summed / covered.clamp_min(1)
+    return mean.float()
+
+
+def _answers(
+    model: VisionModel, layer: str, channel: int, pixels: Tensor, filling: Tensor, boxes: list[Box]
+) -> Tensor:
+    """Return the largest value of a channel for the picture, and for it under each patch, `[1+P]`.
+
+    Raises:
+        InvalidParameter: the layer has no such channel.
+    """
+    count = model.channel_count(layer)
+    if channel >= count:
+        raise InvalidParameter(
+            f"channel is {channel}; layer {layer} has the channels 0 to {count - 1}",
+            pointer="/params/channel",
+        )
+    with model.capture([layer]) as features:
+
+        def answer(pictures: Tensor) -> Tensor:
+            return features(pictures)[layer][:, channel].flatten(1).amax(1)
+
+        parts = [boxes[at : at + BATCH] for at in range(0, len(boxes), BATCH)]
+        return torch.cat([answer(pixels), *(answer(covered(pixels, filling, p)) for p in parts)])
+
+
+def _filling(model: VisionModel, pixels: Tensor, params: OcclusionParams) -> Tensor:
+    if params.fill == "blur":
+        return blur(pixels, BLUR * pixels.shape[-1] / 224)
+    level = {"grey": model.grey, "mean": pixels.mean((2, 3), keepdim=True)}.get(params.fill)
+    return torch.zeros_like(pixels) if level is None else level.expand_as(pixels)

@@ -1,0 +1,110 @@
+"""RISE: what the score owes to each place, by looking through random masks."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from lantern.artifact import Outcome
+from lantern.image import Image
+from lantern.registry import technique
+from lantern.techniques.explained import Attribution, ExplainParams, explained
+from lantern.techniques.target import choose_class
+from lantern.vision_model import VisionModel
+
+# Masks that pass together, with their opposites.
+PAIRS = 8
+# Fewer pairs say too little of the error.
+LEAST_PAIRS = 32
+
+
+class RiseParams(ExplainParams):
+    """How many masks there are, and when they are enough."""
+
+    masks: int = Field(600, ge=64, le=8000, description="most masks; half of them are opposites")
+    cells: int = Field(7, ge=2, le=32, description="cells of a mask along a side")
+    error: float = Field(
+        0.05,
+        gt=0,
+        le=1,
+        description="standard error, as a share of the map's range, at which it ends early",
+    )
+
+
+@technique(
+    "rise",
+    title="RISE",
+    family="attribution",
+    runs="interactive",
+    source="Petsiuk et al. 2018, arXiv:1806.07421, section 3; opposite masks in pairs are ours",
+    outputs={"heatmap": "how much the probability owes to each pixel being seen"},
+)
+def rise(
+    model: VisionModel,
+    image: Annotated[Image, "picture to explain"],
+    generator: torch.Generator,
+    params: RiseParams,
+) -> Outcome:
+    """Look at the picture through many random masks, and find what helps when it is seen.
+
+    Takes nothing but the network's answers. Masks come in pairs, each with its opposite, whose
+    difference tells more than two masks by chance; it ends once the map's error is small.
+    """
+
+    def explain(model: VisionModel, pixels: Tensor, target: int | None) -> Attribution:
+        with torch.inference_mode():
+            logits = model.logits(pixels)
+            target = choose_class(model, logits, target)
+            field, facts = _through_masks(model, pixels, target, params, generator)
+        return Attribution(field.clone(), logits.clone(), target, facts)
+
+    return explained(model, image, params, explain)
+
+
+def _through_masks(
+    model: VisionModel,
+    pixels: Tensor,
+    target: int,
+    params: RiseParams,
+    generator: torch.Generator,
+) -> tuple[Tensor, dict[str, object]]:
+    side = pixels.shape[-1]
+    total = torch.zeros(side, side, dtype=torch.float64)
+    squares = torch.zeros_like(total)
+    pairs, error = 0, 1.0
+    while pairs < params.masks // 2 and not (pairs >= LEAST_PAIRS and error <= params.error):
+        count = min(PAIRS, params.masks // 2 - pairs)
+        masks = draw_masks(count, params.cells, side, generator).to(pixels)
+        both = torch.cat([masks, 1 - masks])
+        # what is not seen is grey, which is zero to the network
+        seen = model.grey + (pixels - model.grey) * both[:, None]
+        probabilities = model.logits(seen).softmax(1)[:, target]
+        gain = (probabilities[:count] - probabilities[count:])[:, None, None]
+        shares = (gain * (2 * masks - 1)).double().cpu()
+        total += shares.sum(0)
+        squares += shares.square().sum(0)
+        pairs += count
+        mean = total / pairs
+        deviation = (squares / pairs - mean.square()).clamp_min(0) / pairs
+        width = float(mean.max() - mean.min())
+        error = float(deviation.sqrt().mean()) / max(width, 1e-12)
+    return mean.float(), {"masks": 2 * pairs, "standard_error": round(error, 4)}
+
+
+def draw_masks(count: int, cells: int, side: int, generator: torch.Generator) -> Tensor:
+    """Draw smooth masks `[N,S,S]` in 0..1: coarse ones of 0 and 1, enlarged and shifted."""
+    cell = -(-side // cells)
+    coarse = (torch.rand(count, 1, cells + 1, cells + 1, generator=generator) < 0.5).float()
+    large = torch.nn.functional.interpolate(
+        coarse, scale_factor=cell, mode="bilinear", align_corners=False
+    )[:, 0]
+    shifts = torch.randint(0, cell, (count, 2), generator=generator).tolist()
+    return torch.stack(
+        [
+            mask[down : down + side, right : right + side]
+            for mask, (down, right) in zip(large, shifts, strict=True)
+        ]
+    )

@@ -1,0 +1,311 @@
+"""Maps that explain a class: what they must get right on networks whose answer is known."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lantern.artifact import Grid, Heatmap, Picture
+from lantern.errors import InvalidParameter, LanternError
+from lantern.image import Image
+from lantern.run import run
+from lantern.techniques.occlusion import patches, spread
+from lantern.techniques.rise import draw_masks
+from lantern.vision_model import VisionModel
+
+SIDE, CLASSES = 32, 3
+# rows and columns that the network of these tests looks at
+SEEN = (slice(8, 16), slice(20, 28))
+
+
+class Looker(nn.Module):
+    """Gives class 1 the mean brightness of one square, and class 2 the opposite."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pass_on = nn.Conv2d(3, 3, 1, bias=False)
+        self.pass_on.weight.data = torch.eye(3)[:, :, None, None]
+        self.relu = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen = self.relu(self.pass_on(x))[:, :, *SEEN].mean((1, 2, 3))
+        return torch.stack([torch.zeros_like(seen), 4 * seen, -4 * seen], 1)
+
+
+@pytest.fixture
+def looker() -> VisionModel:
+    return VisionModel(
+        "looker", Looker(), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), input_size=SIDE,
+        resize_size=SIDE, labels=("none", "bright", "dark"), cam_layer="pass_on",
+    )  # fmt: skip
+
+
+@pytest.fixture
+def bright() -> Image:
+    chance = torch.Generator().manual_seed(3)
+    return Image(0.4 + 0.6 * torch.rand(3, SIDE, SIDE, generator=chance))
+
+
+def heatmap(name: str, model: VisionModel, image: Image, **params: object) -> Tensor:
+    given = {"evidence": 0, "target": 1, **params}
+    artifact = run(name, {"image": image}, given, model=model).principal
+    assert isinstance(artifact, Heatmap)
+    return artifact.values
+
+
+def share_inside(values: Tensor) -> float:
+    return float(values[SEEN].clamp_min(0).sum() / values.clamp_min(0).sum())
+
+
+EXACT: dict[str, dict[str, object]] = {
+    "saliency": {},
+    "integrated-gradients": {"baseline": "black"},
+    "guided-backprop": {},
+    "occlusion": {"patch": 1, "stride": 1, "fill": "black"},
+}
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_only_what_is_looked_at_counts(name: str, looker: VisionModel, bright: Image) -> None:
+    values = heatmap(name, looker, bright, **EXACT[name])
+    outside = values.clone()
+    outside[SEEN] = 0
+    assert float(outside.abs().max()) < 1e-6
+    assert float(values[SEEN].min()) > 0
+
+
+def test_smooth_grad_sees_the_same(looker: VisionModel, bright: Image) -> None:
+    values = heatmap("saliency", looker, bright, method="smooth-grad", noise=0.05)
+    assert share_inside(values) > 0.999
+
+
+@pytest.mark.parametrize(
+    "method", ["grad-cam", "hires-cam", "layer-cam", "score-cam", "guided-grad-cam"]
+)
+def test_cams_are_lower_or_positive_where_nothing_is_looked_at(
+    method: str, looker: VisionModel, bright: Image
+) -> None:
+    values = heatmap("grad-cam", looker, bright, method=method)
+    if method in ("hires-cam", "layer-cam", "guided-grad-cam"):
+        assert share_inside(values) > 0.999
+    assert float(values.min()) >= 0
+
+
+class TestOcclusion:
+    def test_patches_reach_to_the_end(self) -> None:
+        assert patches(10, 4, 4)[-1] == (8, 10, 8, 10)
+        assert len(patches(224, 32, 16)) == 13**2
+        assert patches(8, 8, 3) == [(0, 8, 0, 8)]
+
+    def test_overlaps_are_means(self) -> None:
+        chance = np.random.default_rng(0)
+        boxes = patches(20, 7, 3)
+        drops = torch.from_numpy(chance.random(len(boxes)))
+        total, count = np.zeros((20, 20)), np.zeros((20, 20))
+        for drop, (top, bottom, left, right) in zip(drops.tolist(), boxes, strict=True):
+            total[top:bottom, left:right] += drop
+            count[top:bottom, left:right] += 1
+        assert np.allclose(spread(drops, boxes, 20).numpy(), total / np.maximum(count, 1))
+
+    def test_pixels_between_patches_have_no_value(self) -> None:
+        found = spread(torch.ones(4), patches(10, 2, 8), 10)
+        assert float(found[5].abs().max()) == 0
+
+    def test_a_neuron_can_be_watched(self, looker: VisionModel, bright: Image) -> None:
+        pixels = bright.pixels.clone()
+        pixels[0, 3, 5] = 1.0
+        pixels[0] = pixels[0].clamp_max(0.8)
+        pixels[0, 3, 5] = 1.0
+        values = heatmap(
+            "occlusion", looker, Image(pixels), layer="pass_on", channel=0, patch=1, stride=1,
+            fill="black",
+        )  # fmt: skip
+        # the largest value of the channel falls only where its one brightest pixel is covered
+        assert float(values[3, 5]) > 0
+        values[3, 5] = 0
+        assert float(values.abs().max()) < 1e-6
+
+    @pytest.mark.parametrize(
+        ("params", "pointer"),
+        [
+            ({"patch": 40}, "/params/patch"),
+            ({"layer": "pass_on", "channel": 3}, "/params/channel"),
+            ({"layer": "none"}, "/params/layer"),
+        ],
+    )
+    def test_what_cannot_be_is_refused(
+        self, looker: VisionModel, bright: Image, params: dict[str, object], pointer: str
+    ) -> None:
+        with pytest.raises(LanternError) as caught:
+            heatmap("occlusion", looker, bright, **params)
+        assert caught.value.pointer == pointer
+
+    def test_more_patches_than_can_be_are_refused(self, model: VisionModel, photo: Image) -> None:
+        with pytest.raises(InvalidParameter, match="stride") as caught:
+            heatmap("occlusion", model, photo, patch=4, stride=1)
+        assert caught.value.pointer == "/params/stride"
+
+
+class TestRise:
+    def test_masks_are_smooth_and_half_open(self) -> None:
+        masks = draw_masks(200, 7, 64, torch.Generator().manual_seed(0))
+        assert masks.shape == (200, 64, 64)
+        assert float(masks.min()) >= 0
+        assert float(masks.max()) <= 1
+        assert float(masks.mean()) == pytest.approx(0.5, abs=0.02)
+        assert float(masks.diff(dim=2).abs().max()) < 0.2
+
+    def test_the_place_that_is_looked_at_stands_out(
+        self, looker: VisionModel, bright: Image
+    ) -> None:
+        values = heatmap("rise", looker, bright, masks=2000, cells=8, error=0.01)
+        inside = values[SEEN].mean()
+        outside = values.clone()
+        outside[4:20, 16:32] = 0
+        assert float(inside) > 5 * float(outside.abs().mean())
+
+    def test_it_ends_once_it_is_sure(self, looker: VisionModel, bright: Image) -> None:
+        facts = [
+            run(
+                "rise", {"image": bright},
+                {"evidence": 0, "masks": 1000, "error": error}, model=looker,
+            ).facts
+            for error in (0.2, 1e-6)
+        ]  # fmt: skip
+        assert facts[0]["masks"] < facts[1]["masks"] == 1000
+        assert facts[0]["standard_error"] <= 0.2
+        assert facts[1]["standard_error"] < facts[0]["standard_error"]
+
+
+def blob(side: int = 160) -> tuple[Image, Tensor]:
+    """Return a red disc on green noise, and where the disc is."""
+    at = torch.arange(side) - side / 2 + 10
+    disc = ((at[:, None].square() + at[None].square()).sqrt() < side / 4).float()
+    chance = torch.Generator().manual_seed(5)
+    ground = torch.tensor([0.15, 0.5, 0.25])[:, None, None]
+    ground = ground + 0.15 * torch.rand(3, side, side, generator=chance)
+    object_ = torch.tensor([0.85, 0.2, 0.2])[:, None, None]
+    object_ = object_ + 0.1 * torch.rand(3, side, side, generator=chance)
+    return Image((ground * (1 - disc) + object_ * disc).clamp(0, 1)), disc
+
+
+class Redness(nn.Module):
+    """Sees red."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.red = nn.Conv2d(3, 1, 5, padding=2, bias=True)
+        self.red.weight.data = (
+            torch.tensor([1.0, -1.0, -0.5])[None, :, None, None].expand(1, 3, 5, 5).clone() / 25
+        )
+        self.red.bias.data.fill_(-0.1)  # type: ignore[union-attr]
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen = torch.relu(self.red(x)).mean((1, 2, 3))
+        return torch.stack([torch.zeros_like(seen), 40 * seen], 1)
+
+
+class TestSegment:
+    @pytest.fixture
+    def red(self) -> VisionModel:
+        return VisionModel(
+            "red", Redness(), mean=(0.0,) * 3, std=(1.0,) * 3, input_size=64, resize_size=64,
+            labels=("none", "red"), cam_layer="red",
+        )  # fmt: skip
+
+    @pytest.mark.parametrize("method", ["grad-cam", "saliency"])
+    def test_the_object_is_cut_out(self, red: VisionModel, method: str) -> None:
+        image, disc = blob()
+        truth = Image(disc.expand(3, -1, -1).clone())
+        result = run(
+            "segment", {"image": image, "truth": truth},
+            {"target": 1, "method": method, "evidence": 0}, model=red,
+        )  # fmt: skip
+        assert result.facts["iou"] >= 0.7
+        cutout, mask = result.artifacts
+        assert isinstance(cutout, Picture)
+        assert isinstance(mask, Heatmap)
+        assert cutout.image.alpha is not None
+        assert torch.equal(cutout.image.alpha, mask.values)
+        one, other = mask.values >= 0.5, disc >= 0.5
+        assert float((one & other).sum() / (one | other).sum()) == pytest.approx(
+            result.facts["iou"], abs=1e-4
+        )
+        assert result.facts["share"] == pytest.approx(float(mask.values.mean()), abs=1e-4)
+
+    def test_a_picture_without_an_object_still_has_a_mask(self, red: VisionModel) -> None:
+        flat = Image(torch.full((3, 80, 90), 0.5))
+        result = run("segment", {"image": flat}, {"target": 1, "evidence": 0}, model=red)
+        share = result.facts["share"]
+        assert 0 < share < 1
+        assert result.facts["degenerate"]
+
+    def test_only_one_piece_is_kept(self, model: VisionModel, photo: Image) -> None:
+        from scipy import ndimage
+
+        for largest in (True, False):
+            mask = run(
+                "segment", {"image": photo}, {"largest": largest, "evidence": 0}, model=model
+            ).artifacts[1]
+            assert isinstance(mask, Heatmap)
+            _, pieces = ndimage.label(mask.values.numpy())
+            assert pieces == 1 or not largest
+
+
+class TestCompareMethods:
+    def test_all_explain_the_same_class_and_are_judged(
+        self, model: VisionModel, photo: Image
+    ) -> None:
+        methods = ["saliency", "grad-cam", "layer-cam"]
+        result = run(
+            "compare-methods", {"image": photo}, {"methods": methods, "evidence": 2}, model=model
+        )
+        sheet, *maps = result.artifacts
+        assert isinstance(sheet, Grid)
+        assert sheet.captions == ("picture", *methods)
+        assert [artifact.name for artifact in maps] == ["heatmap", "heatmap-2", "heatmap-3"]
+        judged = result.facts["methods"]
+        assert list(judged) == methods
+        assert all(0 <= judged[name]["insertion"]["auc"] <= 1 for name in methods)
+        alone = run("grad-cam", {"image": photo}, {"evidence": 2}, model=model)
+        assert isinstance(alone.principal, Heatmap)
+        assert isinstance(maps[1], Heatmap)
+        assert torch.allclose(alone.principal.values, maps[1].values, atol=1e-6)
+        assert alone.facts["insertion"] == judged["grad-cam"]["insertion"]
+        assert result.facts["class"] == alone.facts["class"]
+
+    def test_a_method_named_twice_is_shown_once(self, model: VisionModel, photo: Image) -> None:
+        given = {"methods": ["grad-cam", "grad-cam"], "evidence": 0}
+        result = run("compare-methods", {"image": photo}, given, model=model)
+        assert len(result.artifacts) == 2
+
+
+def test_a_neuron_is_what_guided_backprop_goes_back_from(model: VisionModel, photo: Image) -> None:
+    layer = "_blocks.5"
+    image = photo.resize(224, 224)
+    result = run(
+        "guided-backprop", {"image": image},
+        {"layer": layer, "channel": 3, "rule": "vanilla", "evidence": 0}, model=model,
+    )  # fmt: skip
+    leaf = image.pixels[None].clone().requires_grad_()
+    with model.capture([layer]) as features:
+        channel = features(leaf)[layer][0, 3]
+    (wanted,) = torch.autograd.grad(channel.max(), leaf)
+    assert isinstance(result.principal, Heatmap)
+    assert torch.allclose(result.principal.values, wanted[0].abs().amax(0), atol=1e-6)
+    neuron = result.facts["neuron"]
+    assert neuron["value"] == pytest.approx(float(channel.detach().max()), abs=1e-5)
+    assert neuron["index"][0] == 3
+    assert len(neuron["index"]) == 3
+    # far from the neuron nothing comes back: its field is smaller than the picture
+    assert math.isclose(float(result.principal.values.min()), 0.0, abs_tol=1e-12)
+
+
+def test_a_channel_needs_its_layer(model: VisionModel, photo: Image) -> None:
+    with pytest.raises(InvalidParameter) as caught:
+        run("guided-backprop", {"image": photo}, {"channel": 3}, model=model)
+    assert caught.value.pointer == "/params/channel"

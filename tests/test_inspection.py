@@ -1,0 +1,126 @@
+"""Filters and activation maps: the numbers are those of the network."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import numpy as np
+import pytest
+import torch
+from captum.attr import LayerActivation
+from torch import nn
+
+from lantern.artifact import Grid, Heatmap, Table
+from lantern.errors import InvalidParameter, UnknownName
+from lantern.image import Image
+from lantern.run import run
+from lantern.vision_model import VisionModel
+
+
+def filters(model: VisionModel, **params: object) -> tuple[Grid, dict[str, object]]:
+    result = run("filters", {}, params, model=model)
+    assert isinstance(result.principal, Grid)
+    return result.principal, dict(result.facts)
+
+
+def weights(model: VisionModel, name: str) -> torch.Tensor:
+    layer = model.layer(name)
+    assert isinstance(layer, nn.Conv2d)
+    return layer.weight.detach()
+
+
+class TestFilters:
+    def test_the_first_layer_is_in_colour_and_can_be_read_back(self, model: VisionModel) -> None:
+        grid, facts = filters(model, scaling="global", enlarge=1)
+        own = weights(model, "_conv_stem")
+        assert facts["layer"] == "_conv_stem"
+        assert grid.images.shape == own.shape
+        low, high = cast(list[float], facts["range"])
+        assert torch.allclose(grid.images * (high - low) + low, own, atol=1e-6)
+
+    def test_each_filter_has_its_own_range(self, model: VisionModel) -> None:
+        grid, facts = filters(model, enlarge=1)
+        spread = grid.images.flatten(1)
+        assert torch.allclose(spread.amax(1), torch.tensor(1.0))
+        assert float(spread.amin(1).max()) == 0
+        # also those that the network has given up, which the facts tell of
+        reach = weights(model, "_conv_stem").abs().amax((1, 2, 3))
+        assert facts["faint"] == int((reach < reach.max() / 1000).sum()) > 0
+
+    def test_symmetric_scaling_makes_zero_mid_grey(self, model: VisionModel) -> None:
+        grid, _ = filters(model, scaling="symmetric", enlarge=1)
+        own = weights(model, "_conv_stem")
+        assert torch.allclose(grid.images, own / own.abs().max() / 2 + 0.5, atol=1e-6)
+
+    def test_a_weight_becomes_a_square(self, model: VisionModel) -> None:
+        small, large = (filters(model, enlarge=e)[0].images for e in (1, 4))
+        assert large.shape[2:] == (12, 12)
+        assert torch.equal(large[:, :, ::4, ::4], small)
+        assert torch.equal(large[:, :, 3::4, 3::4], small)
+
+    def test_slices_of_a_deeper_layer_lie_side_by_side(self, model: VisionModel) -> None:
+        name = "_blocks.1._expand_conv"
+        own = weights(model, name)
+        grid, facts = filters(model, layer=name, scaling="global", enlarge=1, slices=9, most=5)
+        assert facts["filters"] == {"drawn": 5, "of": len(own)}
+        low, high = own[:5].min(), own[:5].max()
+        sheet = grid.images * (high - low) + low
+        for at in range(9):
+            place = sheet[:, :, 2 * (at // 3), 2 * (at % 3)]
+            assert torch.allclose(place, own[:5, at, 0, 0, None].expand(-1, 3), atol=1e-6)
+
+    def test_a_layer_without_filters_is_refused(self, model: VisionModel) -> None:
+        with pytest.raises(InvalidParameter, match="no convolution") as caught:
+            filters(model, layer="_bn0")
+        assert caught.value.pointer == "/params/layer"
+        with pytest.raises(UnknownName):
+            filters(model, layer="conv99")
+
+
+class TestActivations:
+    def test_the_map_is_captums(self, model: VisionModel, photo: Image) -> None:
+        image, layer = photo.resize(224, 224), "_blocks.5"
+        wanted = LayerActivation(model.logits, model.layer(layer)).attribute(image.pixels[None])[0]
+        result = run("activations", {"image": image}, {"layer": layer, "channel": 7}, model=model)
+        assert isinstance(result.principal, Heatmap)
+        enlarged = torch.nn.functional.interpolate(
+            wanted[None, 7:8].detach(), size=(224, 224), mode="bilinear"
+        )[0, 0]
+        assert torch.allclose(result.principal.values, enlarged, atol=1e-5)
+
+    @pytest.mark.parametrize("rank", ["maximum", "mean"])
+    def test_channels_are_ranked(self, model: VisionModel, photo: Image, rank: str) -> None:
+        image, layer = photo.resize(224, 224), "_blocks.5"
+        with model.capture([layer]) as features:
+            own = features(image.pixels[None])[layer][0].detach().numpy()
+        strength = own.max((1, 2)) if rank == "maximum" else own.mean((1, 2))
+        result = run("activations", {"image": image}, {"layer": layer, "rank": rank}, model=model)
+        table = next(a for a in result.artifacts if isinstance(a, Table))
+        assert [row["channel"] for row in table.rows] == np.argsort(-strength).tolist()[:128]
+        assert table.rows[0][rank] == pytest.approx(strength.max(), abs=1e-5)
+        assert result.facts["channel"] == int(strength.argmax())
+
+    def test_the_sheet_shows_the_maps_of_the_ranking(
+        self, model: VisionModel, photo: Image
+    ) -> None:
+        image, layer = photo.resize(224, 224), "_blocks.12"
+        with model.capture([layer]) as features:
+            own = features(image.pixels[None])[layer][0].detach()
+        side = own.shape[-1]
+        result = run(
+            "activations", {"image": image},
+            {"layer": layer, "most": 4, "size": 2 * side, "scaling": "layer"}, model=model,
+        )  # fmt: skip
+        grid = next(a for a in result.artifacts if isinstance(a, Grid))
+        shown = own[[int(caption) for caption in grid.captions]]
+        wanted = (shown - shown.min()) / (shown.max() - shown.min())
+        assert torch.allclose(grid.images[:, 0, ::2, ::2], wanted, atol=1e-5)
+
+    def test_what_is_not_there_is_refused(self, model: VisionModel, photo: Image) -> None:
+        for params, pointer in (
+            ({"channel": 100_000}, "/params/channel"),
+            ({"layer": "_fc"}, "/params/layer"),
+        ):
+            with pytest.raises(InvalidParameter) as caught:
+                run("activations", {"image": photo}, params, model=model)
+            assert caught.value.pointer == pointer

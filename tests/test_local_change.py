@@ -1,0 +1,97 @@
+"""Logits of small changes by crops are those of whole pictures."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lantern.image import Image
+from lantern.local_change import LocalChange, covered
+from lantern.techniques.occlusion import patches
+from lantern.vision_model import VisionModel
+
+SIDE = 128
+
+
+class Deep(nn.Module):
+    """Costly early, cheap late."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(3, 16, 3, padding=1)
+        self.b = nn.Conv2d(16, 16, 3, stride=2, padding=1)
+        self.c = nn.Conv2d(16, 8, 3, stride=2, padding=1)
+        self.d = nn.Conv2d(8, 8, 3, stride=2, padding=1)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.d(F.relu(self.c(F.relu(self.b(F.relu(self.a(x))))))))
+        out: Tensor = self.head(x.mean((2, 3)))
+        return out
+
+
+class Around(Deep):
+    """Has a path around the layers that could be cut."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.b(F.relu(self.a(x))))
+        y = y + F.avg_pool2d(x, 2).mean(1, keepdim=True)
+        y = F.relu(self.d(F.relu(self.c(y)) + F.avg_pool2d(x, 4).mean(1, keepdim=True)))
+        out: Tensor = self.head(y.mean((2, 3)) + x.mean((1, 2, 3))[:, None])
+        return out
+
+
+class Normed(Deep):
+    """Looks at the whole picture from its first layer on."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x - x.mean((1, 2, 3), keepdim=True))
+
+
+def made(network: type[nn.Module]) -> VisionModel:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        built = network()
+    return VisionModel(
+        "made", built, mean=(0.5,) * 3, std=(0.25,) * 3, input_size=SIDE, resize_size=SIDE,
+        labels=(),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("network", "is_cut"), [(Deep, True), (Around, False), (Normed, False)])
+def test_a_cut_is_made_only_where_the_numbers_are_the_same(
+    network: type[nn.Module], is_cut: bool
+) -> None:
+    model = made(network)
+    pixels = torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+    filling = torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(2))
+    boxes = patches(SIDE, 16, 12)
+    local = LocalChange(model, pixels, boxes)
+    assert (local.layer is not None) == is_cut
+    with torch.inference_mode():
+        wanted = model.logits(covered(pixels, filling, boxes))
+        plain = model.logits(pixels)
+    found = local.logits(filling, boxes)
+    assert (found - wanted).abs().max() <= 1e-5 * wanted.abs().max()
+    assert (wanted - plain).abs().max() > 1e-4
+
+
+def test_the_real_network_is_cut(model: VisionModel, photo: Image) -> None:
+    pixels = photo.resize(224, 224).pixels[None]
+    grey = model.grey.expand_as(pixels)
+    boxes = patches(224, 32, 64)  # corners and the border too
+    local = LocalChange(model, pixels, boxes)
+    assert local.layer is not None
+    with torch.inference_mode():
+        wanted = model.logits(covered(pixels, grey, boxes))
+    found = local.logits(grey, boxes)
+    assert (found - wanted).abs().max() <= 1e-5 * wanted.abs().max()
+
+
+def test_a_patch_as_large_as_the_picture_is_no_small_change(
+    model: VisionModel, photo: Image
+) -> None:
+    pixels = photo.resize(224, 224).pixels[None]
+    assert LocalChange(model, pixels, [(0, 224, 0, 224)]).layer is None
