@@ -83,7 +83,9 @@ def grad_cam(model: VisionModel) -> list[Row]:
     with GradCAM(model=scene.peer, target_layers=[model.layer(model.cam_layer)]) as cam:
 
         def pytorch_grad_cam() -> None:
-            cam(input_tensor=scene.pixels, targets=[ClassifierOutputTarget(scene.target)])
+            # it needs a gradient somewhere, and the network's weights have none
+            pixels = scene.pixels.requires_grad_()
+            cam(input_tensor=pixels, targets=[ClassifierOutputTarget(scene.target)])
 
         contenders = {"ours": ours, "captum": captum, "pytorch-grad-cam": pytorch_grad_cam}
         rows = _times("grad-cam", contenders, 1.3, rounds=40)

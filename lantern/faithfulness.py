@@ -8,11 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from lantern.optimize.regularize import blur
-from lantern.vision_model import VisionModel
+from lantern.vision_model import TOGETHER, VisionModel
 
 # Sigma of the blur that pictures begin from when pixels are put in, px at 224.
 BLUR = 5.0
-BATCH = 16
 
 
 def evidence(
@@ -61,9 +60,9 @@ def curves(
     probabilities = torch.cat(
         [_seen(model, ends[at : at + 1], target) for at in range(3)]
         + [
-            _seen(model, torch.where(kept[at : at + BATCH], *layers), target)
+            _seen(model, torch.where(kept[at : at + TOGETHER], *layers), target)
             for layers in ((pixels, blurred), (blank, pixels))
-            for at in range(0, len(kept), BATCH)
+            for at in range(0, len(kept), TOGETHER)
         ]
     )
     whole, empty, dim = probabilities[:3]

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from lantern.errors import LanternError
 from lantern.layers import followed
-from lantern.vision_model import LOGITS, SHORTEST, VisionModel
+from lantern.vision_model import LOGITS, SHORTEST, TOGETHER, VisionModel
 
 Box = tuple[int, int, int, int]
 """Top, bottom, left and right, px."""
 
-# Pictures that pass together.
+# Changes that pass together from a cut on, where maps are small.
 BATCH = 16
 # How many of the most promising layers are tried, and how much they must promise (share).
 TRIED, WORTH = 8, 0.9
@@ -70,7 +70,8 @@ class LocalChange:
     @torch.inference_mode()
     def logits(self, filling: Tensor, boxes: Sequence[Box]) -> Tensor:
         """Return the logits `[P,C]` of the picture with each box replaced by that of `filling`."""
-        some = [boxes[at : at + BATCH] for at in range(0, len(boxes), BATCH)]
+        count = TOGETHER if self._cut is None else BATCH
+        some = [boxes[at : at + count] for at in range(0, len(boxes), count)]
         if self._cut is None:
             return torch.cat([self._model.logits(covered(self._pixels, filling, b)) for b in some])
         return torch.cat([self._by_crops(self._cut, filling, b) for b in some])

@@ -16,9 +16,9 @@ from lantern.registry import technique
 from lantern.techniques.explained import Attribution, ExplainParams, enlarged, explained
 from lantern.techniques.guided_backprop import rule_gradient
 from lantern.techniques.target import choose_class
-from lantern.vision_model import VisionModel
+from lantern.vision_model import TOGETHER, VisionModel
 
-# Pictures or activations that pass together where there are many.
+# Activations that pass together from their layer on.
 BATCH = 32
 
 Method = Literal[
@@ -141,7 +141,7 @@ def score_weights(
     Source: Wang et al. 2020, arXiv:1910.01279, algorithm 1.
     """
     scores = []
-    for some in (tried[at : at + BATCH] for at in range(0, len(tried), BATCH)):
+    for some in (tried[at : at + TOGETHER] for at in range(0, len(tried), TOGETHER)):
         # corners on corners, as its authors do
         masks = torch.nn.functional.interpolate(
             activation[:, some], size=pixels.shape[2:], mode="bilinear", align_corners=True

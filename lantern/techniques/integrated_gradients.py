@@ -16,9 +16,8 @@ from lantern.registry import technique
 from lantern.techniques.explained import Attribution, ExplainParams, explained
 from lantern.techniques.saliency import class_gradient
 from lantern.techniques.target import choose_class
-from lantern.vision_model import VisionModel
+from lantern.vision_model import TOGETHER, VisionModel
 
-BATCH = 8
 # Sigma of the blurred baseline, px at 224.
 BLUR = 12.0
 
@@ -89,9 +88,9 @@ def integrate(
     points, weights = np.polynomial.legendre.leggauss(steps)
     way = pixels - nothing
     total = torch.zeros_like(pixels[0], dtype=torch.float64)
-    for at in range(0, steps, BATCH):
-        share = torch.tensor((points[at : at + BATCH] + 1) / 2).to(pixels)[:, None, None, None]
-        weight = torch.tensor(weights[at : at + BATCH] / 2, device=pixels.device)
+    for at in range(0, steps, TOGETHER):
+        share = torch.tensor((points[at : at + TOGETHER] + 1) / 2).to(pixels)[:, None, None, None]
+        weight = torch.tensor(weights[at : at + TOGETHER] / 2, device=pixels.device)
         gradients, _ = class_gradient(model, nothing + share * way, target)
         total += torch.einsum("n,nchw->chw", weight, gradients.double())
     return total * way[0]

@@ -12,12 +12,12 @@ from torch import Tensor
 from lantern.artifact import Outcome
 from lantern.errors import InvalidParameter
 from lantern.image import Image
-from lantern.local_change import BATCH, Box, LocalChange, covered
+from lantern.local_change import Box, LocalChange, covered
 from lantern.optimize.regularize import blur
 from lantern.registry import technique
 from lantern.techniques.explained import Attribution, ExplainParams, explained
 from lantern.techniques.target import choose_class
-from lantern.vision_model import VisionModel
+from lantern.vision_model import TOGETHER, VisionModel
 
 # Sigma of the blur that covers, px at 224.
 BLUR = 12.0
@@ -138,7 +138,7 @@ def _answers(
         def answer(pictures: Tensor) -> Tensor:
             return features(pictures)[layer][:, channel].flatten(1).amax(1)
 
-        parts = [boxes[at : at + BATCH] for at in range(0, len(boxes), BATCH)]
+        parts = [boxes[at : at + TOGETHER] for at in range(0, len(boxes), TOGETHER)]
         return torch.cat([answer(pixels), *(answer(covered(pixels, filling, p)) for p in parts)])
 
 

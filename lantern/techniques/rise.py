@@ -13,10 +13,10 @@ from lantern.image import Image
 from lantern.registry import technique
 from lantern.techniques.explained import Attribution, ExplainParams, explained
 from lantern.techniques.target import choose_class
-from lantern.vision_model import VisionModel
+from lantern.vision_model import TOGETHER, VisionModel
 
-# Masks that pass together, with their opposites.
-PAIRS = 8
+# Masks that pass together with their opposites.
+PAIRS = TOGETHER // 2
 # Fewer pairs say too little of the error.
 LEAST_PAIRS = 32
 

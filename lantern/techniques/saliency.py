@@ -13,10 +13,7 @@ from lantern.image import Image
 from lantern.registry import technique
 from lantern.techniques.explained import Attribution, ExplainParams, explained
 from lantern.techniques.target import choose_class
-from lantern.vision_model import VisionModel
-
-# Noisy copies that pass together.
-BATCH = 8
+from lantern.vision_model import TOGETHER, VisionModel
 
 
 class SaliencyParams(ExplainParams):
@@ -95,7 +92,7 @@ def _over_copies(
     squares = torch.zeros_like(total)
     left = params.samples
     while left:
-        count = min(left, BATCH)
+        count = min(left, TOGETHER)
         noise = torch.randn(count, *pixels.shape[1:], generator=generator).to(pixels)
         gradients, _ = class_gradient(model, pixels + spread * noise, target)
         total += gradients.double().sum(0)
