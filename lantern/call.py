@@ -6,7 +6,7 @@ import base64
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -49,7 +49,7 @@ class Call:
 
     def pack(self) -> tuple[str, bytes]:
         """Return a head of plain ASCII and a body; a single picture is not copied."""
-        head = asdict(self) | {"inputs": [[slot, len(data)] for slot, data in self.inputs.items()]}
+        head = vars(self) | {"inputs": [[slot, len(data)] for slot, data in self.inputs.items()]}
         pictures = list(self.inputs.values())
         body = pictures[0] if len(pictures) == 1 else b"".join(pictures)
         return json.dumps(head, separators=(",", ":")), body
