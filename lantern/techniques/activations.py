@@ -15,7 +15,7 @@ from lantern.image import Image
 from lantern.params import Params
 from lantern.registry import technique
 from lantern.techniques.classify import Fit
-from lantern.techniques.target import LARGEST_MAP
+from lantern.techniques.target import LARGEST_MAP, require_grid
 from lantern.vision_model import VisionModel
 
 
@@ -61,12 +61,9 @@ def activations(
     framing = model.frame(image, params.fit)
     layer = params.layer or model.cam_layer
     with torch.inference_mode(), model.capture([layer]) as features:
-        maps = features(framing.pixels)[layer][0].float().cpu()
-    if maps.dim() != 3:
-        raise InvalidParameter(
-            f"layer {layer} has no rows and columns; choose a convolutional layer",
-            pointer="/params/layer",
-        )
+        activation = features(framing.pixels)[layer]
+    require_grid(activation, layer)
+    maps = activation[0].float().cpu()
     flat = maps.flatten(1)
     largest, mean = flat.amax(1), flat.mean(1)
     order = (largest if params.rank == "maximum" else mean).argsort(descending=True, stable=True)

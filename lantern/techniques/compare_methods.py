@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
 
+from lantern import registry
 from lantern.artifact import Grid, Heatmap, Outcome
 from lantern.image import Image
 from lantern.registry import technique
 from lantern.techniques.explained import ExplainParams
-from lantern.techniques.grad_cam import GradCamParams, grad_cam
-from lantern.techniques.guided_backprop import GuidedBackpropParams, guided_backprop
-from lantern.techniques.integrated_gradients import IntegratedGradientsParams, integrated_gradients
-from lantern.techniques.occlusion import OcclusionParams, occlusion
-from lantern.techniques.rise import RiseParams, rise
-from lantern.techniques.saliency import SaliencyParams, saliency
 from lantern.vision_model import VisionModel
 
 Method = Literal[
@@ -72,7 +66,7 @@ def compare_methods(
         if outcomes:  # of the first one, where the network chose it
             target = next(iter(outcomes.values())).facts["class"]["index"]
         shared = params.model_dump(include={"fit", "evidence", "sanity"}) | {"target": target}
-        outcomes[method] = _METHODS[method](model, image, generator, shared)
+        outcomes[method] = _explained(method, model, image, generator, shared)
     maps = [_map(outcome) for outcome in outcomes.values()]
     drawn = [maps[0].under, *(heatmap.drawn() for heatmap in maps)]
     pictures = torch.stack([picture.fit(params.size).pixels for picture in drawn])
@@ -100,27 +94,21 @@ def _judged(outcome: Outcome) -> dict[str, Any]:
     return own | dict(outcome.evidence() if outcome.evidence else {})
 
 
-Explaining = Callable[[VisionModel, Image, torch.Generator, dict[str, Any]], Outcome]
-
-
-def _cam(method: str) -> Explaining:
-    return lambda model, image, _, shared: grad_cam(
-        model, image, GradCamParams(method=method, **shared)
-    )
-
-
-_METHODS: dict[str, Explaining] = {
-    "saliency": lambda m, i, g, shared: saliency(m, i, g, SaliencyParams(**shared)),
-    "smooth-grad": lambda m, i, g, shared: saliency(
-        m, i, g, SaliencyParams(method="smooth-grad", **shared)
-    ),
-    "integrated-gradients": lambda m, i, _, shared: integrated_gradients(
-        m, i, IntegratedGradientsParams(**shared)
-    ),
-    "guided-backprop": lambda m, i, _, shared: guided_backprop(
-        m, i, GuidedBackpropParams(**shared)
-    ),
-    **{name: _cam(name) for name in ("grad-cam", "grad-cam++", "hires-cam", "layer-cam")},
-    "occlusion": lambda m, i, _, shared: occlusion(m, i, OcclusionParams(**shared)),
-    "rise": lambda m, i, g, shared: rise(m, i, g, RiseParams(**shared)),
+# The technique behind each method, and what is fixed of it.
+_METHODS: dict[str, tuple[str, dict[str, str]]] = {
+    "smooth-grad": ("saliency", {"method": "smooth-grad"}),
+    **{name: ("grad-cam", {"method": name}) for name in ("grad-cam++", "hires-cam", "layer-cam")},
 }
+
+
+def _explained(
+    method: str,
+    model: VisionModel,
+    image: Image,
+    generator: torch.Generator,
+    shared: dict[str, Any],
+) -> Outcome:
+    name, fixed = _METHODS.get(method, (method, {}))
+    found, given = registry.find(name), {"model": model, "generator": generator}
+    injected = {argument: given[what] for argument, what in found.injected.items()}
+    return found.function(image=image, params=found.params_type(**shared, **fixed), **injected)

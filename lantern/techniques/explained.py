@@ -88,7 +88,7 @@ def _evidence(
     """Judge a map by its curves, and by the maps of networks that know nothing."""
     facts: dict[str, Any] = {}
     if params.evidence:
-        seen = enlarged(found.field.detach(), pixels.shape[-1])
+        seen = resized(found.field.detach(), (pixels.shape[2], pixels.shape[3]))
         facts |= evidence(model, pixels, seen, found.target, steps=params.evidence)
     if params.sanity:
         facts["sanity"] = {
@@ -107,11 +107,11 @@ def _of_random(
     return explain(randomised(model, what), pixels, found.target).field
 
 
-def enlarged(values: Tensor, side: int) -> Tensor:
-    """Enlarge a map `[h,w]` to the network's view `[S,S]`."""
-    if values.shape == (side, side):
+def resized(values: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize a map `[h,w]` to a height and a width, as those of the network's view."""
+    if values.shape == size:
         return values
     out: Tensor = nn.functional.interpolate(
-        values[None, None], size=(side, side), mode="bilinear", align_corners=False
+        values[None, None], size=size, mode="bilinear", align_corners=False
     )
     return out[0, 0]

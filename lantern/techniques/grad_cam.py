@@ -10,12 +10,11 @@ from pydantic import Field
 from torch import Tensor
 
 from lantern.artifact import Outcome
-from lantern.errors import InvalidParameter
 from lantern.image import Image
 from lantern.registry import technique
-from lantern.techniques.explained import Attribution, ExplainParams, enlarged, explained
+from lantern.techniques.explained import Attribution, ExplainParams, explained, resized
 from lantern.techniques.guided_backprop import rule_gradient
-from lantern.techniques.target import choose_class
+from lantern.techniques.target import choose_class, require_grid
 from lantern.vision_model import TOGETHER, VisionModel
 
 # Activations that pass together from their layer on.
@@ -72,7 +71,7 @@ def grad_cam(
         with model.tail(layer) as tail:
             activation, logits = tail(pixels)
             target = choose_class(model, logits, target)
-            _require_grid(activation, layer)
+            require_grid(activation, layer)
             (gradient,) = torch.autograd.grad(logits[0, target], activation)
         logits, activation = logits.detach(), activation.detach()
         facts: dict[str, object] = {"layer": layer, "grid": list(activation.shape[2:])}
@@ -88,7 +87,7 @@ def grad_cam(
             field = field.relu()
         if params.method == "guided-grad-cam":
             fine, _ = rule_gradient(model, pixels, target, "guided")
-            field = enlarged(field, pixels.shape[-1]) * fine.abs().amax(0)
+            field = resized(field, (pixels.shape[2], pixels.shape[3])) * fine.abs().amax(0)
         return Attribution(field, logits, target, facts)
 
     return explained(model, image, params, explain)
@@ -181,14 +180,6 @@ def _strongest(activation: Tensor, count: int) -> Tensor:
     """Return the numbers of the channels with the largest mean."""
     strength = activation[0].mean((1, 2))
     return strength.topk(min(count, len(strength))).indices.sort().values
-
-
-def _require_grid(activation: Tensor, layer: str) -> None:
-    if activation.dim() != 4:
-        raise InvalidParameter(
-            f"layer {layer} has no rows and columns; choose a convolutional layer",
-            pointer="/params/layer",
-        )
 
 
 BY_GRADIENT: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

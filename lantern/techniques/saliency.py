@@ -56,10 +56,13 @@ def saliency(
     """
 
     def explain(model: VisionModel, pixels: Tensor, target: int | None) -> Attribution:
-        gradient, logits = class_gradient(model, pixels, target)
-        target = choose_class(model, logits, target)
         if params.method == "gradient":
+            gradient, logits = class_gradient(model, pixels, target)
+            target = choose_class(model, logits, target)
             return Attribution(_reduce(gradient[0], pixels[0], params.reduce), logits, target)
+        with torch.no_grad():
+            logits = model.logits(pixels)
+        target = choose_class(model, logits, target)
         field = _over_copies(model, pixels, target, params, generator)
         return Attribution(field, logits, target)
 

@@ -13,7 +13,7 @@ from lantern.artifact import Heatmap, Outcome, Picture
 from lantern.image import Image
 from lantern.optimize.regularize import blur
 from lantern.registry import technique
-from lantern.techniques.explained import ExplainParams
+from lantern.techniques.explained import ExplainParams, resized
 from lantern.techniques.grad_cam import GradCamParams, grad_cam
 from lantern.techniques.saliency import SaliencyParams, saliency
 from lantern.vision_model import VisionModel
@@ -67,7 +67,7 @@ def segment(
     heatmap = outcome.artifacts[0]
     assert isinstance(heatmap, Heatmap)
     small = image.fit(LONGEST)
-    seeds = _resized(heatmap.values, small)
+    seeds = resized(heatmap.values, (small.height, small.width))
     if params.method == "saliency":
         seeds = blur(seeds[None, None], CLOSING * min(seeds.shape))[0, 0]
     labels, warnings = _labels(seeds, params), list(outcome.facts.get("warnings", ()))
@@ -80,7 +80,7 @@ def segment(
             "`foreground`"
         )
         found = (labels == SURE).float()
-    mask = (_resized(found, image) >= 0.5).float()
+    mask = (resized(found, (image.height, image.width)) >= 0.5).float()
     facts = dict(outcome.facts) | {"share": round(float(mask.mean()), 4)}
     if truth is not None:
         facts["iou"] = round(_overlap(mask, truth.resize(image.height, image.width)), 4)
@@ -140,14 +140,6 @@ def _largest_piece(mask: Tensor) -> Tensor:
         return mask
     sizes = np.bincount(pieces.ravel())[1:]
     return torch.from_numpy((pieces == 1 + int(sizes.argmax())).astype(np.float32))
-
-
-def _resized(values: Tensor, image: Image) -> Tensor:
-    """Resize a map `[h,w]` to a picture's size."""
-    out: Tensor = torch.nn.functional.interpolate(
-        values[None, None], size=(image.height, image.width), mode="bilinear", align_corners=False
-    )
-    return out[0, 0]
 
 
 def _overlap(mask: Tensor, truth: Image) -> float:

@@ -6,10 +6,24 @@ from typing import Any
 
 from torch import Tensor
 
+from lantern.errors import InvalidParameter
 from lantern.vision_model import VisionModel
 
 # Longest side of a map, px: networks look at a few hundred pixels, and maps are float32.
 LARGEST_MAP = 2048
+
+
+def require_grid(activation: Tensor, layer: str) -> None:
+    """Make sure that what a layer made of pictures, `[N,C,h,w]`, has rows and columns.
+
+    Raises:
+        InvalidParameter: it has none.
+    """
+    if activation.dim() != 4:
+        raise InvalidParameter(
+            f"layer {layer} has no rows and columns; choose a convolutional layer",
+            pointer="/params/layer",
+        )
 
 
 def choose_class(model: VisionModel, logits: Tensor, target: int | None) -> int:
