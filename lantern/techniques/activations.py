@@ -10,12 +10,11 @@ from pydantic import Field
 from torch import Tensor
 
 from lantern.artifact import Grid, Heatmap, Outcome, Table
-from lantern.errors import InvalidParameter
 from lantern.image import Image
 from lantern.params import Params
 from lantern.registry import technique
 from lantern.techniques.classify import Fit
-from lantern.techniques.target import LARGEST_MAP, require_grid
+from lantern.techniques.target import LARGEST_MAP, check_channel, require_grid
 from lantern.vision_model import VisionModel
 
 
@@ -68,11 +67,7 @@ def activations(
     largest, mean = flat.amax(1), flat.mean(1)
     order = (largest if params.rank == "maximum" else mean).argsort(descending=True, stable=True)
     chosen = int(order[0]) if params.channel is None else params.channel
-    if chosen >= len(maps):
-        raise InvalidParameter(
-            f"channel is {chosen}; layer {layer} has the channels 0 to {len(maps) - 1}",
-            pointer="/params/channel",
-        )
+    check_channel(chosen, len(maps), layer)
     shown = order[: params.most]
     rows = tuple(
         {

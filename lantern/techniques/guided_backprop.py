@@ -14,7 +14,7 @@ from lantern.image import Image
 from lantern.registry import technique
 from lantern.relu_rule import ReluRule, Rule
 from lantern.techniques.explained import Attribution, ExplainParams, explained
-from lantern.techniques.target import choose_class
+from lantern.techniques.target import check_channel, choose_class
 from lantern.vision_model import LOGITS, VisionModel
 
 # What the randomisation test of Adebayo et al. 2018 found.
@@ -125,12 +125,7 @@ def _strongest(activation: Tensor, params: GuidedBackpropParams) -> tuple[int, .
     channel = params.channel
     if channel is None:
         channel = int(activation.flatten(1).amax(1).argmax())
-    if channel >= len(activation):
-        raise InvalidParameter(
-            f"channel is {channel}; layer {params.layer} has the channels 0 to "
-            f"{len(activation) - 1}",
-            pointer="/params/channel",
-        )
+    check_channel(channel, len(activation), str(params.layer))
     place = int(activation[channel].flatten().argmax())
     shape = activation.shape[1:]
     return channel, *(int(i) for i in torch.unravel_index(torch.tensor(place), shape))

@@ -16,7 +16,7 @@ from lantern.local_change import Box, LocalChange, covered
 from lantern.optimize.regularize import blur
 from lantern.registry import technique
 from lantern.techniques.explained import Attribution, ExplainParams, explained
-from lantern.techniques.target import choose_class
+from lantern.techniques.target import check_channel, choose_class
 from lantern.vision_model import TOGETHER, VisionModel
 
 # Sigma of the blur that covers, px at 224.
@@ -127,12 +127,7 @@ def _answers(
     Raises:
         InvalidParameter: the layer has no such channel.
     """
-    count = model.channel_count(layer)
-    if channel >= count:
-        raise InvalidParameter(
-            f"channel is {channel}; layer {layer} has the channels 0 to {count - 1}",
-            pointer="/params/channel",
-        )
+    check_channel(channel, model.channel_count(layer), layer)
     with model.capture([layer]) as features:
 
         def answer(pictures: Tensor) -> Tensor:

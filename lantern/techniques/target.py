@@ -26,6 +26,19 @@ def require_grid(activation: Tensor, layer: str) -> None:
         )
 
 
+def check_channel(channel: int, count: int, layer: str) -> None:
+    """Make sure that a layer of `count` channels has one of that number.
+
+    Raises:
+        InvalidParameter: it has not.
+    """
+    if channel >= count:
+        raise InvalidParameter(
+            f"channel is {channel}; layer {layer} has the channels 0 to {count - 1}",
+            pointer="/params/channel",
+        )
+
+
 def choose_class(model: VisionModel, logits: Tensor, target: int | None) -> int:
     """Return `target`, or the network's first choice where it is None; `logits` is `[1,C]`.
 
