@@ -16,7 +16,8 @@ import urllib3
 from tests.chaos import client
 from tests.chaos.kinds import Kind, call_kinds, job_kinds
 from tests.chaos.ledger import Call, Entry, Ledger
-from tests.e2e.running import Response, Running, until
+from tests.e2e.running import Response, Running
+from tests.waiting import until
 
 ALIVE, CALLERS = 4, 2
 CALLS_PAUSE_S = (0.3, 0.9)

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import urllib3
 from urllib3.filepost import encode_multipart_formdata
 
 from services.settings import ROOT
+from tests.waiting import until
 
 PROBLEM_JSON = "application/problem+json"
 UP = [sys.executable, "-m", "services.cli", "up"]
@@ -212,15 +213,6 @@ def start(folder: Path, port: int, *, key: str = "", **settings: str) -> Running
         running.stop()
         raise
     return running
-
-
-def until(holds: Callable[[], bool], within_s: float) -> float:
-    """Wait until something holds; return the seconds it took."""
-    started = time.monotonic()
-    while not holds():
-        assert time.monotonic() - started < within_s, "it did not come true in time"
-        time.sleep(0.05)
-    return time.monotonic() - started
 
 
 def alive(processes: list[psutil.Process]) -> list[psutil.Process]:

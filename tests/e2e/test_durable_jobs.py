@@ -19,7 +19,8 @@ from standardwebhooks import Webhook
 from tests.e2e.conftest import LEASE_S
 from tests.e2e.dreams import MINUTES, QUICK, SEVERAL_SECONDS, result_of
 from tests.e2e.pictures import decode
-from tests.e2e.running import Running, until
+from tests.e2e.running import Running
+from tests.waiting import until
 
 pytestmark = pytest.mark.e2e
 

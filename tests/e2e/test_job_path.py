@@ -15,7 +15,8 @@ import pytest
 from tests.e2e.conftest import LEASE_S
 from tests.e2e.dreams import MINUTES, QUICK, SEVERAL_SECONDS, result_of
 from tests.e2e.pictures import decode, encode, kind_of, noise
-from tests.e2e.running import Running, problem, until
+from tests.e2e.running import Running, problem
+from tests.waiting import until
 
 pytestmark = pytest.mark.e2e
 EITHER = "image/png, application/json;q=0.5"

@@ -20,7 +20,8 @@ from services.gateway.guard import digest, new_key
 from services.processes import free_ports
 from services.settings import ROOT
 from tests.e2e.pictures import decode
-from tests.e2e.running import UP, Running, alive, environment, problem, start, until
+from tests.e2e.running import UP, Running, alive, environment, problem, start
+from tests.waiting import until
 
 pytestmark = pytest.mark.e2e
 

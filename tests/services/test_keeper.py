@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 import redis
@@ -14,6 +14,7 @@ from services.clients import connect
 from services.settings import Settings
 from services.worker import keeper
 from services.worker.keeper import Keeper
+from tests.waiting import until
 
 PAUSE_S = 1.2
 
@@ -47,13 +48,6 @@ def working(resting: Keeper, monkeypatch: pytest.MonkeyPatch) -> Iterator[Keeper
     resting.rest()
 
 
-def wait_for(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def silence(client: redis.Redis) -> None:
     """Let Redis answer nobody for a while."""
     client.client_pause(int(PAUSE_S * 1000))
@@ -64,7 +58,7 @@ def test_what_is_offered_is_stored(
     working: Keeper, blobs: Blobs, told: list[str], size: int
 ) -> None:
     working.offer("state", "state-1", bytes(size))
-    wait_for(lambda: told == ["state:state-1"])
+    until(lambda: told == ["state:state-1"])
     assert blobs.read("job_1", "state-1") == bytes(size)
     # what the first has cost is what the next will, as far as is known
     assert 0 < working.offer("state", "state-2", b"x") < 1
@@ -82,7 +76,7 @@ def test_offering_does_not_wait_for_a_store_that_is_away(
         time.sleep(0.05)
     assert time.monotonic() - began < PAUSE_S / 2
     # then the newest of each, and none that it has replaced after it
-    wait_for(lambda: {"state:state-4", "preview:preview-4"} <= set(told))
+    until(lambda: {"state:state-4", "preview:preview-4"} <= set(told))
     time.sleep(0.2)
     assert [name for name in told if name.startswith("state")][-1] == "state:state-4"
     assert blobs.read("job_1", "state-4") == b"4"
@@ -98,7 +92,7 @@ def test_what_is_unwanted_is_deleted_once_the_store_is_back(
     working.discard(["state-1"])
     time.sleep(0.1)
     working.discard(["state-2"])
-    wait_for(lambda: not working.unwanted)
+    until(lambda: not working.unwanted)
     assert blobs.read("job_1", "state-1") is blobs.read("job_1", "state-2") is None
 
 

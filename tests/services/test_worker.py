@@ -31,6 +31,7 @@ from services.worker import caretaker, tasks
 from services.worker.app import make_app
 from services.worker.desk import Desk
 from services.worker.tasks import work
+from tests.waiting import until
 
 ENDLESS = {"steps": 200, "octaves": 10, "octave_scale": 1.1, "size": 160}
 SECONDS = {"steps": 60, "octaves": 2, "size": 96}
@@ -111,13 +112,6 @@ def in_background(desk: Desk, claim: Claim) -> threading.Thread:
     thread.start()
     until(lambda: read(desk, claim).progress is not None)
     return thread
-
-
-def until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def take_over(desk: Desk, claim: Claim) -> Claim:
