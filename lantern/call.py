@@ -19,6 +19,7 @@ from lantern.collections.library import Collections
 from lantern.decoders.library import Decoders
 from lantern.errors import BadImage, LanternError
 from lantern.image import LIMITS, Image
+from lantern.networks import Networks
 from lantern.progress import Progress, silent
 from lantern.registry import Technique
 from lantern.run import check_inputs, run, validate
@@ -82,12 +83,16 @@ class Studio:
     styles: StyleLibrary
 
     @staticmethod
-    def open(styles: Path, *, downloads: bool) -> Studio:
-        """Make the studio of this process, on its GPU where it has one."""
+    def open(styles: Path, models: Path | None = None, *, downloads: bool) -> Studio:
+        """Make the studio of this process, on its GPU where it has one.
+
+        `models` is the folder of networks that callers have brought.
+        """
         # numbers too small to matter would slow every operation they pass through
         torch.set_flush_denormal(True)
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        return Studio(Zoo(downloads=downloads, device=device), StyleLibrary(styles, device=device))
+        zoo = Zoo(downloads=downloads, device=device, find=Networks(models).record)
+        return Studio(zoo, StyleLibrary(styles, device=device))
 
     def perform(self, call: Call) -> Answer:
         """Decode, run and encode.

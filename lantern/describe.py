@@ -8,7 +8,7 @@ from lantern import registry
 from lantern.artifact import Rendering
 from lantern.params import Params
 from lantern.registry import Slot, Technique
-from lantern.zoo import DEFAULT_MODEL, RECORDS
+from lantern.zoo import RECORDS
 
 
 def describe(technique: Technique) -> dict[str, Any]:
@@ -22,7 +22,7 @@ def describe(technique: Technique) -> dict[str, Any]:
         "runs": technique.runs,
         "inputs": [_input(name, slot) for name, slot in technique.inputs.items()],
         "params": schema(technique.params_type),
-        "model": {"default": DEFAULT_MODEL, "choices": list(RECORDS)}
+        "model": {"default": technique.default_model, "choices": list(RECORDS)}
         if technique.takes_model
         else None,
         "seeded": technique.takes_seed,

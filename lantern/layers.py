@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from lantern.layout import MAPS, has_tokens, layout_of
 from lantern.zoo import Record
 
 
@@ -75,7 +76,7 @@ def layers(record: Record) -> list[Layer]:
     """List the layers of a network in the order they run, from its architecture alone."""
     with torch.device("meta"):
         network = record.build().eval()
-        pixels = torch.empty(1, 3, record.input_size, record.input_size)
+        pixels = torch.empty(1, len(record.mean), record.input_size, record.input_size)
     return followed(network, pixels)
 
 
@@ -86,12 +87,14 @@ def followed(network: nn.Module, pixels: Tensor) -> list[Layer]:
     Convolutional Neural Networks".
     """
     found: dict[str, Layer] = {}
-    trace = _Trace()
+    trace, is_tokens = _Trace(), has_tokens(network)
 
     def watch(name: str) -> Callable[[nn.Module, object, object], None]:
         def hook(module: nn.Module, inputs: object, output: object) -> None:
             if isinstance(output, Tensor) and name not in found:
-                found[name] = _layer(name, module, output, trace.fields.get(id(output), _WHOLE))
+                field = trace.fields.get(id(output), _WHOLE)
+                layout = layout_of(output.shape[1:]) if is_tokens else MAPS
+                found[name] = _layer(name, module, layout.maps(output), field)
 
         return hook
 

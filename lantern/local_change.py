@@ -112,7 +112,7 @@ class LocalChange:
         """Choose the layer that saves most, of those where the numbers are the same."""
         costs, side = self._model.costs(), self._pixels.shape[-1]
         promising: list[tuple[float, _Cut]] = []
-        for layer in followed(self._model.network, self._pixels.detach().clone()):
+        for layer in followed(self._model.network, self._model.prepared(self._pixels.detach())):
             size, stride = layer.receptive_field, layer.stride
             if size is None or stride is None or side % stride or layer.name not in costs:
                 continue

@@ -21,6 +21,7 @@ from lantern.progress import Progress
 from lantern.styles.library import StyleLibrary
 from lantern.vision_model import VisionModel
 from lantern.work import Estimator
+from lantern.zoo import DEFAULT_MODEL
 
 Family = Literal["inspection", "inference", "attribution", "stylization", "synthesis"]
 Runs = Literal["interactive", "job"]
@@ -102,6 +103,7 @@ class Technique:
     outputs: Mapping[str, str]
     keeps_shape: bool = True
     work: Estimator | None = None
+    default_model: str = DEFAULT_MODEL
 
     @property
     def only_required(self) -> str | None:
@@ -148,6 +150,7 @@ def technique(
     title: str = "",
     keeps_shape: bool = True,
     work: Estimator | None = None,
+    default_model: str = DEFAULT_MODEL,
 ) -> Callable[[Callable[..., Outcome]], Callable[..., Outcome]]:
     """Register a function as a technique; its annotations say what it takes.
 
@@ -159,7 +162,8 @@ def technique(
     principal one first. The title is the name as a heading, unless its writers write it otherwise.
     `keeps_shape` is for techniques whose first slot takes exactly one picture: those made have its
     aspect ratio and transparency. `work` says how much a call will take, from its parameters, the
-    sizes of its pictures and the network.
+    sizes of its pictures and the network. `default_model` is the network taken where the caller
+    names none.
 
     Raises:
         TypeError: a docstring, source, description or bound is missing, or a name is taken.
@@ -185,6 +189,7 @@ def technique(
             outputs=dict(outputs),
             keeps_shape=keeps_shape,
             work=work,
+            default_model=default_model,
             **_arguments(name, function),
         )
         return function

@@ -197,7 +197,9 @@ def _split(kind: type[Params], name: str, value: Any) -> Any:
 
 def _problem(kind: type[Params], entry: Any) -> InvalidParameter:
     path = [str(part) for part in entry["loc"]]
-    name = path[0] if path else ""
+    if not path:  # of several together
+        return InvalidParameter(entry["msg"].removeprefix("Value error, "), pointer="/params")
+    name = path[0]
     if name not in kind.model_fields:
         legal = ", ".join(kind.model_fields) or "none"
         return InvalidParameter(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lantern.errors import InvalidParameter
+from lantern.layout import MAPS, Layout, has_tokens, layout_of
 
 if TYPE_CHECKING:
     from lantern.vision_model import VisionModel
@@ -57,14 +58,16 @@ Estimator = Callable[[Any, Sizes, "VisionModel"], Work]
 class LayerFacts:
     """What is known of a layer's output for one picture of the network's own size.
 
-    `operations` and `tape` are of the forward pass up to its end: floating-point operations of
-    convolutions and linear layers, which are nearly all, a multiplication with an addition being
-    two; and bytes of all layers' outputs, which is about what a gradient needs.
+    `shape` is that of its maps, `[C,h,w]`, where it has any, however it lays them out. `operations`
+    and `tape` are of the forward pass up to its end: floating-point operations of convolutions and
+    linear layers, which are nearly all, a multiplication with an addition being two; and bytes of
+    all layers' outputs, which is about what a gradient needs.
     """
 
     shape: tuple[int, ...]
     operations: float
     tape: float
+    layout: Layout = MAPS
 
 
 def survey(network: nn.Module, channels: int, input_size: int) -> dict[str, LayerFacts]:
@@ -75,6 +78,7 @@ def survey(network: nn.Module, channels: int, input_size: int) -> dict[str, Laye
     # on the meta device, as by torch's own counter, the compiler would be imported: two seconds
     found: dict[str, LayerFacts] = {}
     operations = tape = 0.0
+    is_tokens = has_tokens(network)
 
     def watch(name: str) -> Callable[[nn.Module, object, object], None]:
         def hook(module: nn.Module, inputs: object, output: object) -> None:
@@ -84,7 +88,9 @@ def survey(network: nn.Module, channels: int, input_size: int) -> dict[str, Laye
             operations += 2.0 * output.numel() * _products(module)
             if next(module.children(), None) is None:
                 tape += output.nbytes
-            found.setdefault(name, LayerFacts(tuple(output.shape[1:]), operations, tape))
+            layout = layout_of(output.shape[1:]) if is_tokens else MAPS
+            shape = tuple(layout.maps(output).shape[1:])
+            found.setdefault(name, LayerFacts(shape, operations, tape, layout))
 
         return hook
 

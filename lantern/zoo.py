@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import pickle
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import safetensors.torch
 import torch
 from torch import nn
 
@@ -57,6 +59,15 @@ class Record:
     content_layers: Sequence[str]
     input_size: int = 224
     resize_size: int = 256
+    any_size: bool = True
+    """Whether it takes pictures of other sizes than its own."""
+    labels: Sequence[str] | None = None
+    """Names of the classes; those of ImageNet where there are none."""
+
+    @property
+    def class_labels(self) -> tuple[str, ...]:
+        """The names of the classes, in order."""
+        return imagenet_labels() if self.labels is None else tuple(self.labels)
 
     def weights_state(self, *, downloads: bool) -> WeightsState:
         """Tell whether the weights are here, could be fetched, or neither."""
@@ -190,6 +201,19 @@ def _records() -> dict[str, Record]:
             ),
             "features.denseblock2",
         ),
+        dataclasses.replace(
+            _torchvision(
+                "vit-b-16",
+                "encoder.layers.encoder_layer_11.ln_1",
+                "encoder.layers.encoder_layer_6",
+                ("conv_proj", *(f"encoder.layers.encoder_layer_{at}" for at in (0, 2, 4, 6))),
+                "encoder.layers.encoder_layer_2",
+            ),
+            any_size=False,
+        ),
+        _torchvision(
+            "swin-t", "features.7.1.norm2", "features.5", _features(0, 1, 3, 5), "features.3"
+        ),
     ]
     return {record.name: record for record in records}
 
@@ -211,11 +235,19 @@ def record(name: str) -> Record:
 class Zoo:
     """Loaded networks, at most `keep` of them; the least recently used one goes first.
 
-    `downloads` allows fetching weights that are not on this machine.
+    `downloads` allows fetching weights that are not on this machine; `find` finds a network's
+    record by its name.
     """
 
-    def __init__(self, *, downloads: bool = True, keep: int = 3, device: str = "cpu") -> None:
-        self.downloads, self._keep, self._device = downloads, keep, device
+    def __init__(
+        self,
+        *,
+        downloads: bool = True,
+        keep: int = 3,
+        device: str = "cpu",
+        find: Callable[[str], Record] = record,
+    ) -> None:
+        self.downloads, self._keep, self._device, self._find = downloads, keep, device, find
         self._loaded: OrderedDict[str, VisionModel] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -228,7 +260,9 @@ class Zoo:
         """
         with self._lock:
             if name not in self._loaded:
-                self._loaded[name] = load(record(name), downloads=self.downloads).to(self._device)
+                self._loaded[name] = load(self._find(name), downloads=self.downloads).to(
+                    self._device
+                )
                 while len(self._loaded) > self._keep:
                     self._loaded.popitem(last=False)
             self._loaded.move_to_end(name)
@@ -247,15 +281,21 @@ def load(rec: Record, *, downloads: bool) -> VisionModel:
         fetch(rec)
     network = rec.build()
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        network.load_state_dict(_current_keys(state, network))
+        network.load_state_dict(_current_keys(_read(path), network))
     except _DAMAGE as error:
         raise WeightsMissing(
             f"the weights file {path.name} of {rec.name} is damaged or of another network; "
             "delete it and fetch it again",
             pointer="/params/model",
         ) from error
-    return _presented(rec, network, _sha256(path))
+    return presented(rec, network, _sha256(path))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if path.suffix == ".safetensors":
+        return safetensors.torch.load_file(path)
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return state
 
 
 def _current_keys(state: dict[str, Any], network: nn.Module) -> dict[str, Any]:
@@ -274,12 +314,17 @@ def sketch(name: str) -> VisionModel:
     Raises:
         UnknownName: no network has that name.
     """
-    rec = record(name)
+    return sketched(record(name))
+
+
+def sketched(rec: Record) -> VisionModel:
+    """Return a network without its weights, by its record."""
     with torch.device("meta"):
-        return _presented(rec, rec.build(), "")
+        return presented(rec, rec.build(), "")
 
 
-def _presented(rec: Record, network: nn.Module, weights_sha256: str) -> VisionModel:
+def presented(rec: Record, network: nn.Module, weights_sha256: str) -> VisionModel:
+    """Return a network as techniques see it."""
     return VisionModel(
         rec.name,
         network,
@@ -287,7 +332,8 @@ def _presented(rec: Record, network: nn.Module, weights_sha256: str) -> VisionMo
         std=rec.std,
         input_size=rec.input_size,
         resize_size=rec.resize_size,
-        labels=imagenet_labels(),
+        any_size=rec.any_size,
+        labels=rec.class_labels,
         weights_sha256=weights_sha256,
         style_layers=rec.style_layers,
         content_layers=rec.content_layers,

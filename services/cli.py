@@ -80,7 +80,6 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_technique(commands: Any, technique: Any) -> None:
     from lantern.artifact import Rendering
-    from lantern.zoo import DEFAULT_MODEL
 
     sub = commands.add_parser(technique.name, help=technique.summary, description=technique.summary)
     for name, slot in technique.inputs.items():
@@ -92,7 +91,9 @@ def _add_technique(commands: Any, technique: Any) -> None:
         help="file to write: .jpg, .png, .webp, .gif, .json, .npz or .safetensors",
     )
     if technique.takes_model:
-        sub.add_argument("--model", default=DEFAULT_MODEL, help="network, see `lantern models`")
+        sub.add_argument(
+            "--model", default=technique.default_model, help="network, see `lantern models`"
+        )
     if technique.takes_seed:
         sub.add_argument("--seed", type=int, default=0, help="the same seed gives the same result")
     for kind in (technique.params_type, Rendering):
@@ -151,7 +152,7 @@ def _technique(chosen: argparse.Namespace, settings: Settings) -> int:
         model=getattr(chosen, "model", ""),
         seed=getattr(chosen, "seed", 0),
     )
-    studio = Studio.open(settings.styles_path, downloads=True)
+    studio = Studio.open(settings.styles_path, settings.models_path, downloads=True)
     watch = _print_progress if technique.takes_progress else silent
     result = studio.run(call, decode(inputs), watch, collections=collections, decoders=decoders)
     output = chosen.output

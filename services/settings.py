@@ -44,6 +44,13 @@ class Settings:
     """Folder for the files of a running stack; `.run/<port>` where this is empty."""
     model_store: str = str(ROOT / "model_store")
     """Folder of the styles and the TorchServe archives."""
+    models: str = ""
+    """Folder of the networks callers bring, which gateway, TorchServe and workers share; `models`
+    in the run directory where this is empty."""
+    max_model_bytes: int = 128 * 1024 * 1024
+    """Largest request body that brings a network."""
+    max_models: int = 20
+    """Most networks of one key."""
     api_keys: str = ""
     """Comma-separated SHA-256 digests of the keys that may call; see `lantern key`."""
     downloads: bool = False
@@ -136,6 +143,11 @@ class Settings:
     def styles_path(self) -> Path:
         """Folder of the style networks."""
         return Path(self.model_store) / "styles"
+
+    @property
+    def models_path(self) -> Path:
+        """Folder of the networks callers bring."""
+        return Path(self.models or self.run_path / "models").absolute()
 
     @property
     def netloc(self) -> str:

@@ -147,6 +147,7 @@ class Stack:
             run_dir=run / "torchserve",
             temporary=self._temporary,
             model_store=Path(self.settings.model_store).absolute(),
+            models=self.settings.models_path,
             ports=Ports(*free_ports(5)),
         )
 

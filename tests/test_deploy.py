@@ -271,9 +271,10 @@ def test_mounts_are_declared_and_bounded(workload: Document) -> None:
             assert "sizeLimit" in volume["emptyDir"]
 
 
-def test_the_claim_of_the_file_store_serves_pods_on_several_nodes() -> None:
-    (claim,) = of_kind("PersistentVolumeClaim")
-    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+def test_the_claims_serve_pods_on_several_nodes() -> None:
+    claims = of_kind("PersistentVolumeClaim")
+    assert {claim["metadata"]["name"] for claim in claims} == {"files", "models"}
+    assert all(claim["spec"]["accessModes"] == ["ReadWriteMany"] for claim in claims)
     for part in CLIENTS:
         context = pod(workload_of(part))["securityContext"]
         # without it the folder would belong to root, and without the second it would be gone
@@ -850,16 +851,29 @@ def test_all_parts_have_the_same_settings_but_for_their_own(place: str) -> None:
 def test_the_file_store_is_one_volume_for_all_who_use_it(part: str) -> None:
     for place in PLACES:
         assert read(environment_of(part, place)).file_store == "file:///files"
-    assert services()[part]["volumes"] == ["files:/files"]
+    assert "files:/files" in services()[part]["volumes"]
     assert {"name": "files", "mountPath": "/files"} in container(part)["volumeMounts"]
     (volume,) = (v for v in pod(workload_of(part))["volumes"] if v["name"] == "files")
     assert volume["persistentVolumeClaim"] == {"claimName": "files"}
 
 
+@pytest.mark.parametrize("part", ["gateway", "worker", "fast", "torchserve"])
+def test_networks_are_brought_by_the_gateway_and_read_by_who_runs_them(part: str) -> None:
+    is_reader = part != "gateway"
+    for place in PLACES:
+        assert environment_of(part, place)["LANTERN_MODELS"] == "/models"
+    assert ("models:/models" + is_reader * ":ro") in services()[part]["volumes"]
+    mount = {"name": "models", "mountPath": "/models"} | ({"readOnly": True} if is_reader else {})
+    assert mount in container(part)["volumeMounts"]
+    (volume,) = (v for v in pod(workload_of(part))["volumes"] if v["name"] == "models")
+    assert volume["persistentVolumeClaim"] == {"claimName": "models"}
+
+
 def test_only_who_uses_the_stores_knows_of_them() -> None:
     for place in PLACES:
-        assert environment_of("torchserve", place).keys() == {"LANTERN_TORCH_THREADS"}
-    assert "volumes" not in services()["torchserve"]
+        own = {"LANTERN_TORCH_THREADS", "LANTERN_MODELS"}
+        assert environment_of("torchserve", place).keys() == own
+    assert services()["torchserve"]["volumes"] == ["models:/models:ro"]
     # the keys that may call are the gateway's alone
     for part, place in itertools.product(PARTS, PLACES):
         assert ("LANTERN_API_KEYS" in environment_of(part, place)) == (part == "gateway")
@@ -867,7 +881,9 @@ def test_only_who_uses_the_stores_knows_of_them() -> None:
 
 def test_a_fresh_volume_of_files_belongs_to_the_user_of_the_image() -> None:
     text = (ROOT / "Dockerfile").read_text()
-    assert re.search(r"install --directory --owner lantern --group lantern [^&]*/files\n", text)
+    assert re.search(
+        r"install --directory --owner lantern --group lantern [^&]*/files /models\n", text
+    )
     user, group = instruction("USER").removeprefix("USER ").split(":")
     assert f"groupadd --gid {group} lantern" in text
     assert f"useradd --uid {user} --gid {group} " in text

@@ -187,6 +187,8 @@ def test_no_preset_is_written_over_by_an_in_place_layer_after_it(name: str) -> N
 @pytest.mark.parametrize("name", RECORDS)
 def test_presets_can_be_computed_of_the_smallest_picture(name: str) -> None:
     rec = record(name)
+    if not rec.any_size:
+        pytest.skip("it takes pictures of one size alone")
     with torch.device("meta"):
         network = rec.build()
     seeing = VisionModel(

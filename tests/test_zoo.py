@@ -36,6 +36,8 @@ FILES = {
     "resnet50": "resnet50-0676ba61.pth",
     "resnet101": "resnet101-63fe2227.pth",
     "densenet121": "densenet121-a639ec97.pth",
+    "vit-b-16": "vit_b_16-c867db91.pth",
+    "swin-t": "swin_t-704ceda3.pth",
 }
 
 

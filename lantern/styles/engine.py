@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from lantern.compiled import compiled
 from lantern.styles.network import StyleNetwork
 
 
@@ -50,55 +49,9 @@ def torch_engine(network: StyleNetwork, dtype: torch.dtype) -> Engine:
 
 def openvino_engine(network: StyleNetwork) -> Engine | None:
     """Compile for OpenVINO's CPU plug-in with torch's number of threads; None without OpenVINO."""
-    openvino = _import_openvino()
-    if openvino is None:
-        return None
-    model = _convert(network)
-    core = openvino.Core()
-    bfloat16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    compiled = core.compile_model(
-        model,
-        "CPU",
-        {
-            "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32",
-            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-            # two pinned processes would share one core
-            "ENABLE_CPU_PINNING": False,
-            "PERFORMANCE_HINT": "LATENCY",
-            # kernels kept for sizes seen before; without a bound every new size stays in memory
-            "CPU_RUNTIME_CACHE_CAPACITY": 400,
-        },
-    )
-    request = compiled.create_infer_request()
-
-    def forward(pixels: Tensor) -> Tensor:
-        outputs = request.infer([pixels.contiguous().numpy()], share_inputs=True)
-        return torch.from_numpy(next(iter(outputs.values())))
-
-    return Engine(f"openvino-{'bfloat16' if bfloat16 else 'float32'}", forward)
-
-
-def _import_openvino() -> Any:
-    # OpenVINO reports its import and every conversion over the network unless its reporter is
-    # missing; with this entry the import of the reporter fails and its silent stand-in is used.
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    try:
-        import openvino
-    except ImportError:
-        return None
-    return openvino
-
-
-def _convert(network: StyleNetwork) -> Any:
-    from openvino.frontend import FrontEndManager
-    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
-
-    with torch.inference_mode():
-        decoder = TorchScriptPythonDecoder(network, example_input=(torch.zeros(1, 3, 64, 64),))
-    frontend = FrontEndManager().load_by_framework("pytorch")
-    model = frontend.convert(frontend.load(decoder))
-    model.reshape([1, 3, -1, -1])
-    return model
+    example = torch.zeros(1, 3, 64, 64)
+    made = compiled(network, example, (1, 3, -1, -1), precision="fastest")
+    return Engine(f"openvino-{made.precision}", made.forward) if made else None
 
 
 def _faster(network: StyleNetwork) -> Engine:

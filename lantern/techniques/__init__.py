@@ -2,6 +2,7 @@
 
 from lantern.techniques import activation_maximization as activation_maximization
 from lantern.techniques import activations as activations
+from lantern.techniques import attention_map as attention_map
 from lantern.techniques import classify as classify
 from lantern.techniques import compare_methods as compare_methods
 from lantern.techniques import deep_dream as deep_dream

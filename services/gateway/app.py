@@ -8,6 +8,7 @@ import flask
 
 from lantern.registry import MOST_PICTURES
 from services.gateway import (
+    bringing,
     catalogue,
     collections,
     context,
@@ -22,7 +23,7 @@ from services.gateway import (
 from services.settings import Settings
 
 STATIC = Path(__file__).parent / "static"
-ROUTES = (techniques, jobs, files, collections, catalogue, health, openapi)
+ROUTES = (techniques, jobs, files, collections, catalogue, bringing, health, openapi)
 
 
 def create_app(settings: Settings) -> flask.Flask:

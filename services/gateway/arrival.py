@@ -29,7 +29,7 @@ HEAD_END = re.compile(rb"\r\n\r\n|(?<!\r)\n")
 LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,18})[ \t]*\r\n")
 EXPECT = re.compile(rb"\r\nexpect:[ \t]*([^\r\n]*?)[ \t]*\r\n")
 # a body that may be larger than others
-UPLOAD = re.compile(rb"POST /v1/collections/[^/? ]+/images[? ]")
+UPLOAD = re.compile(rb"POST /v1/(?:collections/[^/? ]+/images|models)[? ]")
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 

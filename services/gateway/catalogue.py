@@ -2,35 +2,45 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import flask
 
 from lantern import samples
+from lantern.errors import UnknownName
 from lantern.layers import layers
-from lantern.zoo import RECORDS, Record, imagenet_labels, record
+from lantern.networks import Entry
+from lantern.zoo import RECORDS, Record
 from services.gateway.context import current
+from services.gateway.documents import moment
+from services.gateway.networks import find_network, own_networks
 from services.gateway.problems import Problem
 
 routes = flask.Blueprint("catalogue", __name__)
+# Networks whose layers are known, the first known going first.
+MOST_KNOWN = 64
+_LAYERS: dict[str, list[dict[str, Any]]] = {}
 
 
 @routes.get("/v1/models")
 def list_models() -> flask.Response:
-    """List the networks and whether their weights are here."""
-    return flask.jsonify({"models": [_model(rec) for rec in RECORDS.values()]})
+    """List the networks, built-in ones and yours, and whether their weights are here."""
+    own = [described(current().networks.record(entry.id), entry) for entry in own_networks()]
+    return flask.jsonify({"models": [*map(described, RECORDS.values()), *own]})
 
 
 @routes.get("/v1/models/<name>")
 def get_model(name: str) -> flask.Response:
     """Describe a network: labels and every layer with its output shape and receptive field."""
-    if name not in RECORDS:
+    try:
+        rec = find_network(name)
+    except UnknownName as error:
+        known = ", ".join(RECORDS)
         raise Problem(
-            404, "unknown-model", f"there is no such network; there are {', '.join(RECORDS)}"
-        )
-    body = _model(record(name)) | {"labels": list(imagenet_labels()), "layers": layers_of(name)}
-    return flask.jsonify(body)
+            404, "unknown-model", f"there is no such network; there are {known} and your own"
+        ) from error
+    body = described(rec, current().networks.entry(name))
+    return flask.jsonify(body | {"labels": list(rec.class_labels), "layers": layers_of(rec)})
 
 
 @routes.get("/v1/styles")
@@ -83,17 +93,32 @@ def get_sample(name: str) -> flask.Response:
     return flask.send_file(photographs[name], max_age=3600)
 
 
-def _model(rec: Record) -> dict[str, Any]:
-    return {
+def described(rec: Record, entry: Entry | None = None) -> dict[str, Any]:
+    """Describe a network; of one that was brought, also what was said of it."""
+    facts = {
         "name": rec.name,
         "weights": rec.weights_state(downloads=current().settings.downloads),
         "input_size": [rec.input_size, rec.input_size],
-        "classes": len(imagenet_labels()),
+        "classes": len(rec.class_labels),
+        "channels": len(rec.mean),
         "licence": rec.licence,
+    }
+    if entry is None:
+        return facts
+    said = entry.brought
+    return facts | {
+        "title": said.title,
+        "architecture": f"{said.library}/{said.architecture}",
+        "bytes": entry.size,
+        "created_at": moment(entry.created_at),
     }
 
 
-@functools.cache
-def layers_of(name: str) -> list[dict[str, Any]]:
-    """Return the layers of a network as plain data."""
-    return [layer.document() for layer in layers(record(name))]
+def layers_of(rec: Record) -> list[dict[str, Any]]:
+    """Return the layers of a network as plain data; what a name stands for never changes."""
+    known = _LAYERS.get(rec.name)
+    if known is None:
+        if len(_LAYERS) >= MOST_KNOWN:
+            _LAYERS.pop(next(iter(_LAYERS)))
+        known = _LAYERS[rec.name] = [layer.document() for layer in layers(rec)]
+    return known

@@ -10,6 +10,7 @@ import flask
 from celery import Celery
 from kombu.exceptions import OperationalError
 
+from lantern.networks import Networks
 from lantern.styles.library import StyleLibrary
 from services import clients
 from services.backend import TorchServeBackend
@@ -38,6 +39,7 @@ class Context:
     uploads: Seats
     backend: TorchServeBackend
     styles: StyleLibrary
+    networks: Networks
     celery: Celery
 
     def announce(self, job: Job) -> None:
@@ -73,6 +75,7 @@ def make(settings: Settings) -> Context:
             timeout_s=settings.interactive_timeout_s,
         ),
         styles=StyleLibrary(Path(settings.styles_path)),
+        networks=Networks(settings.models_path),
         celery=make_app(settings),
     )
 

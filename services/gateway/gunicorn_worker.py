@@ -79,7 +79,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         settings = read()
         self.most_body = settings.max_upload_bytes
-        self.most_upload = settings.max_collection_upload_bytes
+        self.most_upload = max(settings.max_collection_upload_bytes, settings.max_model_bytes)
         self.most_held = max(self.bodies_held * self.most_body, 2 * self.most_upload)
         self.held = 0
         # connections with a request under way, or (without `arrival`) lingering after a close

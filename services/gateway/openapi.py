@@ -12,10 +12,12 @@ import flask
 import lantern
 from lantern import registry
 from lantern.artifact import FORMS, JSON, Rendering
+from lantern.brought import Brought
 from lantern.describe import schema
 from lantern.image import FORMATS
+from lantern.networks import BROUGHT_ID
 from lantern.registry import Slot, Technique
-from lantern.zoo import DEFAULT_MODEL, RECORDS
+from lantern.zoo import RECORDS
 from services.collection_record import COLLECTION_NAME
 from services.gateway.gathering import FORM
 from services.gateway.pictures import needs_picture, raw_slot
@@ -112,6 +114,14 @@ _BODIES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
             "type": "object",
             "properties": {"name": {"type": "string", "pattern": f"^{COLLECTION_NAME.pattern}$"}},
             "required": ["name"],
+            "additionalProperties": False,
+        }
+    },
+    "/v1/models": {
+        FORM: {
+            "type": "object",
+            "properties": {"model": schema(Brought), "weights": PICTURE},
+            "required": ["model", "weights"],
             "additionalProperties": False,
         }
     },
@@ -238,9 +248,12 @@ def _parameters(technique: Technique) -> dict[str, Any]:
     params: dict[str, Any] = dict(schema(technique.params_type).get("properties", {}))
     if technique.takes_model:
         params["model"] = {
-            "enum": list(RECORDS),
-            "default": DEFAULT_MODEL,
-            "description": "the network",
+            "anyOf": [
+                {"enum": list(RECORDS)},
+                {"type": "string", "pattern": f"^{BROUGHT_ID.pattern}$"},
+            ],
+            "default": technique.default_model,
+            "description": "the network; a built-in one, or the id of one you have brought",
         }
     if technique.takes_seed:
         params["seed"] = {

@@ -18,9 +18,10 @@ from lantern.errors import InvalidParameter
 from lantern.image import FORMATS
 from lantern.registry import Technique
 from lantern.run import check_inputs, validate
-from lantern.zoo import DEFAULT_MODEL, record
+from lantern.zoo import DEFAULT_MODEL
 from services import webhooks
 from services.gateway.context import current
+from services.gateway.networks import find_network
 from services.gateway.pictures import needs_picture, of_body, of_json
 from services.gateway.problems import Problem
 from services.record import JobOptions
@@ -56,7 +57,7 @@ def read_call(technique: Technique) -> tuple[Call, JobOptions]:
     """
     given = _read_body(technique)
     params = dict(given.params)
-    model = params.pop("model", DEFAULT_MODEL if technique.takes_model else None)
+    model = params.pop("model", technique.default_model if technique.takes_model else None)
     seed = _seed(params.pop("seed", 0), text=given.text)
     rendering = {name: params.pop(name) for name in Rendering.model_fields if name in params}
     options = {name: params.pop(name) for name in JobOptions.model_fields if name in params}
@@ -269,4 +270,4 @@ def _check_model(technique: Technique, model: Any) -> None:
         raise InvalidParameter(f"{technique.name} does not take a model", pointer="/params/model")
     if not isinstance(model, str):
         raise InvalidParameter("model must be a network's name", pointer="/params/model")
-    record(model)
+    find_network(model)

@@ -18,7 +18,6 @@ from lantern.image import Image
 from lantern.registry import Technique
 from lantern.run import estimate, validate
 from lantern.work import check
-from lantern.zoo import sketch
 from services import job_bytes, webhooks
 from services.blobs import StorageFull
 from services.gateway.context import Context, current
@@ -98,7 +97,7 @@ def _estimate(technique: Technique, call: Call) -> dict[str, Any]:
     headers = {slot: map(Image.probe, several) for slot, several in by_slot(call.inputs).items()}
     sizes = {slot: [(h.height, h.width) for h in found] for slot, found in headers.items()}
     params = validate(technique.params_type, call.params)
-    expected = estimate(technique, params, sizes, sketch(call.model))
+    expected = estimate(technique, params, sizes, current().networks.sketch(call.model))
     settings = current().settings
     check(
         expected["gigaflop"] * 1e9,

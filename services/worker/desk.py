@@ -34,5 +34,5 @@ def desk() -> Desk:
     settings = read()
     cores = os.cpu_count() or 1
     torch.set_num_threads(settings.torch_threads or max(1, cores // settings.workers))
-    studio = Studio.open(settings.styles_path, downloads=settings.downloads)
+    studio = Studio.open(settings.styles_path, settings.models_path, downloads=settings.downloads)
     return Desk(settings, clients.own_stores(), studio)

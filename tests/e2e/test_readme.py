@@ -9,7 +9,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 
+from lantern.brought import Brought, build
 from services.settings import ROOT
 from tests.e2e.pictures import kind_of
 from tests.e2e.running import Running
@@ -32,6 +34,8 @@ def test_a_block_runs(
 ) -> None:
     (tmp_path / "photo.jpg").write_bytes(small_cat)
     (tmp_path / "painting.jpg").write_bytes(coffee)
+    own = build(Brought(architecture="squeezenet1_1", classes=2))
+    safetensors.torch.save_file(own.state_dict(), tmp_path / "weights.safetensors")
     block = BLOCKS[number].replace("127.0.0.1:8000", f"127.0.0.1:{stack.port}")
     script = "set -eu\n" + block.replace("curl ", "curl --silent --show-error --fail ")
     ran = subprocess.run(

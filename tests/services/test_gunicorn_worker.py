@@ -182,6 +182,7 @@ def start(folder: Path) -> Iterator[Server]:
         "LANTERN_GATEWAY_THREADS": str(THREADS),
         "LANTERN_MAX_UPLOAD_BYTES": str(MOST_BODY),
         "LANTERN_MAX_COLLECTION_UPLOAD_BYTES": str(MOST_UPLOAD),
+        "LANTERN_MAX_MODEL_BYTES": str(MOST_UPLOAD),
         "LANTERN_DRAIN_S": "5",
     }
     command = [sys.executable, "-m", "gunicorn", "-c", str(folder / "conf.py"), "served:app"]

@@ -6,13 +6,17 @@ import { el } from "./dom.js";
 
 const WEIGHTS_NOTE = { missing: " · weights missing", downloadable: " · weights are fetched first" };
 
-/** Say in the network's select whose weights are not here. */
+/** Say in the network's select whose weights are not here, and offer the networks a person has brought. */
 export async function noteWeights(fields) {
   const model = named(fields, "model");
   if (!model) return;
   const { models } = await getJson("/v1/models").catch(() => ({}));
   const weights = new Map((models ?? []).map((each) => [each.name, each.weights]));
+  for (const { name, title } of (models ?? []).filter((each) => each.architecture)) {
+    model.input.append(el("option", { value: name, label: title || name }));
+  }
   for (const option of model.input.options) {
+    if (option.label !== option.textContent) continue; // it has a title
     option.textContent = option.value + (WEIGHTS_NOTE[weights.get(option.value)] ?? "");
   }
 }

@@ -1,0 +1,329 @@
+"""Networks that callers bring: the name of an architecture, weights, and what they expect.
+
+Nothing of theirs is run: the architecture is torchvision's or timm's, the weights are numbers.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+import safetensors.torch
+import torch
+from pydantic import Field
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from lantern.errors import InvalidParameter, LanternError, one_of
+from lantern.params import Params
+from lantern.vision_model import VisionModel
+from lantern.work import WHOLE, LayerFacts, survey
+from lantern.zoo import IMAGENET_MEAN, IMAGENET_STD, Record, presented
+
+MOST_CLASSES = 20_000
+# How much larger a picture is tried, px, to see whether any size will do.
+OTHER_SIZE = 32
+# How many wrong tensors one answer lists.
+MOST_LISTED = 4
+# A header of safetensors that is longer than this tells of no network.
+MOST_HEADER = 16 * 1024 * 1024
+
+Label = Annotated[str, Field(max_length=200)]
+Level = Annotated[float, Field(ge=-10, le=10)]
+Spread = Annotated[float, Field(gt=0, le=10)]
+
+
+class Brought(Params):
+    """What is said of a network beside its weights."""
+
+    architecture: str = Field(
+        max_length=100, pattern=r"^[A-Za-z0-9_.-]+$", description="its name in the library"
+    )
+    library: Literal["torchvision", "timm"] = Field(
+        "torchvision", description="where the architecture comes from"
+    )
+    title: str = Field("", max_length=100, description="what you call it")
+    labels: list[Label] = Field(
+        [], max_length=MOST_CLASSES, description="names of the classes, in order"
+    )
+    classes: int | None = Field(
+        None, ge=1, le=MOST_CLASSES, description="how many classes there are, where none is named"
+    )
+    mean: list[Level] = Field(
+        list(IMAGENET_MEAN),
+        min_length=1,
+        max_length=3,
+        description="mean of each channel of pictures in 0..1; one for networks of grey pictures",
+    )
+    std: list[Spread] = Field(
+        list(IMAGENET_STD), min_length=1, max_length=3, description="spread of each, likewise"
+    )
+    input_size: int = Field(224, ge=8, le=1024, description="side of what it looks at, px")
+    resize_size: int | None = Field(
+        None, ge=8, le=2048, description="shorter side before the centre is cut out, px; an eighth "
+        "more than input_size if absent"
+    )  # fmt: skip
+
+    @pydantic.model_validator(mode="after")
+    def _fits_together(self) -> Brought:
+        if len(self.mean) != len(self.std) or len(self.mean) == 2:
+            raise ValueError("mean and std have one entry each, or three each")
+        if not self.labels and self.classes is None:
+            raise ValueError("give labels, or classes as their number")
+        if self.labels and self.classes not in (None, len(self.labels)):
+            raise ValueError(f"there are {len(self.labels)} labels and {self.classes} classes")
+        if self.resize_size is not None and self.resize_size < self.input_size:
+            raise ValueError("resize_size is at least input_size")
+        return self
+
+    @property
+    def class_count(self) -> int:
+        """How many classes there are."""
+        return self.classes or len(self.labels)
+
+
+@dataclass(frozen=True)
+class _Presets:
+    """Layers that techniques fall back to, found by their place and shape."""
+
+    cam: str
+    dream: str
+    content: str
+    style: tuple[str, ...]
+    any_size: bool
+
+
+def record_of(name: str, brought: Brought, weights: Path) -> Record:
+    """Return the record under which a network is known from then on; the weights were checked."""
+    presets = _presets_of(brought)
+    return Record(
+        name=name,
+        build=functools.partial(build, brought),
+        weights_path=lambda: weights,
+        weights_url=None,
+        licence="yours",
+        mean=brought.mean,
+        std=brought.std,
+        cam_layer=presets.cam,
+        dream_layer=presets.dream,
+        style_layers=presets.style,
+        content_layers=(presets.content,),
+        input_size=brought.input_size,
+        any_size=presets.any_size,
+        resize_size=brought.resize_size or brought.input_size * 8 // 7,
+        labels=tuple(brought.labels) or tuple(map(str, range(brought.class_count))),
+    )
+
+
+def build(brought: Brought) -> nn.Module:
+    """Build a network of an architecture, with weights that mean nothing.
+
+    Raises:
+        UnknownName: the library has no classifier of that name.
+        InvalidParameter: it cannot be built for so many classes, or for pictures of that size.
+    """
+    make = _from_timm if brought.library == "timm" else _from_torchvision
+    try:
+        return make(brought).eval()
+    except LanternError:
+        raise
+    except Exception as error:  # whatever an architecture says of what it is asked for
+        raise InvalidParameter(
+            f"{brought.architecture} cannot be built for {brought.class_count} classes and "
+            f"{len(brought.mean)}x{brought.input_size}x{brought.input_size} pictures: "
+            f"{_first_line(error)}",
+            pointer="/model/architecture",
+        ) from error
+
+
+def _from_torchvision(brought: Brought) -> nn.Module:
+    from lantern.torchvision_import import models
+
+    known = models.list_models(module=models)
+    if brought.architecture not in known:
+        if brought.architecture in models.list_models():
+            raise _no_classifier(brought)
+        raise one_of("architecture", brought.architecture, known, pointer="/model/architecture")
+    extra: dict[str, Any] = {}
+    if brought.architecture in ("googlenet", "inception_v3"):
+        extra = {"aux_logits": False, "init_weights": False}
+    if brought.architecture.startswith("vit_"):
+        extra = {"image_size": brought.input_size}
+    network: nn.Module = models.get_model(
+        brought.architecture, weights=None, num_classes=brought.class_count, **extra
+    )
+    if len(brought.mean) == 1:
+        _take_grey(network)
+    return network
+
+
+def _take_grey(network: nn.Module) -> None:
+    """Let the first convolution take one channel, which torchvision has no option for."""
+    name, first = next((n, m) for n, m in network.named_modules() if isinstance(m, nn.Conv2d))
+    parent, _, leaf = name.rpartition(".")
+    grey = nn.Conv2d(
+        1, first.out_channels, first.kernel_size, first.stride, first.padding,  # type: ignore[arg-type]
+        first.dilation, bias=first.bias is not None, padding_mode=first.padding_mode,  # type: ignore[arg-type]
+    )  # fmt: skip
+    setattr(network.get_submodule(parent), leaf, grey)
+
+
+def _from_timm(brought: Brought) -> nn.Module:
+    import lantern.torchvision_import  # noqa: F401 - timm imports torchvision
+
+    try:
+        timm = importlib.import_module("timm")
+    except ImportError as error:
+        raise InvalidParameter(
+            "timm is not installed here; install it, or choose an architecture of torchvision",
+            pointer="/model/library",
+        ) from error
+    if not timm.is_model(brought.architecture):
+        known = timm.list_models()
+        raise one_of("architecture", brought.architecture, known, pointer="/model/architecture")
+    given = {"num_classes": brought.class_count, "in_chans": len(brought.mean)}
+    try:
+        network: nn.Module = timm.create_model(
+            brought.architecture, img_size=brought.input_size, **given
+        )
+    except TypeError:  # an architecture that takes pictures of any size
+        network = timm.create_model(brought.architecture, **given)
+    return network
+
+
+def check_weights(brought: Brought, data: bytes) -> VisionModel:
+    """Check that bytes of safetensors are the weights of a network, and that it answers.
+
+    Raises:
+        InvalidParameter: they are damaged, of another network, or it is no classifier of pictures
+            of that size.
+    """
+    with torch.device("meta"):
+        wanted = build(brought).state_dict()
+    _check_tensors(wanted, _header(data))
+    network = build(brought)
+    try:
+        network.load_state_dict(safetensors.torch.load(data))
+    except (SafetensorError, RuntimeError) as error:
+        raise InvalidParameter(
+            f"weights is damaged: {_first_line(error)}; write the file again",
+            pointer="/weights", code="bad-weights",
+        ) from error  # fmt: skip
+    return presented(_checked(brought, network), network, "")
+
+
+def _header(data: bytes) -> Mapping[str, tuple[int, ...]]:
+    """Read the names and shapes of a file's tensors, nothing else."""
+    try:
+        (length,) = struct.unpack("<Q", data[:8])
+        if length > min(MOST_HEADER, len(data)):
+            raise ValueError
+        entries = json.loads(data[8 : 8 + length])
+        return {n: tuple(e["shape"]) for n, e in entries.items() if n != "__metadata__"}
+    except (struct.error, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        raise InvalidParameter(
+            "weights is not a safetensors file; write one with "
+            "safetensors.torch.save_file(network.state_dict(), path)",
+            pointer="/weights", code="bad-weights",
+        ) from None  # fmt: skip
+
+
+def _check_tensors(wanted: Mapping[str, Tensor], given: Mapping[str, tuple[int, ...]]) -> None:
+    counters = {name for name in wanted if name.endswith("num_batches_tracked")}
+    missing = wanted.keys() - given.keys() - counters
+    unknown = given.keys() - wanted.keys()
+    shapes = [
+        f"{name} is {_shape(given[name])} and must be {_shape(tensor.shape)}"
+        for name, tensor in wanted.items()
+        if name in given and given[name] != tuple(tensor.shape)
+    ]
+    wrong = [
+        *(f"{name} is missing" for name in sorted(missing)),
+        *(f"{name} is unknown" for name in sorted(unknown)),
+        *shapes,
+    ]
+    if wrong:
+        more = f" and {len(wrong) - MOST_LISTED} more" if len(wrong) > MOST_LISTED else ""
+        raise InvalidParameter(
+            f"the weights are not of this architecture: {'; '.join(wrong[:MOST_LISTED])}{more}; "
+            "check architecture, classes, channels and input size",
+            pointer="/weights", code="bad-weights",
+        )  # fmt: skip
+
+
+def _checked(brought: Brought, network: nn.Module) -> Record:
+    """Pass a picture; return a record if scores of the classes come of it."""
+    try:
+        facts = survey(network, len(brought.mean), brought.input_size)
+    except Exception as error:  # whatever a layer says of a picture too small for it
+        raise InvalidParameter(
+            f"{brought.architecture} cannot take pictures of {brought.input_size} px: "
+            f"{_first_line(error)}",
+            pointer="/model/input_size",
+        ) from error
+    if WHOLE not in facts or facts[WHOLE].shape != (brought.class_count,):
+        raise _no_classifier(brought)
+    weights = [*network.parameters(), *network.buffers()]
+    if not all(bool(w.isfinite().all()) for w in weights if w.is_floating_point()):
+        raise InvalidParameter(
+            "the weights hold values that are not finite", pointer="/weights", code="bad-weights"
+        )
+    return record_of("", brought, Path())
+
+
+@functools.lru_cache(maxsize=64)
+def _presets_at(text: str) -> _Presets:
+    brought = Brought.model_validate_json(text)
+    with torch.device("meta"):
+        network = build(brought)
+    facts = survey(network, len(brought.mean), brought.input_size)
+    try:
+        survey(network, len(brought.mean), brought.input_size + OTHER_SIZE)
+    except Exception:  # in the words of whatever layer cannot
+        return _presets(facts, any_size=False)
+    return _presets(facts, any_size=True)
+
+
+def _presets_of(brought: Brought) -> _Presets:
+    bare = {"labels": [], "classes": brought.class_count, "title": ""}
+    return _presets_at(brought.model_copy(update=bare).model_dump_json())
+
+
+def _presets(facts: Mapping[str, LayerFacts], *, any_size: bool) -> _Presets:
+    """Choose layers: the last with maps, and others by the share of the work before them."""
+    grids = {n: f for n, f in facts.items() if len(f.shape) == 3 and min(f.shape[1:]) > 1}
+    if not grids:
+        return _Presets("", "", "", (), any_size)
+    ordered = sorted(grids, key=lambda name: grids[name].operations)
+    # of those that end at one place, the outermost, which has run last
+    places = {grids[name].operations: name for name in ordered}
+    names, whole = list(places.values()), facts[WHOLE].operations or 1.0
+
+    def at(share: float) -> str:
+        return min(names, key=lambda name: abs(grids[name].operations / whole - share))
+
+    style = tuple(dict.fromkeys(at(share) for share in (0.05, 0.2, 0.35, 0.5, 0.7)))
+    return _Presets(names[-1], at(0.65), at(0.4), style, any_size)
+
+
+def _no_classifier(brought: Brought) -> InvalidParameter:
+    return InvalidParameter(
+        f"{brought.architecture} does not give one score for each class: detectors, segmenters and "
+        "networks of several outputs are not taken; bring a classifier",
+        pointer="/model/architecture", code="no-classifier",
+    )  # fmt: skip
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "one number"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,116 @@
+"""A network made quicker: batch norms folded into convolutions, values of a pixel side by side."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Collection, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+# Relative difference of what comes out, up to which two networks are the same.
+SAME = 1e-4
+# Twins of a network that are kept.
+MOST_TWINS = 4
+
+
+class Twins:
+    """The quick twins of a network, one for each set of convolutions that stay as they are.
+
+    `pixels` `[1,C,H,W]` are passed to find the norms that can be folded.
+    """
+
+    def __init__(self, network: nn.Module, pixels: Tensor) -> None:
+        self._network, self._made = network, dict[frozenset[str], nn.Module]()
+        self._norms = pairs(network, pixels)
+        if not is_same(network, folded(network, self._norms), pixels):
+            self._norms = {}
+
+    def twin(self, layers: Collection[str]) -> nn.Module:
+        """Return the twin in which `layers` can be looked at."""
+        keep = frozenset(self._norms.keys() & set(layers))
+        if keep not in self._made:
+            while len(self._made) >= MOST_TWINS:
+                self._made.pop(next(iter(self._made)))
+            self._made[keep] = folded(self._network, self._norms, keep)
+        return self._made[keep]
+
+
+def pairs(network: nn.Module, pixels: Tensor) -> dict[str, str]:
+    """Return the convolutions whose output goes to a batch norm, and that norm, by name.
+
+    They are found by what passes when the network sees `pixels` `[1,C,H,W]`: so nothing has to be
+    known of it. Layers that run more than once are left out.
+    """
+    made: dict[int, tuple[str, Tensor]] = {}  # an id stays taken while its tensor lives
+    found: dict[str, str] = {}
+    runs: dict[str, int] = {}
+    hooks = []
+
+    def after(name: str) -> Callable[[nn.Module, object, Tensor], None]:
+        def hook(module: nn.Module, inputs: object, output: Tensor) -> None:
+            runs[name] = runs.get(name, 0) + 1
+            made[id(output)] = (name, output)
+
+        return hook
+
+    def before(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            runs[name] = runs.get(name, 0) + 1
+            if id(inputs[0]) in made:
+                found[made[id(inputs[0])][0]] = name
+
+        return hook
+
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Conv2d):
+            hooks.append(module.register_forward_hook(after(name)))
+        elif isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
+            hooks.append(module.register_forward_pre_hook(before(name)))
+    try:
+        with torch.inference_mode():
+            network(pixels)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {c: n for c, n in found.items() if runs[c] == runs[n] == 1}
+
+
+def folded(network: nn.Module, norms: Mapping[str, str], keep: Collection[str] = ()) -> nn.Module:
+    """Return a copy whose batch norms are part of the convolutions before them.
+
+    Convolutions in `keep`, and their norms, stay as they are. The others' outputs are those of
+    their norms. Weights that are not changed are shared with `network`.
+    """
+    shared = {id(t): t for t in (*network.parameters(), *network.buffers())}
+    quick = copy.deepcopy(network, dict(shared))
+    modules = dict(quick.named_modules())
+    for name, norm in norms.items():
+        if name not in keep:
+            _fold(modules[name], modules[norm])
+            parent, _, leaf = norm.rpartition(".")
+            setattr(modules[parent] if parent else quick, leaf, nn.Identity())
+    for module in quick.modules():
+        if isinstance(module, nn.Conv2d):  # a copy: the other network keeps its own layout
+            weight = module.weight.detach().to(memory_format=torch.channels_last, copy=True)
+            module.weight = nn.Parameter(weight, requires_grad=False)
+    return quick.eval()
+
+
+def is_same(network: nn.Module, quick: nn.Module, pixels: Tensor) -> bool:
+    """Tell whether two networks make the same of `pixels` `[1,C,H,W]`, but for rounding."""
+    with torch.inference_mode():
+        wanted, made = network(pixels), quick(pixels)
+    return bool((made - wanted).abs().max() <= SAME * wanted.abs().max())
+
+
+def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    weight, bias = fuse_conv_bn_weights(
+        conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps,
+        norm.weight, norm.bias,
+    )  # fmt: skip
+    conv.weight = nn.Parameter(weight.detach(), requires_grad=False)
+    conv.bias = nn.Parameter(bias.detach(), requires_grad=False)

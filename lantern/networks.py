@@ -1,0 +1,140 @@
+"""The networks that can be named: the built-in ones, and those that callers have brought."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from lantern.brought import Brought, check_weights, record_of
+from lantern.errors import UnknownName
+from lantern.vision_model import VisionModel
+from lantern.zoo import RECORDS, Record, record, sketch, sketched
+
+BROUGHT_ID = re.compile(r"net_[0-9a-f]{32}")
+_FACTS, _WEIGHTS = "network.json", "weights.safetensors"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A network that somebody has brought; `created_at` is in seconds since 1970."""
+
+    id: str
+    owner: str
+    created_at: float
+    size: int
+    brought: Brought
+
+
+class Networks:
+    """Networks by name; those brought are folders `<id>/` below `folder`, which processes share.
+
+    An id is made from all that the network is, so that the same weights brought twice are one
+    network, and what is known under an id never changes.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder
+        self._record = functools.lru_cache(maxsize=64)(self._read_record)
+        self._sketch = functools.lru_cache(maxsize=8)(lambda name: sketched(self.record(name)))
+
+    def record(self, name: str) -> Record:
+        """Find a network's record.
+
+        Raises:
+            UnknownName: no network has that name.
+        """
+        if not BROUGHT_ID.fullmatch(name):
+            return record(name)
+        if self.entry(name) is None:
+            raise unknown()
+        return self._record(name)
+
+    def sketch(self, name: str) -> VisionModel:
+        """Return a network without its weights: its layers, shapes and costs, no values.
+
+        Raises:
+            UnknownName: no network has that name.
+        """
+        if name in RECORDS:
+            return sketch(name)
+        self.record(name)
+        return self._sketch(name)
+
+    def entry(self, name: str) -> Entry | None:
+        """Return what is known of a network that was brought; None where it is not there."""
+        if self._folder is None or not BROUGHT_ID.fullmatch(name):
+            return None
+        try:
+            facts = json.loads((self._folder / name / _FACTS).read_text())
+        except FileNotFoundError:
+            return None
+        return Entry(**facts | {"brought": Brought.model_validate(facts["brought"])})
+
+    def every(self, owner: str) -> Iterator[Entry]:
+        """Go through the networks that somebody has brought, the oldest first."""
+        names = sorted(path.name for path in self._folder.glob("net_*")) if self._folder else []
+        found = [entry for name in names if (entry := self.entry(name)) and entry.owner == owner]
+        return iter(sorted(found, key=lambda entry: entry.created_at))
+
+    def bring(self, owner: str, brought: Brought, weights: bytes) -> Entry:
+        """Check a network and keep it.
+
+        Raises:
+            InvalidParameter: the weights are not those of the architecture, or it is no classifier.
+            OSError: they cannot be stored.
+        """
+        assert self._folder is not None, "networks can be brought where there is a folder for them"
+        check_weights(brought, weights)
+        said = brought.model_dump(mode="json")
+        digest = hashlib.sha256(json.dumps([owner, said], sort_keys=True).encode())
+        digest.update(weights)
+        entry = Entry(f"net_{digest.hexdigest()[:32]}", owner, time.time(), len(weights), brought)
+        known = self.entry(entry.id)
+        if known is None:
+            self._store(entry, weights)
+        return known or entry
+
+    def forget(self, name: str) -> bool:
+        """Remove a network that was brought; False where it is not there."""
+        if self._folder is None or self.entry(name) is None:
+            return False
+        gone = self._folder / f"gone-{secrets.token_hex(8)}"
+        (self._folder / name).rename(gone)  # at one blow: what is half there is read by nobody
+        shutil.rmtree(gone)
+        return True
+
+    def _store(self, entry: Entry, weights: bytes) -> None:
+        assert self._folder is not None
+        passing = self._folder / f"new-{secrets.token_hex(8)}"
+        passing.mkdir(parents=True)
+        try:
+            (passing / _WEIGHTS).write_bytes(weights)
+            facts = vars(entry) | {"brought": entry.brought.model_dump(mode="json")}
+            (passing / _FACTS).write_text(json.dumps(facts))
+            passing.rename(self._folder / entry.id)
+        except OSError:
+            shutil.rmtree(passing, ignore_errors=True)
+            if self.entry(entry.id) is None:  # else another has just brought the same
+                raise
+
+    def _read_record(self, name: str) -> Record:
+        entry = self.entry(name)
+        assert entry is not None
+        assert self._folder is not None
+        return record_of(name, entry.brought, self._folder / name / _WEIGHTS)
+
+
+def unknown() -> UnknownName:
+    """Build the error for a network that was not brought, or is another caller's."""
+    return UnknownName(
+        "there is no such network of yours; GET /v1/models lists those there are",
+        pointer="/params/model", code="unknown-model",
+    )  # fmt: skip

@@ -1,0 +1,97 @@
+"""Networks of callers' own: bring one, forget one."""
+
+from __future__ import annotations
+
+import json
+
+import flask
+
+from lantern.brought import Brought
+from lantern.errors import InvalidParameter, InvalidParameters, MissingInput
+from lantern.run import validate
+from lantern.zoo import RECORDS
+from services.blobs import StorageFull, is_full
+from services.gateway.catalogue import described
+from services.gateway.context import DECODING, current
+from services.gateway.guard import owner
+from services.gateway.networks import own_networks
+from services.gateway.problems import Problem
+from services.gateway.reading import check_encoding
+
+routes = flask.Blueprint("bringing", __name__)
+
+
+@routes.post("/v1/models")
+def bring_network() -> flask.Response:
+    """Bring a network of your own: its architecture and its weights as safetensors."""
+    settings, networks = current().settings, current().networks
+    brought, weights = _given(settings.max_model_bytes)
+    current().stores.blobs.require_room()
+    if len(own_networks()) >= settings.max_models:
+        raise Problem(
+            429, "too-many-models",
+            f"you have brought {settings.max_models} networks; delete one first",
+        )  # fmt: skip
+    try:
+        with DECODING:
+            entry = networks.bring(owner(), brought, weights)
+    except OSError as error:
+        if is_full(error):
+            raise StorageFull from error
+        raise
+    response = flask.jsonify(described(networks.record(entry.id), entry))
+    response.status_code = 201
+    response.headers["Location"] = f"/v1/models/{entry.id}"
+    return response
+
+
+@routes.delete("/v1/models/<name>")
+def forget_network(name: str) -> flask.Response:
+    """Forget a network of yours; jobs that still need it fail."""
+    if name in RECORDS:
+        raise Problem(409, "built-in", "a built-in network stays; only your own can be deleted")
+    if not any(entry.id == name for entry in own_networks()) or not current().networks.forget(name):
+        raise Problem(404, "unknown-model", "you have brought no such network")
+    return flask.Response(status=204)
+
+
+def _given(limit: int) -> tuple[Brought, bytes]:
+    """Read the two parts of the form.
+
+    Raises:
+        Problem, LanternError: they are not as they should be.
+    """
+    request = flask.request
+    check_encoding()
+    request.max_content_length = limit
+    if request.mimetype != "multipart/form-data":
+        raise Problem(
+            415, "unsupported-media-type",
+            "send multipart/form-data with the parts model (JSON) and weights (safetensors)",
+        )  # fmt: skip
+    if "boundary" not in request.mimetype_params:
+        raise Problem(400, "malformed", "the multipart body has no boundary")
+    model, weights = request.files.get("model"), request.files.get("weights")
+    text = model.read().decode("utf-8", "replace") if model else request.form.get("model", "")
+    if weights is None or not text:
+        raise MissingInput(
+            "send the parts model (JSON) and weights (a safetensors file)",
+            pointer="/model" if weights else "/weights",
+        )
+    try:
+        said = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise Problem(400, "malformed", "the part model is not valid JSON") from error
+    if not isinstance(said, dict):
+        raise Problem(422, "malformed", "the part model must be an object")
+    try:
+        brought: Brought = validate(Brought, said)
+    except InvalidParameters as error:
+        raise InvalidParameters(map(_in_model, error.problems)) from None
+    return brought, weights.read()
+
+
+def _in_model(error: InvalidParameter) -> InvalidParameter:
+    """Point at the part of the form instead of parameters."""
+    pointer = "/model" + error.pointer.removeprefix("/params")
+    return InvalidParameter(error.detail, pointer=pointer, code=error.code)
