@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.measure import Row
+from benchmarks.peers import Classifier
+from benchmarks.renderer import objectives, param, render
 from lantern import samples
 from lantern.image import Image
 from lantern.optimize.objectives import content_loss, gram, style_loss
@@ -23,6 +25,8 @@ from lantern.vision_model import VisionModel
 
 # Of the usual loops, which say how far there is to go.
 PAINT_STEPS, PAINT_SIZE, CONTENT, TURNS = 60, 256, 0.2, 5
+Renderer = Callable[[VisionModel, int], tuple[float, float]]
+"""Renders a channel; returns the seconds it took, and how far it got."""
 EXCITE_STEPS, EXCITE_SIZE = 32, 128
 OBJECTIVES = tuple(f"_blocks.6:{channel}" for channel in range(16))
 
@@ -106,10 +110,15 @@ def _ours(judged: Callable[[Tensor], Tensor], goal: float, model: VisionModel) -
 
 
 def excitement(model: VisionModel) -> list[Row]:
-    """Excite sixteen channels as far as a renderer that takes them one by one has."""
+    """Excite sixteen channels as far as renderers that take them one by one have."""
+    peers = {"hooks on every layer": _hooks_on_everything, "torch-lucent": _lucent}
+    return [_excited(model, name, render) for name, render in peers.items()]
+
+
+def _excited(model: VisionModel, name: str, renderer: Renderer) -> Row:
     usual_s, goals = 0.0, []
     for objective in OBJECTIVES:
-        seconds, value = _hooks_on_everything(model, int(objective.rpartition(":")[2]))
+        seconds, value = renderer(model, int(objective.rpartition(":")[2]))
         usual_s += seconds
         goals.append(value)
     ours_s, share = _one_batch(model, goals)
@@ -118,8 +127,22 @@ def excitement(model: VisionModel) -> list[Row]:
         f"{ratio:.1f} times as fast ({ours_s:.1f} s against {usual_s:.1f} s); "
         f"{share:.0%} of them as far"
     )
-    what = "16 channels against hooks on every layer, one by one"
-    return [Row(what, figures, ">= 4 times", ratio >= 4)]
+    is_met = ratio >= 4 and share == 1
+    return Row(f"16 channels against {name}, one by one", figures, ">= 4 times, as far", is_met)
+
+
+def _lucent(model: VisionModel, channel: int) -> tuple[float, float]:
+    """Render by torch-lucent, with its own transforms and rate, in as many steps."""
+    torch.manual_seed(channel)  # it has no generator of its own
+    objective = objectives.channel("network__blocks_6", channel)
+    began = time.perf_counter()
+    made = render.render_vis(
+        Classifier(model), objective, lambda: param.image(EXCITE_SIZE), thresholds=(EXCITE_STEPS,),
+        preprocess=False, progress=False, show_image=False,
+    )  # fmt: skip
+    seconds = time.perf_counter() - began
+    pixels = torch.from_numpy(made[-1]).permute(0, 3, 1, 2).contiguous()
+    return seconds, _value(model, pixels, channel)
 
 
 def _hooks_on_everything(model: VisionModel, channel: int) -> tuple[float, float]:

@@ -100,14 +100,14 @@ def test_evidence_is_worked_out_only_for_who_reads_it(
     model: VisionModel, photo: Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     passes = 0
-    plain = model.logits
+    plain = VisionModel.logits
 
-    def count(pixels: Tensor) -> Tensor:
+    def count(self: VisionModel, pixels: Tensor) -> Tensor:
         nonlocal passes
         passes += len(pixels)
-        return plain(pixels)
+        return plain(self, pixels)
 
-    monkeypatch.setattr(model, "logits", count)
+    monkeypatch.setattr(VisionModel, "logits", count)
     result = run("grad-cam", {"image": photo}, {"evidence": 4}, model=model)
     result.principal.encode("image/png")
     assert result.facts["layer"]

@@ -201,7 +201,8 @@ def activation_maximization(
     canvas = _canvas(params, len(wanted), generator, model.device, decoder)
     looks = LOOKS if params.method == "maco" else 1
     goals = Goals([g for g in wanted for _ in range(looks)], cosine_power=params.cosine_power)
-    with model.capture(_layers(params, goals, model), pointer="/params/objectives") as features:
+    layers = _layers(params, goals, model)
+    with model.quick(layers).capture(layers, pointer="/params/objectives") as features:
 
         def loss(step: int) -> Tensor:
             pixels = canvas.pixels()

@@ -152,7 +152,7 @@ def deep_dream(
     photos = [model.fit(photo, params.size) for photo in image]
     _check([size_of(photo) for photo in photos], params)
     layer, stride = _layer(model, params)
-    with model.capture([layer]) as features:
+    with model.quick([layer]).capture([layer]) as features:
         excitement = Excitement(features, layer, stride, params.tile_size, params.channels)
         if guide is not None:
             seen = model.fit(guide, params.guide_size, pointer="/params/guide_size")

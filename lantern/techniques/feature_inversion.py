@@ -134,7 +134,8 @@ class _Inverter:
         canvas = self._canvas(kind)
         tv = TV["coarse" if is_coarse else "fine"] if params.tv_weight is None else params.tv_weight
         rate = params.learning_rate or RATES[kind]
-        with self.model.capture([layer], pointer="/params/layers") as features:
+        quick = self.model.quick([layer])
+        with quick.capture([layer], pointer="/params/layers") as features:
             with torch.no_grad():
                 target = features(self.pictures)[layer].clone()
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from lantern.artifact import Outcome
 from lantern.image import Image
 from lantern.registry import technique
+from lantern.scoring import scorer
 from lantern.techniques.explained import Attribution, ExplainParams, explained, resized
 from lantern.techniques.guided_backprop import rule_gradient
 from lantern.techniques.target import choose_class, require_grid
@@ -68,7 +69,7 @@ def grad_cam(
 
     def explain(model: VisionModel, pixels: Tensor, target: int | None) -> Attribution:
         layer = params.layer or model.cam_layer
-        with model.tail(layer) as tail:
+        with model.quick([layer]).tail(layer) as tail:
             activation, logits = tail(pixels)
             target = choose_class(model, logits, target)
             require_grid(activation, layer)
@@ -139,7 +140,7 @@ def score_weights(
 
     Source: Wang et al. 2020, arXiv:1910.01279, algorithm 1.
     """
-    scores = []
+    scores, score = [], scorer(model, len(tried))
     for some in (tried[at : at + TOGETHER] for at in range(0, len(tried), TOGETHER)):
         # corners on corners, as its authors do
         masks = torch.nn.functional.interpolate(
@@ -148,7 +149,7 @@ def score_weights(
         low, high = masks.amin((1, 2), keepdim=True), masks.amax((1, 2), keepdim=True)
         masks = ((masks - low) / (high - low).clamp_min(1e-8))[:, None]
         seen = model.grey + (pixels - model.grey) * masks
-        scores.append(model.logits(seen)[:, target])
+        scores.append(score(seen)[:, target])
     return torch.cat(scores).softmax(0)
 
 

@@ -319,7 +319,8 @@ def _ascend(
     count = len(canvas.parameters[0])
     goals, size = Goals([goal] * count), (params.size, params.size)
     movement = Movement(params.jitter)
-    with model.capture(list(goals.layers), pointer="/params/objective") as features:
+    layers = list(goals.layers)
+    with model.quick(layers).capture(layers, pointer="/params/objective") as features:
 
         def loss(step: int) -> Tensor:
             share = step / max(1, params.steps - 1)

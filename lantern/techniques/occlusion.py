@@ -15,6 +15,7 @@ from lantern.image import Image
 from lantern.local_change import Box, LocalChange, covered
 from lantern.optimize.regularize import blur
 from lantern.registry import technique
+from lantern.scoring import compiled_scorer
 from lantern.techniques.explained import Attribution, ExplainParams, explained
 from lantern.techniques.target import check_channel, choose_class
 from lantern.vision_model import TOGETHER, VisionModel
@@ -37,6 +38,11 @@ class OcclusionParams(ExplainParams):
     )
     score: Literal["probability", "logit"] = Field(
         "probability", description="which score of the class is watched"
+    )
+    exact: bool = Field(
+        False,
+        description="take the network's own arithmetic, at less than half the speed; without it "
+        "scores differ by up to a millionth of the largest",
     )
     layer: str | None = Field(
         None, max_length=200, description="watch a channel of this layer instead of the class"
@@ -70,8 +76,7 @@ def occlusion(
             logits = model.logits(pixels)
             target = choose_class(model, logits, target)
             if params.layer is None:
-                local = LocalChange(model, pixels, boxes)
-                seen = torch.cat([logits, local.logits(filling, boxes)])
+                seen = _logits(model, pixels, filling, boxes, exact=params.exact)
                 scores = (seen if params.score == "logit" else seen.softmax(1))[:, target]
             else:
                 scores = _answers(model, params.layer, params.channel, pixels, filling, boxes)
@@ -79,6 +84,19 @@ def occlusion(
         return Attribution(field.clone(), logits.clone(), target, {"patches": len(boxes)})
 
     return explained(model, image, params, explain)
+
+
+def _logits(
+    model: VisionModel, pixels: Tensor, filling: Tensor, boxes: list[Box], *, exact: bool
+) -> Tensor:
+    """Return the logits `[1+P,C]` of the picture, and of it under each patch, the quickest way."""
+    score = None if exact else compiled_scorer(model, len(boxes))
+    if score is None:
+        hidden = LocalChange(model, pixels, boxes).logits(filling, boxes)
+        return torch.cat([model.logits(pixels), hidden])
+    parts = [boxes[at : at + TOGETHER] for at in range(0, len(boxes), TOGETHER)]
+    # all of one kind: what rounding adds to each is nearly the same, and falls out of differences
+    return torch.cat([score(pixels), *(score(covered(pixels, filling, part)) for part in parts)])
 
 
 def patches(side: int, patch: int, stride: int) -> list[Box]:

@@ -82,7 +82,8 @@ class Painter:
         if params.shifts == 1:
             shifts = [(0, 0)]
         terms: dict[str, float] = {}
-        with model.capture(layers_of(params, model), pointer="/params/style_layers") as features:
+        layers = layers_of(params, model)
+        with model.quick(layers).capture(layers, pointer="/params/style_layers") as features:
             content, cover = self._content(photos, size), self._cover(size)
             judge = self._likeness(features, photos[0], content, shifts)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from lantern.artifact import Outcome
 from lantern.image import Image
 from lantern.registry import technique
+from lantern.scoring import scorer
 from lantern.techniques.explained import Attribution, ExplainParams, explained
 from lantern.techniques.target import choose_class
 from lantern.vision_model import TOGETHER, VisionModel
@@ -24,10 +25,10 @@ LEAST_PAIRS = 32
 class RiseParams(ExplainParams):
     """How many masks there are, and when they are enough."""
 
-    masks: int = Field(600, ge=64, le=8000, description="most masks; half of them are opposites")
-    cells: int = Field(7, ge=2, le=32, description="cells of a mask along a side")
+    masks: int = Field(1000, ge=64, le=8000, description="most masks; half of them are opposites")
+    cells: int = Field(8, ge=2, le=32, description="cells of a mask along a side")
     error: float = Field(
-        0.05,
+        0.03,
         gt=0,
         le=1,
         description="standard error, as a share of the map's range, at which it ends early",
@@ -71,7 +72,7 @@ def _through_masks(
     params: RiseParams,
     generator: torch.Generator,
 ) -> tuple[Tensor, dict[str, object]]:
-    side = pixels.shape[-1]
+    side, score = pixels.shape[-1], scorer(model, params.masks)
     total = torch.zeros(side, side, dtype=torch.float64)
     squares = torch.zeros_like(total)
     pairs, error = 0, 1.0
@@ -81,7 +82,7 @@ def _through_masks(
         both = torch.cat([masks, 1 - masks])
         # what is not seen is grey, which is zero to the network
         seen = model.grey + (pixels - model.grey) * both[:, None]
-        probabilities = model.logits(seen).softmax(1)[:, target]
+        probabilities = score(seen).softmax(1)[:, target]
         gain = (probabilities[:count] - probabilities[count:])[:, None, None]
         shares = (gain * (2 * masks - 1)).double().cpu()
         total += shares.sum(0)

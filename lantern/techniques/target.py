@@ -58,6 +58,6 @@ def class_facts(model: VisionModel, logits: Tensor, target: int) -> dict[str, An
             "index": target,
             "label": model.label(target),
             "probability": round(float(scores.softmax(0)[target]), 6),
-            "logit": round(float(scores[target]), 6),
+            "logit": round(float(scores[target]), 4),
         }
     }

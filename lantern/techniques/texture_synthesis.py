@@ -185,7 +185,8 @@ class _Maker:
     ) -> tuple[Tensor, dict[str, Any]]:
         params, model = self.params, self.model
         canvas = Pixels(start.to(model.device))
-        with model.capture(_layers(params, model), pointer="/params/layers") as features:
+        layers = _layers(params, model)
+        with model.quick(layers).capture(layers, pointer="/params/layers") as features:
 
             def look(pixels: Tensor) -> tuple[Activations, Activations]:
                 return features(pixels) | _colours(pixels), {}

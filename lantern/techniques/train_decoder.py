@@ -291,7 +291,8 @@ class _Loss:
         error = params.pixel_weight * (drawn - pixels).square().mean()
         if params.feature_weight == 0:
             return error
-        with self._model.capture(self._model.content_layers) as features:
+        layers = self._model.content_layers
+        with self._model.quick(layers).capture(layers) as features:
             with torch.no_grad():
                 wanted = features(pixels)
             return error + params.feature_weight * content_loss(features(drawn), wanted).mean()

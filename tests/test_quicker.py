@@ -1,0 +1,153 @@
+"""Quicker networks give the same numbers, and leave the plain ones alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lantern import compiled as compilation
+from lantern import scoring
+from lantern.folding import Twins, pairs
+from lantern.scoring import WORTH, compiled_scorer, scorer
+from lantern.vision_model import VisionModel
+from lantern.zoo import RECORDS, presented
+
+
+@pytest.fixture
+def pixels() -> Tensor:
+    return torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(5))
+
+
+def lively(network: nn.Module) -> nn.Module:
+    """Give norms statistics that matter."""
+    chance = torch.Generator().manual_seed(5)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            module.running_mean.normal_(generator=chance)
+            module.running_var.uniform_(0.5, 2, generator=chance)
+            module.bias.data.normal_(generator=chance)
+    return network.eval()
+
+
+@pytest.mark.parametrize(
+    ("name", "count"), [("resnet18", 20), ("densenet121", 59), ("squeezenet1-1", 0), ("swin-t", 0)]
+)
+def test_twins_of_all_kinds_of_networks_score_alike(name: str, count: int, pixels: Tensor) -> None:
+    model = presented(RECORDS[name], lively(RECORDS[name].build()), "")
+    assert len(pairs(model.network, model.prepared(pixels[:1]))) == count
+    with torch.inference_mode():
+        plain, quick = model.logits(pixels), model.quick().logits(pixels)
+    assert (quick - plain).abs().max() <= 1e-5 * plain.abs().max()
+
+
+def test_layers_that_are_asked_for_are_as_they_were(model: VisionModel, pixels: Tensor) -> None:
+    for layers in (["_conv_head"], ["_blocks.2", "_blocks.4._expand_conv"], ["_bn1"]):
+        with torch.inference_mode(), model.capture(layers) as plain:
+            wanted = plain(pixels)
+        with torch.inference_mode(), model.quick(layers).capture(layers) as quick:
+            found = quick(pixels)
+        for layer in layers:
+            reach = wanted[layer].abs().max()
+            assert (found[layer] - wanted[layer]).abs().max() <= 1e-5 * reach
+
+
+def test_folding_changes_what_it_does_not_keep(model: VisionModel, pixels: Tensor) -> None:
+    seen = []
+    for each in (model, model.quick()):
+        with torch.inference_mode(), each.capture(["_conv_head"]) as capture:
+            seen.append(capture(pixels[:1])["_conv_head"])
+    assert (seen[0] - seen[1]).abs().max() > 0.1 * seen[0].abs().max()
+
+
+def test_the_plain_network_and_its_weights_stay(model: VisionModel, pixels: Tensor) -> None:
+    before = {name: value.clone() for name, value in model.network.state_dict().items()}
+    quick = model.quick(["_conv_head"])
+    for name, value in model.network.state_dict().items():
+        assert torch.equal(value, before[name])
+        assert value.is_contiguous()
+    norms = [m for m in quick.network.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert len(norms) == 1
+    assert not any(parameter.requires_grad for parameter in quick.network.parameters())
+    shared = {p.data_ptr() for p in model.network.parameters()}
+    assert quick.network.get_parameter("_fc.weight").data_ptr() in shared
+
+
+def test_a_norm_that_others_share_is_not_folded() -> None:
+    class Reused(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1)
+            self.norm = nn.BatchNorm2d(4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            passed: Tensor = self.norm(self.two(self.norm(self.one(x))))
+            return passed.mean((2, 3))
+
+    network = lively(Reused())
+    assert pairs(network, torch.rand(1, 3, 8, 8)) == {}
+
+
+def test_an_output_that_is_used_twice_is_not_folded() -> None:
+    class Around(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            made = self.conv(x)
+            joined: Tensor = made + self.norm(made)
+            return joined.mean((2, 3))
+
+    network = lively(Around())
+    seen = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    twin = Twins(network, seen).twin(())
+    assert isinstance(twin.get_submodule("norm"), nn.BatchNorm2d)
+    torch.testing.assert_close(twin(seen), network(seen))
+
+
+def test_a_copy_has_twins_of_its_own(model: VisionModel, pixels: Tensor) -> None:
+    model.quick()
+    other = model.copy()
+    other.network.get_parameter("_fc.weight").data.zero_()
+    with torch.inference_mode():
+        scores = other.quick().logits(pixels)
+    torch.testing.assert_close(scores[0], other.network.get_parameter("_fc.bias"))
+
+
+class TestScores:
+    def test_many_pictures_are_scored_by_a_compiled_network(
+        self, model: VisionModel, pixels: Tensor
+    ) -> None:
+        score = compiled_scorer(model, WORTH)
+        assert score is not None
+        with torch.inference_mode():
+            plain = model.logits(pixels)
+            assert not torch.equal(score(pixels), plain)
+            assert (score(pixels) - plain).abs().max() <= 1e-5 * plain.abs().max()
+            assert torch.equal(score(pixels), score(pixels))
+
+    def test_few_never_are_whatever_went_before(self, model: VisionModel) -> None:
+        assert scorer(model, WORTH) is not model.logits
+        assert compiled_scorer(model, WORTH - 1) is None
+        assert scorer(model, WORTH - 1) == model.logits
+
+    @pytest.mark.parametrize("what", ["missing", "unknown", "wrong"])
+    def test_without_a_compiler_that_fits_the_network_scores(
+        self, what: str, small_model: VisionModel, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        real: Callable[..., object] = compilation.compiled
+
+        def compiled(network: nn.Module, *given: object, **more: object) -> object:
+            if what == "missing":
+                return None
+            if what == "unknown":
+                raise RuntimeError("an operation nobody knows")
+            return real(nn.Sequential(network, nn.Softmax(1)), *given, **more)
+
+        monkeypatch.setattr(scoring, "compiled", compiled)
+        assert scorer(small_model, WORTH) == small_model.logits
