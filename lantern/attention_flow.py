@@ -32,6 +32,7 @@ _POINTWISE: set[Any] = {
     torch.relu, Tensor.relu, torch.tanh, Tensor.tanh, torch.sigmoid, Tensor.sigmoid,
 }  # fmt: skip
 _NORM: set[Any] = {F.layer_norm, torch.layer_norm}
+_RMS_NORM: set[Any] = {F.rms_norm, torch.rms_norm}
 # An activation so close to zero has the slope it has there.
 _NEAR_ZERO = 1e-6
 # How far from even a token's share may be among its channels.
@@ -75,11 +76,13 @@ class AttentionFlow(TorchFunctionMode):
         if func is F.scaled_dot_product_attention:
             return self._attend(*args, **kwargs)
         if func in _SOFTMAX:
-            return self._weights(func(*args, **kwargs))
+            return self._softmax(func(*args, **kwargs), *args, **kwargs)
         if func in _CONVOLUTION:
             return self._convolve(func(*args, **kwargs))
         if func in _NORM:
             return self._norm(func, *args, **kwargs)
+        if func in _RMS_NORM:
+            return self._rms_norm(func, *args, **kwargs)
         if func is F.linear:
             return self._linear(*args, **kwargs)
         if func in _POINTWISE:
@@ -97,10 +100,14 @@ class AttentionFlow(TorchFunctionMode):
             raise _not_even()
         return out
 
+    def _softmax(
+        self, out: Tensor, given: Tensor, dim: int | None = None, *_: Any, **__: Any
+    ) -> Tensor:
+        """Tell attention, `[...,queries,keys]`, from other shares."""
+        is_last = dim in (-1, out.dim() - 1)
+        return self._weights(out) if is_last and out.dim() > 2 and out.shape[-1] > 1 else out
+
     def _weights(self, weights: Tensor) -> Tensor:
-        """Take note of attention, `[...,queries,keys]`; what is of fewer axes is none."""
-        if weights.dim() < 3:
-            return weights
         self.layers += 1
         return weights.detach() if self._flow == "rollout" else weights
 
@@ -133,6 +140,22 @@ class AttentionFlow(TorchFunctionMode):
         fixed = (input.detach().var(axes, unbiased=False, keepdim=True) + eps).rsqrt()
         scale = fixed if weight is None else fixed * weight
         return _as_if(out, input - input.mean(axes, keepdim=True), scale)
+
+    def _rms_norm(
+        self,
+        func: Any,
+        input: Tensor,
+        normalized_shape: Any,
+        weight: Tensor | None = None,
+        eps: float | None = None,
+    ) -> Tensor:
+        out: Tensor = func(input, normalized_shape, weight, eps)
+        if self._flow == "rollout":
+            return _as_if(out, input)
+        axes = tuple(range(-len(normalized_shape), 0))
+        least = torch.finfo(input.dtype).eps if eps is None else eps
+        fixed = (input.detach().square().mean(axes, keepdim=True) + least).rsqrt()
+        return _as_if(out, input, fixed if weight is None else fixed * weight)
 
     def _product(self, func: Any, args: Any, kwargs: Any) -> Any:
         flat = [part for a in args for part in (a if isinstance(a, (tuple, list)) else (a,))]
@@ -232,7 +255,8 @@ def flow_back(
         with mode:
             logits = forward(pixels.detach())
         patches = mode.patches
-        if mode.layers == 0 or patches is None or not logits.requires_grad:
+        is_grid = patches is not None and patches[0, 0].numel() > 1
+        if mode.layers == 0 or patches is None or not is_grid or not logits.requires_grad:
             raise InvalidParameter(
                 "the network has no attention between its patches and its classes; choose a vision "
                 "transformer, as vit-b-16 or swin-t",

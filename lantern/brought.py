@@ -25,9 +25,14 @@ from lantern.errors import InvalidParameter, LanternError, one_of
 from lantern.params import Params
 from lantern.vision_model import VisionModel
 from lantern.work import WHOLE, LayerFacts, survey
-from lantern.zoo import IMAGENET_MEAN, IMAGENET_STD, Record, presented
+from lantern.zoo import IMAGENET_MEAN, IMAGENET_STD, YOURS, Record, presented
 
 MOST_CLASSES = 20_000
+MOST_BYTES = 1024**3
+# Of one picture: a ViT-L at 384 px takes 380e9.
+MOST_OPERATIONS, MOST_TAPE = 400e9, 4e9
+# Attention takes the square of it, times heads and layers.
+MOST_TOKENS = 1600
 # How much larger a picture is tried, px, to see whether any size will do.
 OTHER_SIZE = 32
 # How many wrong tensors one answer lists.
@@ -37,7 +42,7 @@ MOST_HEADER = 16 * 1024 * 1024
 
 Label = Annotated[str, Field(max_length=200)]
 Level = Annotated[float, Field(ge=-10, le=10)]
-Spread = Annotated[float, Field(gt=0, le=10)]
+Spread = Annotated[float, Field(ge=1e-3, le=10)]
 
 
 class Brought(Params):
@@ -90,8 +95,8 @@ class Brought(Params):
 
 
 @dataclass(frozen=True)
-class _Presets:
-    """Layers that techniques fall back to, found by their place and shape."""
+class Presets:
+    """Whether any size of picture will do, and the layers that techniques fall back to."""
 
     cam: str
     dream: str
@@ -100,15 +105,14 @@ class _Presets:
     any_size: bool
 
 
-def record_of(name: str, brought: Brought, weights: Path) -> Record:
+def record_of(name: str, brought: Brought, weights: Path, presets: Presets) -> Record:
     """Return the record under which a network is known from then on; the weights were checked."""
-    presets = _presets_of(brought)
     return Record(
         name=name,
         build=functools.partial(build, brought),
         weights_path=lambda: weights,
         weights_url=None,
-        licence="yours",
+        licence=YOURS,
         mean=brought.mean,
         std=brought.std,
         cam_layer=presets.cam,
@@ -205,18 +209,36 @@ def check_weights(brought: Brought, data: bytes) -> VisionModel:
         InvalidParameter: they are damaged, of another network, or it is no classifier of pictures
             of that size.
     """
-    with torch.device("meta"):
-        wanted = build(brought).state_dict()
-    _check_tensors(wanted, _header(data))
-    network = build(brought)
+    _check_tensors(_outline(brought).state_dict(), _header(data))
     try:
-        network.load_state_dict(safetensors.torch.load(data))
-    except (SafetensorError, RuntimeError) as error:
+        # all of it has to be there before a network of its size is built
+        state = safetensors.torch.load(data)
+        network = build(brought)
+        network.load_state_dict(state)
+    except (SafetensorError, RuntimeError, KeyError) as error:
         raise InvalidParameter(
             f"weights is damaged: {_first_line(error)}; write the file again",
             pointer="/weights", code="bad-weights",
         ) from error  # fmt: skip
-    return presented(_checked(brought, network), network, "")
+    return _checked(brought, network)
+
+
+def _outline(brought: Brought) -> nn.Module:
+    """Build a network without values.
+
+    Raises:
+        InvalidParameter: it cannot be built so, or is too large.
+    """
+    with torch.device("meta"):
+        network = build(brought)
+    size = sum(value.numel() * value.element_size() for value in network.state_dict().values())
+    if size > MOST_BYTES:
+        raise InvalidParameter(
+            f"{brought.architecture} has {size // 10**6} MB of weights; at most "
+            f"{MOST_BYTES // 10**6} are taken: choose a smaller one",
+            pointer="/model/architecture", code="too-large",
+        )  # fmt: skip
+    return network
 
 
 def _header(data: bytes) -> Mapping[str, tuple[int, ...]]:
@@ -258,8 +280,12 @@ def _check_tensors(wanted: Mapping[str, Tensor], given: Mapping[str, tuple[int, 
         )  # fmt: skip
 
 
-def _checked(brought: Brought, network: nn.Module) -> Record:
-    """Pass a picture; return a record if scores of the classes come of it."""
+def _checked(brought: Brought, network: nn.Module) -> VisionModel:
+    """Pass pictures; return the network if scores of the classes come of them.
+
+    Raises:
+        InvalidParameter: they do not, or take more work or memory than is given to one picture.
+    """
     try:
         facts = survey(network, len(brought.mean), brought.input_size)
     except Exception as error:  # whatever a layer says of a picture too small for it
@@ -270,37 +296,54 @@ def _checked(brought: Brought, network: nn.Module) -> Record:
         ) from error
     if WHOLE not in facts or facts[WHOLE].shape != (brought.class_count,):
         raise _no_classifier(brought)
-    weights = [*network.parameters(), *network.buffers()]
-    if not all(bool(w.isfinite().all()) for w in weights if w.is_floating_point()):
-        raise InvalidParameter(
-            "the weights hold values that are not finite", pointer="/weights", code="bad-weights"
-        )
-    return record_of("", brought, Path())
-
-
-@functools.lru_cache(maxsize=64)
-def _presets_at(text: str) -> _Presets:
-    brought = Brought.model_validate_json(text)
-    with torch.device("meta"):
-        network = build(brought)
-    facts = survey(network, len(brought.mean), brought.input_size)
+    _check_work(facts)
     try:
         survey(network, len(brought.mean), brought.input_size + OTHER_SIZE)
+        any_size = True
     except Exception:  # in the words of whatever layer cannot
-        return _presets(facts, any_size=False)
-    return _presets(facts, any_size=True)
+        any_size = False
+    record = record_of("", brought, Path(), _presets(facts, any_size=any_size))
+    model = presented(record, network, "")
+    chance = torch.Generator().manual_seed(0)
+    pixels = torch.rand(1, 3, brought.input_size, brought.input_size, generator=chance)
+    with torch.inference_mode():
+        is_finite = bool(model.logits(pixels).isfinite().all())
+    if not is_finite:
+        raise InvalidParameter(
+            "the network's scores of a picture are not finite; check the weights, mean and std",
+            pointer="/weights", code="bad-weights",
+        )  # fmt: skip
+    return model
 
 
-def _presets_of(brought: Brought) -> _Presets:
-    bare = {"labels": [], "classes": brought.class_count, "title": ""}
-    return _presets_at(brought.model_copy(update=bare).model_dump_json())
+def _check_work(facts: Mapping[str, LayerFacts]) -> None:
+    whole, tokens = facts[WHOLE], max(fact.layout.side**2 for fact in facts.values())
+    for found, most, what in (
+        (whole.operations, MOST_OPERATIONS, "operations"),
+        (whole.tape, MOST_TAPE, "bytes for a gradient"),
+        (tokens, MOST_TOKENS, "tokens"),
+    ):
+        if found > most:
+            raise InvalidParameter(
+                f"one picture takes {found:.3g} {what}; at most {most:.3g} are given: choose a "
+                "smaller input_size or architecture",
+                pointer="/model/input_size", code="too-much-work",
+            )  # fmt: skip
 
 
-def _presets(facts: Mapping[str, LayerFacts], *, any_size: bool) -> _Presets:
+def presets_of(model: VisionModel) -> Presets:
+    """Return what was found of a network that was checked."""
+    return Presets(
+        model.cam_layer, model.dream_layer, next(iter(model.content_layers), ""),
+        model.style_layers, model.any_size,
+    )  # fmt: skip
+
+
+def _presets(facts: Mapping[str, LayerFacts], *, any_size: bool) -> Presets:
     """Choose layers: the last with maps, and others by the share of the work before them."""
     grids = {n: f for n, f in facts.items() if len(f.shape) == 3 and min(f.shape[1:]) > 1}
     if not grids:
-        return _Presets("", "", "", (), any_size)
+        return Presets("", "", "", (), any_size)
     ordered = sorted(grids, key=lambda name: grids[name].operations)
     # of those that end at one place, the outermost, which has run last
     places = {grids[name].operations: name for name in ordered}
@@ -310,7 +353,7 @@ def _presets(facts: Mapping[str, LayerFacts], *, any_size: bool) -> _Presets:
         return min(names, key=lambda name: abs(grids[name].operations / whole - share))
 
     style = tuple(dict.fromkeys(at(share) for share in (0.05, 0.2, 0.35, 0.5, 0.7)))
-    return _Presets(names[-1], at(0.65), at(0.4), style, any_size)
+    return Presets(names[-1], at(0.65), at(0.4), style, any_size)
 
 
 def _no_classifier(brought: Brought) -> InvalidParameter:

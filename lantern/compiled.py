@@ -40,7 +40,10 @@ def compiled(
     openvino = _import_openvino()
     if openvino is None:
         return None
-    model = _convert(network, example)
+    try:
+        model = _convert(network, example)
+    except Exception as error:  # OpenVINO's own kinds have nothing else in common
+        raise RuntimeError("OpenVINO does not know all of this network") from error
     model.reshape(list(shape))
     core = openvino.Core()
     capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")

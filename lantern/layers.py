@@ -119,7 +119,7 @@ def _layer(name: str, module: nn.Module, output: Tensor, field: _Field) -> Layer
 
 
 def _after(func: Any, args: Any, kwargs: Any, field: _Field) -> _Field:
-    if func in _GLOBAL:
+    if func in _GLOBAL or field.size == float("inf"):
         return _WHOLE
     if func not in _WINDOWS:
         return field

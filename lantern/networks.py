@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -13,12 +14,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from lantern.brought import Brought, check_weights, record_of
+from lantern.brought import Brought, Presets, check_weights, presets_of, record_of
 from lantern.errors import UnknownName
 from lantern.vision_model import VisionModel
 from lantern.zoo import RECORDS, Record, record, sketch, sketched
 
 BROUGHT_ID = re.compile(r"net_[0-9a-f]{32}")
+# After so long nobody is at work on it any more.
+LEFT_S = 3600.0
 _FACTS, _WEIGHTS = "network.json", "weights.safetensors"
 
 
@@ -31,6 +34,7 @@ class Entry:
     created_at: float
     size: int
     brought: Brought
+    presets: Presets
 
 
 class Networks:
@@ -41,7 +45,7 @@ class Networks:
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        self._folder = folder
+        self.folder = folder
         self._record = functools.lru_cache(maxsize=64)(self._read_record)
         self._sketch = functools.lru_cache(maxsize=8)(lambda name: sketched(self.record(name)))
 
@@ -70,17 +74,22 @@ class Networks:
 
     def entry(self, name: str) -> Entry | None:
         """Return what is known of a network that was brought; None where it is not there."""
-        if self._folder is None or not BROUGHT_ID.fullmatch(name):
+        if self.folder is None or not BROUGHT_ID.fullmatch(name):
             return None
         try:
-            facts = json.loads((self._folder / name / _FACTS).read_text())
+            facts = json.loads((self.folder / name / _FACTS).read_text())
         except FileNotFoundError:
             return None
-        return Entry(**facts | {"brought": Brought.model_validate(facts["brought"])})
+        presets = facts["presets"]
+        known = {
+            "brought": Brought.model_validate(facts["brought"]),
+            "presets": Presets(**presets | {"style": tuple(presets["style"])}),
+        }
+        return Entry(**facts | known)
 
     def every(self, owner: str) -> Iterator[Entry]:
         """Go through the networks that somebody has brought, the oldest first."""
-        names = sorted(path.name for path in self._folder.glob("net_*")) if self._folder else []
+        names = sorted(path.name for path in self.folder.glob("net_*")) if self.folder else []
         found = [entry for name in names if (entry := self.entry(name)) and entry.owner == owner]
         return iter(sorted(found, key=lambda entry: entry.created_at))
 
@@ -91,35 +100,48 @@ class Networks:
             InvalidParameter: the weights are not those of the architecture, or it is no classifier.
             OSError: they cannot be stored.
         """
-        assert self._folder is not None, "networks can be brought where there is a folder for them"
-        check_weights(brought, weights)
-        said = brought.model_dump(mode="json")
-        digest = hashlib.sha256(json.dumps([owner, said], sort_keys=True).encode())
-        digest.update(weights)
-        entry = Entry(f"net_{digest.hexdigest()[:32]}", owner, time.time(), len(weights), brought)
-        known = self.entry(entry.id)
-        if known is None:
-            self._store(entry, weights)
-        return known or entry
+        assert self.folder is not None, "networks can be brought where there is a folder for them"
+        name = identify(owner, brought, weights)
+        if (known := self.entry(name)) is not None:
+            return known
+        presets = presets_of(check_weights(brought, weights))
+        entry = Entry(name, owner, time.time(), len(weights), brought, presets)
+        self._sweep()
+        self._store(entry, weights)
+        return entry
 
     def forget(self, name: str) -> bool:
         """Remove a network that was brought; False where it is not there."""
-        if self._folder is None or self.entry(name) is None:
+        if self.folder is None or self.entry(name) is None:
             return False
-        gone = self._folder / f"gone-{secrets.token_hex(8)}"
-        (self._folder / name).rename(gone)  # at one blow: what is half there is read by nobody
-        shutil.rmtree(gone)
+        gone = self.folder / f"gone-{secrets.token_hex(8)}"
+        try:
+            (self.folder / name).rename(gone)  # at one blow: nobody reads what is half there
+        except FileNotFoundError:  # another was quicker
+            return False
+        shutil.rmtree(gone, ignore_errors=True)
         return True
 
+    def _sweep(self) -> None:
+        """Remove what a process that was killed has left half written or half removed."""
+        assert self.folder is not None
+        for path in [*self.folder.glob("new-*"), *self.folder.glob("gone-*")]:
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > LEFT_S:
+                    shutil.rmtree(path, ignore_errors=True)
+
     def _store(self, entry: Entry, weights: bytes) -> None:
-        assert self._folder is not None
-        passing = self._folder / f"new-{secrets.token_hex(8)}"
+        assert self.folder is not None
+        passing = self.folder / f"new-{secrets.token_hex(8)}"
         passing.mkdir(parents=True)
         try:
             (passing / _WEIGHTS).write_bytes(weights)
-            facts = vars(entry) | {"brought": entry.brought.model_dump(mode="json")}
+            facts = vars(entry) | {
+                "brought": entry.brought.model_dump(mode="json"),
+                "presets": vars(entry.presets),
+            }
             (passing / _FACTS).write_text(json.dumps(facts))
-            passing.rename(self._folder / entry.id)
+            passing.rename(self.folder / entry.id)
         except OSError:
             shutil.rmtree(passing, ignore_errors=True)
             if self.entry(entry.id) is None:  # else another has just brought the same
@@ -127,9 +149,17 @@ class Networks:
 
     def _read_record(self, name: str) -> Record:
         entry = self.entry(name)
-        assert entry is not None
-        assert self._folder is not None
-        return record_of(name, entry.brought, self._folder / name / _WEIGHTS)
+        if entry is None or self.folder is None:
+            raise unknown()
+        return record_of(name, entry.brought, self.folder / name / _WEIGHTS, entry.presets)
+
+
+def identify(owner: str, brought: Brought, weights: bytes) -> str:
+    """Return the id under which a network is kept."""
+    said = brought.model_dump(mode="json")
+    digest = hashlib.sha256(json.dumps([owner, said], sort_keys=True).encode())
+    digest.update(weights)
+    return f"net_{digest.hexdigest()[:32]}"
 
 
 def unknown() -> UnknownName:

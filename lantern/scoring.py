@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -20,9 +19,9 @@ Scorer = Callable[[Tensor], Tensor]
 WORTH = 120
 # Relative difference of the scores up to which two ways are the same.
 EXACT = 1e-5
+# Where a network keeps it: None where it cannot be compiled or gives other numbers.
+KEPT = "scorer"
 log = logging.getLogger("lantern")
-_COMPILED: WeakKeyDictionary[VisionModel, Scorer | None] = WeakKeyDictionary()
-"""What was made for each network; None where it cannot be compiled or gives other numbers."""
 
 
 def compiled_scorer(model: VisionModel, passes: int) -> Scorer | None:
@@ -32,9 +31,10 @@ def compiled_scorer(model: VisionModel, passes: int) -> Scorer | None:
     """
     if passes < WORTH or model.device.type != "cpu":
         return None
-    if model not in _COMPILED:
-        _COMPILED[model] = _made(model)
-    return _COMPILED[model]
+    if KEPT not in model.kept:
+        model.kept[KEPT] = _made(model)
+    score: Scorer | None = model.kept[KEPT]
+    return score
 
 
 def scorer(model: VisionModel, passes: int) -> Scorer:

@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,13 +64,15 @@ class VisionModel:
         self.content_layers = tuple(content_layers)
         self.dream_layer = dream_layer
         self.cam_layer = cam_layer
-        self._any_size = any_size
+        self.any_size = any_size
         self._mean = torch.tensor(mean).view(1, -1, 1, 1)
         self._std = torch.tensor(std).view(1, -1, 1, 1)
         self._modules: dict[str, nn.Module] = {n: m for n, m in network.named_modules() if n}
         self._surveyed: dict[str, LayerFacts] = {}
         self._has_tokens = has_tokens(network)
         self._twins: Twins | None = None
+        # what was made of this network and is to live as long as it does
+        self.kept: dict[str, Any] = {}
 
     @property
     def device(self) -> torch.device:
@@ -109,13 +112,13 @@ class VisionModel:
         twin = copy.copy(self)
         twin.network = network
         twin._modules = {name: module for name, module in network.named_modules() if name}
-        twin._twins = None
+        twin._twins, twin.kept = None, {}
         return twin
 
     def to(self, device: torch.device | str) -> VisionModel:
         """Move network and normalisation to `device`, in place."""
         self.network.to(device)
-        self._twins = None
+        self._twins, self.kept = None, {}
         self._mean, self._std = self._mean.to(device), self._std.to(device)
         return self
 
@@ -163,7 +166,7 @@ class VisionModel:
             InvalidParameter: they have another size than the one the network takes.
         """
         side = self.input_size
-        if not self._any_size and pixels.shape[2:] != (side, side):
+        if not self.any_size and pixels.shape[2:] != (side, side):
             raise InvalidParameter(
                 f"{self.name} takes pictures of {side}x{side} px alone, and this needs others; "
                 "choose another network",

@@ -24,6 +24,8 @@ from lantern.vision_model import VisionModel
 
 CLASSES = Path(__file__).with_name("imagenet_classes.txt")
 DEFAULT_MODEL = "efficientnet-lite0"
+# The licence of what callers bring.
+YOURS = "yours"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 # "norm.1" inside a dense layer is "norm1" since torchvision 0.3
@@ -373,6 +375,10 @@ def fetch(rec: Record) -> Path:
 
 
 def _missing(rec: Record, why: str) -> WeightsMissing:
+    if rec.licence == YOURS:
+        return WeightsMissing(
+            f"the weights of {rec.name} are gone; bring the network again", pointer="/params/model"
+        )
     return WeightsMissing(
         f"the weights of {rec.name} {why}; run `lantern models --fetch {rec.name}` where the "
         f"internet can be reached, or put {rec.weights_path().name} into "

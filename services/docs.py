@@ -36,7 +36,7 @@ def settings_page() -> str:
             name = ast.unparse(line.target)
             default = getattr(Settings(), name)
             shown = Path(default).name + "/" if name == "model_store" else default
-            meaning = ast.literal_eval(text.value)
+            meaning = " ".join(ast.literal_eval(text.value).split())
             rows.append(f"| `LANTERN_{name.upper()}` | {shown} | {meaning} |")
     return "\n".join(rows) + "\n"
 

@@ -170,6 +170,31 @@ class TestRelevance:
         )
         torch.testing.assert_close(found.field.flatten(), by_hand, rtol=1e-9, atol=1e-12)
 
+    def test_a_norm_without_a_mean_is_a_division_by_a_constant(self, pixels: Tensor) -> None:
+        chance = torch.Generator().manual_seed(2)
+        patch = torch.randn(4, 3, 8, 8, generator=chance)
+
+        def forward(x: Tensor) -> Tensor:
+            tokens = F.conv2d(x, patch, stride=8).flatten(2).transpose(1, 2)
+            even = torch.zeros(1, 16, 16).softmax(-1) @ tokens
+            return F.rms_norm(even + tokens, (4,)).mean(1)
+
+        found = flow_back(forward, pixels, first, "attn-lrp")
+        # nothing but linear layers and divisions: the shares add up to the score
+        assert float(found.field.sum()) == pytest.approx(float(found.logits.max()), rel=1e-4)
+
+    @pytest.mark.parametrize("flow", FLOWS)
+    def test_shares_of_other_kinds_are_no_attention(self, flow: Flow, pixels: Tensor) -> None:
+        weight = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(2))
+
+        def forward(x: Tensor) -> Tensor:
+            made = F.conv2d(x, weight, stride=8)
+            shares = made.reshape(-1, 2, 3, 4, 4).softmax(1).reshape(-1, 6, 4, 4)
+            return (made * shares).mean((2, 3))
+
+        with pytest.raises(InvalidParameter, match="no attention"):
+            flow_back(forward, pixels, first, flow)
+
     @pytest.mark.parametrize("flow", FLOWS)
     @pytest.mark.parametrize("make", [tiny_vit, tiny_swin])
     def test_a_pass_under_the_rules_is_the_networks_own(

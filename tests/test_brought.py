@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from lantern.brought import Brought, build, check_weights
 from lantern.errors import InvalidParameter, InvalidParameters, LanternError, UnknownName
 from lantern.image import Image
+from lantern.layers import layers
 from lantern.networks import Networks
 from lantern.run import run, validate
 from lantern.torchvision_import import models
@@ -118,6 +119,18 @@ class TestAnOwnNetwork:
             own = model.network((level - 0.5) / 0.25)
             torch.testing.assert_close(model.logits(level.expand(1, 3, 28, 28)), own)
 
+    @pytest.mark.parametrize("architecture", ["efficientnet_b0", "mobilenet_v3_small"])
+    def test_architectures_of_other_kinds_serve(
+        self, architecture: str, networks: Networks, photo: Image
+    ) -> None:
+        said = brought(architecture=architecture)
+        entry = networks.bring("me", said, weights_of(build(said)))
+        known = Networks(networks.folder).record(entry.id)
+        assert known.cam_layer == networks.record(entry.id).cam_layer
+        assert any(layer.name == known.cam_layer for layer in layers(known))
+        model = Zoo(find=networks.record).load(entry.id)
+        assert run("occlusion", {"image": photo}, {"patch": 32}, model=model).artifacts
+
     @pytest.mark.parametrize("architecture", ["resnet10t", "vit_tiny_patch16_224"])
     def test_architectures_of_timm_serve(
         self, architecture: str, networks: Networks, photo: Image
@@ -181,6 +194,7 @@ class TestWhatIsRefused:
             (with_one("classifier.1.bias", lambda t: t[:2]), "classifier.1.bias is 2 and must"),
             (with_one("classifier.1.bias", lambda t: t * float("nan")), "not finite"),
             (lambda data: safetensors.torch.save({"a": torch.zeros(1)}), "is missing and 4. more"),
+            (lambda data: data.replace(b'"F32"', b'"F4" ', 1), "damaged"),
         ],
     )
     def test_other_weights(
@@ -199,12 +213,27 @@ class TestWhatIsRefused:
             ({"architecture": "raft_large"}, "detectors, segmenters"),
             ({"architecture": "os.system", "library": "timm"}, "architecture"),
             ({"input_size": 8}, "cannot take pictures of 8 px"),
+            ({"architecture": "vit_h_14", "input_size": 224}, "has 2.* MB of weights"),
         ],
     )
     def test_other_architectures(self, said: dict[str, Any], word: str, weights: bytes) -> None:
         with pytest.raises(LanternError, match=word) as caught:
             check_weights(brought(**said), weights)
         assert caught.value.pointer.startswith("/model/")
+
+    def test_more_than_is_given_to_one_picture(self) -> None:
+        pytest.importorskip("timm")
+        large = brought(architecture="vit_tiny_patch16_224", library="timm", input_size=1024)
+        with pytest.raises(InvalidParameter, match=r"4.1e\+03 tokens; at most 1.6e\+03") as caught:
+            check_weights(large, weights_of(build(large)))
+        assert (caught.value.code, caught.value.pointer) == ("too-much-work", "/model/input_size")
+
+    def test_scores_that_are_not_finite(self) -> None:
+        said = brought(architecture="resnet18")
+        network = build(said)
+        network.get_buffer("bn1.running_var").fill_(-1)
+        with pytest.raises(InvalidParameter, match="not finite"):
+            check_weights(said, weights_of(network))
 
     @pytest.mark.parametrize(
         "said",

@@ -71,6 +71,8 @@ CHEAP: dict[str, Any] = {
     "patch": 64,
     "stride": 80,
     "cells": 4,
+    "layers": ["_blocks.2", "_blocks.8"],
+    "most": 8,
     "methods": ["smooth-grad", "grad-cam"],
 }
 

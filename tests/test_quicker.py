@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -14,6 +16,7 @@ from lantern.folding import Twins, pairs
 from lantern.scoring import WORTH, compiled_scorer, scorer
 from lantern.vision_model import VisionModel
 from lantern.zoo import RECORDS, presented
+from tests.transformers import tiny_swin
 
 
 @pytest.fixture
@@ -120,6 +123,23 @@ def test_a_copy_has_twins_of_its_own(model: VisionModel, pixels: Tensor) -> None
 
 
 class TestScores:
+    def test_a_network_that_nobody_needs_goes_with_its_compiled_one(self) -> None:
+        other = tiny_swin()
+        assert compiled_scorer(other, WORTH) is not None
+        kept = weakref.ref(other)
+        del other
+        gc.collect()
+        assert kept() is None
+
+    def test_what_the_compiler_does_not_know_is_one_kind_of_error(self) -> None:
+        class Odd(nn.Module):
+            def forward(self, x: Tensor) -> Tensor:
+                bent: Tensor = torch.special.i1(x)
+                return bent.mean((2, 3))
+
+        with pytest.raises(RuntimeError, match="does not know"):
+            compilation.compiled(Odd(), torch.rand(1, 3, 8, 8), (1, 3, 8, 8), precision="float32")
+
     def test_many_pictures_are_scored_by_a_compiled_network(
         self, model: VisionModel, pixels: Tensor
     ) -> None:

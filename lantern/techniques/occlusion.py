@@ -42,7 +42,7 @@ class OcclusionParams(ExplainParams):
     exact: bool = Field(
         False,
         description="take the network's own arithmetic, at less than half the speed; without it "
-        "scores differ by up to a millionth of the largest",
+        "scores may differ by 1e-5 of the largest",
     )
     layer: str | None = Field(
         None, max_length=200, description="watch a channel of this layer instead of the class"

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
 import flask
 
 from lantern.brought import Brought
 from lantern.errors import InvalidParameter, InvalidParameters, MissingInput
+from lantern.networks import identify
 from lantern.run import validate
 from lantern.zoo import RECORDS
 from services.blobs import StorageFull, is_full
@@ -16,8 +15,9 @@ from services.gateway.context import DECODING, current
 from services.gateway.guard import owner
 from services.gateway.networks import own_networks
 from services.gateway.problems import Problem
-from services.gateway.reading import check_encoding
+from services.gateway.reading import check_encoding, json_object
 
+MOST_SAID = 4 * 1024 * 1024
 routes = flask.Blueprint("bringing", __name__)
 
 
@@ -27,7 +27,9 @@ def bring_network() -> flask.Response:
     settings, networks = current().settings, current().networks
     brought, weights = _given(settings.max_model_bytes)
     current().stores.blobs.require_room()
-    if len(own_networks()) >= settings.max_models:
+    own = {entry.id for entry in own_networks()}
+    is_known = identify(owner(), brought, weights) in own
+    if len(own) >= settings.max_models and not is_known:
         raise Problem(
             429, "too-many-models",
             f"you have brought {settings.max_models} networks; delete one first",
@@ -72,20 +74,16 @@ def _given(limit: int) -> tuple[Brought, bytes]:
     if "boundary" not in request.mimetype_params:
         raise Problem(400, "malformed", "the multipart body has no boundary")
     model, weights = request.files.get("model"), request.files.get("weights")
-    text = model.read().decode("utf-8", "replace") if model else request.form.get("model", "")
+    text = model.read(MOST_SAID + 1) if model else request.form.get("model", "").encode()
     if weights is None or not text:
         raise MissingInput(
             "send the parts model (JSON) and weights (a safetensors file)",
             pointer="/model" if weights else "/weights",
         )
+    if len(text) > MOST_SAID:
+        raise Problem(413, "too-large", f"the part model may have {MOST_SAID} bytes")
     try:
-        said = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise Problem(400, "malformed", "the part model is not valid JSON") from error
-    if not isinstance(said, dict):
-        raise Problem(422, "malformed", "the part model must be an object")
-    try:
-        brought: Brought = validate(Brought, said)
+        brought: Brought = validate(Brought, json_object(text, "the part model"))
     except InvalidParameters as error:
         raise InvalidParameters(map(_in_model, error.problems)) from None
     return brought, weights.read()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from typing import Any
 
 import flask
@@ -19,14 +21,18 @@ from services.gateway.problems import Problem
 routes = flask.Blueprint("catalogue", __name__)
 # Networks whose layers are known, the first known going first.
 MOST_KNOWN = 64
+_LOCK = threading.Lock()
 _LAYERS: dict[str, list[dict[str, Any]]] = {}
 
 
 @routes.get("/v1/models")
 def list_models() -> flask.Response:
     """List the networks, built-in ones and yours, and whether their weights are here."""
-    own = [described(current().networks.record(entry.id), entry) for entry in own_networks()]
-    return flask.jsonify({"models": [*map(described, RECORDS.values()), *own]})
+    models = [*map(described, RECORDS.values())]
+    for entry in own_networks():
+        with contextlib.suppress(UnknownName):  # deleted meanwhile
+            models.append(described(current().networks.record(entry.id), entry))
+    return flask.jsonify({"models": models})
 
 
 @routes.get("/v1/models/<name>")
@@ -118,7 +124,9 @@ def layers_of(rec: Record) -> list[dict[str, Any]]:
     """Return the layers of a network as plain data; what a name stands for never changes."""
     known = _LAYERS.get(rec.name)
     if known is None:
-        if len(_LAYERS) >= MOST_KNOWN:
-            _LAYERS.pop(next(iter(_LAYERS)))
-        known = _LAYERS[rec.name] = [layer.document() for layer in layers(rec)]
+        known = [layer.document() for layer in layers(rec)]
+        with _LOCK:
+            while len(_LAYERS) >= MOST_KNOWN:
+                _LAYERS.pop(next(iter(_LAYERS)))
+            _LAYERS[rec.name] = known
     return known

@@ -175,7 +175,7 @@ def _read_form(technique: Technique) -> Given:
         elif data or part.filename:  # a browser's form sends neither where no file was chosen
             inputs.setdefault(slot, []).append(data)
     if "params" in fields:
-        params = _object(fields.pop("params"), "the params part")
+        params = json_object(fields.pop("params"), "the params part")
         if fields:
             raise Problem(
                 422, "mixed-parameters", "send parameters as fields or as one params part, not both"
@@ -187,7 +187,7 @@ def _read_form(technique: Technique) -> Given:
 
 
 def _read_json(technique: Technique) -> Given:
-    document = _object(whole_body(), "the body")
+    document = json_object(whole_body(), "the body")
     if set(document) - {"inputs", "params", "webhook", *TOP_FIELDS}:
         raise Problem(
             422, "unknown-field",
@@ -213,7 +213,12 @@ def _webhook(given: Any) -> dict[str, Any]:
     return {f"webhook_{name}": value for name, value in given.items()}
 
 
-def _object(text: str | bytes, what: str) -> dict[str, Any]:
+def json_object(text: str | bytes, what: str) -> dict[str, Any]:
+    """Read a JSON object that names no key twice and is not nested deeply.
+
+    Raises:
+        Problem: it is none.
+    """
     try:
         document = json.loads(text, object_pairs_hook=_distinct, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:

@@ -281,7 +281,9 @@ PLACES = [
     *(Case(f"method-{method}", 405, method=method) for method in
       ("PUT", "DELETE", "PATCH", "TRACE", "PROPFIND", CANARY.upper())),
     Case("post-to-list", 405, path="/v1/techniques"),
-    Case("delete-model", 405, path="/v1/models/vgg19", method="DELETE"),
+    Case("delete-built-in-model", 409, "built-in", path="/v1/models/vgg19", method="DELETE"),
+    Case("delete-no-model", 404, "unknown-model", path="/v1/models/net_0", method="DELETE"),
+    Case("bring-a-picture-for-a-model", 415, path="/v1/models"),
     *(Case(f"nowhere-{path}", 404, path=path, method=method) for path, method in (
         ("/v1/techniques/" + CANARY, "POST"), ("/v1/techniques/..%2f..%2fetc%2fpasswd", "POST"),
         ("/v1/techniques/%00", "POST"), ("/v1/techniques/" + "a" * 4000, "POST"),
