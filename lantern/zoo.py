@@ -20,13 +20,12 @@ import torch
 from torch import nn
 
 from lantern.errors import WeightsMissing, one_of
+from lantern.imagenet import IMAGENET_MEAN, IMAGENET_STD, imagenet_labels
 from lantern.vision_model import VisionModel
 
-CLASSES = Path(__file__).with_name("imagenet_classes.txt")
 DEFAULT_MODEL = "efficientnet-lite0"
 # The licence of what callers bring.
 YOURS = "yours"
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 # "norm.1" inside a dense layer is "norm1" since torchvision 0.3
 DOTTED = re.compile(r"\.(norm|conv|relu)\.([12])\.")
@@ -385,13 +384,6 @@ def _missing(rec: Record, why: str) -> WeightsMissing:
         "$TORCH_HOME/hub/checkpoints",
         pointer="/params/model",
     )
-
-
-@functools.cache
-def imagenet_labels() -> tuple[str, ...]:
-    """Return the 1,000 ImageNet class names in order, as torchvision has them."""
-    # from a file of ours: the import of torchvision takes longer than that of all of Lantern
-    return tuple(CLASSES.read_text().splitlines())
 
 
 def _sha256(path: Path) -> str:

@@ -20,9 +20,10 @@ from torch import Tensor, nn
 
 from lantern import zoo
 from lantern.errors import UnknownName, WeightsMissing
+from lantern.imagenet import imagenet_labels
 from lantern.torchvision_import import models
 from lantern.vision_model import VisionModel
-from lantern.zoo import RECORDS, Record, Zoo, fetch, imagenet_labels, load, record, sketch
+from lantern.zoo import RECORDS, Record, Zoo, fetch, load, record, sketch
 
 # As torchvision names them, and as people have them on their disks
 FILES = {
