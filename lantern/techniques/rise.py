@@ -25,7 +25,7 @@ LEAST_PAIRS = 32
 class RiseParams(ExplainParams):
     """How many masks there are, and when they are enough."""
 
-    masks: int = Field(1000, ge=64, le=8000, description="most masks; half of them are opposites")
+    masks: int = Field(800, ge=64, le=8000, description="most masks; half of them are opposites")
     cells: int = Field(8, ge=2, le=32, description="cells of a mask along a side")
     error: float = Field(
         0.03,
