@@ -16,7 +16,7 @@ from lantern.errors import LanternError
 from lantern.progress import Suspended
 
 # Share of a run's time that keeping its state may take.
-MOST_COST = 0.025
+MOST_COST = 0.02
 # How many of the last savings tell what one costs.
 LATEST = 2
 
