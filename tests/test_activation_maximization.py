@@ -81,7 +81,7 @@ def test_classes_survive_a_blur(made: dict[str, Tensor], model: VisionModel) -> 
 @pytest.mark.parametrize("method", ["fourier", "pixels", "yosinski", "maco"])
 def test_every_method_climbs(method: str, model: VisionModel) -> None:
     short, longer = (
-        rows(make(model, objectives=["_blocks.4:3", "class:130"], method=method, steps=n, size=64))
+        rows(make(model, objectives=["_blocks.4:3", "class:130"], method=method, steps=n, size=96))
         for n in (1, 24)
     )
     for before, after in zip(short, longer, strict=True):
