@@ -514,7 +514,10 @@ def test_occlusion_of_the_real_network_equals_captums(model: VisionModel, photo:
         perturbations_per_eval=8,
     )  # fmt: skip
     got = field("occlusion", model, image, target=285, patch=64, stride=48)
-    assert_close(got, wanted[0, 0], 1e-5)
+    # a map is what is left of two scores, so their rounding counts: captum's own maps of another
+    # batch size are as far apart
+    score = model.logits(pixels).softmax(1)[0, 285]
+    assert (got - wanted[0, 0]).abs().max() <= 1e-5 * score
 
 
 # --- The family of Grad-CAM --------------------------------------------------------------------
