@@ -1,4 +1,7 @@
-"""The network as peers want it, and one whose import needs what torchvision lacks beside a CPU."""
+"""The network as peers want it, and pytorch-grad-cam.
+
+Its import needs what torchvision lacks beside a CPU build of torch.
+"""
 
 from __future__ import annotations
 

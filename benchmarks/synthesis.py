@@ -25,10 +25,10 @@ from lantern.vision_model import VisionModel
 
 # Of the usual loops, which say how far there is to go.
 PAINT_STEPS, PAINT_SIZE, CONTENT, TURNS = 60, 256, 0.2, 5
-Renderer = Callable[[VisionModel, int], tuple[float, float]]
-"""Renders a channel; returns the seconds it took, and how far it got."""
 EXCITE_STEPS, EXCITE_SIZE = 32, 128
 OBJECTIVES = tuple(f"_blocks.6:{channel}" for channel in range(16))
+Renderer = Callable[[VisionModel, int], tuple[float, float]]
+"""Renders a channel; returns the seconds it took, and how far it got."""
 
 
 def style(model: VisionModel) -> list[Row]:
@@ -112,7 +112,7 @@ def _ours(judged: Callable[[Tensor], Tensor], goal: float, model: VisionModel) -
 def excitement(model: VisionModel) -> list[Row]:
     """Excite sixteen channels as far as renderers that take them one by one have."""
     peers = {"hooks on every layer": _hooks_on_everything, "torch-lucent": _lucent}
-    return [_excited(model, name, render) for name, render in peers.items()]
+    return [_excited(model, name, renderer) for name, renderer in peers.items()]
 
 
 def _excited(model: VisionModel, name: str, renderer: Renderer) -> Row:

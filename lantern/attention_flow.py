@@ -7,7 +7,7 @@ code of their own: the gradient finds the way from the class to the patches.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,11 +22,10 @@ Flow = Literal["attn-lrp", "rollout"]
 
 _SOFTMAX: set[Any] = {F.softmax, torch.softmax, Tensor.softmax}
 _CONVOLUTION: set[Any] = {torch.conv2d, F.conv2d}
-_PRODUCT: set[Any] = {
-    torch.matmul, torch.bmm, torch.einsum, Tensor.matmul, Tensor.bmm, Tensor.__matmul__,
-    torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__,
-}  # fmt: skip
 _SCALING: set[Any] = {torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__}
+_PRODUCT: set[Any] = {
+    torch.matmul, torch.bmm, torch.einsum, Tensor.matmul, Tensor.bmm, Tensor.__matmul__, *_SCALING
+}  # fmt: skip
 _POINTWISE: set[Any] = {
     F.gelu, F.silu, F.relu, F.relu6, F.hardswish, F.leaky_relu, F.elu, F.softplus, F.mish,
     torch.relu, Tensor.relu, torch.tanh, Tensor.tanh, torch.sigmoid, Tensor.sigmoid,
@@ -136,10 +135,8 @@ class AttentionFlow(TorchFunctionMode):
         out: Tensor = func(input, normalized_shape, weight, bias, eps)
         if self._flow == "rollout":
             return _as_if(out, input)
-        axes = tuple(range(-len(normalized_shape), 0))
-        fixed = (input.detach().var(axes, unbiased=False, keepdim=True) + eps).rsqrt()
-        scale = fixed if weight is None else fixed * weight
-        return _as_if(out, input - input.mean(axes, keepdim=True), scale)
+        centred = input - input.mean(_last(normalized_shape), keepdim=True)
+        return _as_divided(out, centred, normalized_shape, weight, eps)
 
     def _rms_norm(
         self,
@@ -152,10 +149,8 @@ class AttentionFlow(TorchFunctionMode):
         out: Tensor = func(input, normalized_shape, weight, eps)
         if self._flow == "rollout":
             return _as_if(out, input)
-        axes = tuple(range(-len(normalized_shape), 0))
         least = torch.finfo(input.dtype).eps if eps is None else eps
-        fixed = (input.detach().square().mean(axes, keepdim=True) + least).rsqrt()
-        return _as_if(out, input, fixed if weight is None else fixed * weight)
+        return _as_divided(out, input, normalized_shape, weight, least)
 
     def _product(self, func: Any, args: Any, kwargs: Any) -> Any:
         flat = [part for a in args for part in (a if isinstance(a, (tuple, list)) else (a,))]
@@ -284,6 +279,19 @@ def _as_if(out: Tensor, given: Tensor, ratio: Tensor | float = 1.0) -> Tensor:
     if isinstance(ratio, Tensor):
         ratio = ratio.detach()
     return out.detach() + (given - given.detach()) * ratio
+
+
+def _as_divided(
+    out: Tensor, given: Tensor, shape: Sequence[int], weight: Tensor | None, eps: float
+) -> Tensor:
+    """Return `out` as if `given` had been divided by its root mean square as by a constant."""
+    fixed = (given.detach().square().mean(_last(shape), keepdim=True) + eps).rsqrt()
+    return _as_if(out, given, fixed if weight is None else fixed * weight)
+
+
+def _last(shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the last axes, as many as there are in a shape."""
+    return tuple(range(-len(shape), 0))
 
 
 class _HandedOn(torch.autograd.Function):

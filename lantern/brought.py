@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from lantern.errors import InvalidParameter, LanternError, one_of
 from lantern.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from lantern.params import Params
-from lantern.vision_model import VisionModel
 from lantern.work import WHOLE, LayerFacts, survey
 from lantern.zoo import YOURS, Record, presented
 
@@ -203,8 +202,10 @@ def _from_timm(brought: Brought) -> nn.Module:
     return network
 
 
-def check_weights(brought: Brought, data: bytes) -> VisionModel:
+def check_weights(brought: Brought, data: bytes) -> Presets:
     """Check that bytes of safetensors are the weights of a network, and that it answers.
+
+    What is found of it is returned.
 
     Raises:
         InvalidParameter: they are damaged, of another network, or it is no classifier of pictures
@@ -281,8 +282,8 @@ def _check_tensors(wanted: Mapping[str, Tensor], given: Mapping[str, tuple[int, 
         )  # fmt: skip
 
 
-def _checked(brought: Brought, network: nn.Module) -> VisionModel:
-    """Pass pictures; return the network if scores of the classes come of them.
+def _checked(brought: Brought, network: nn.Module) -> Presets:
+    """Pass pictures; return what is found if scores of the classes come of them.
 
     Raises:
         InvalidParameter: they do not, or take more work or memory than is given to one picture.
@@ -303,18 +304,16 @@ def _checked(brought: Brought, network: nn.Module) -> VisionModel:
         any_size = True
     except Exception:  # in the words of whatever layer cannot
         any_size = False
-    record = record_of("", brought, Path(), _presets(facts, any_size=any_size))
-    model = presented(record, network, "")
-    chance = torch.Generator().manual_seed(0)
-    pixels = torch.rand(1, 3, brought.input_size, brought.input_size, generator=chance)
+    presets = _presets(facts, any_size=any_size)
+    model = presented(record_of("", brought, Path(), presets), network, "")
     with torch.inference_mode():
-        is_finite = bool(model.logits(pixels).isfinite().all())
+        is_finite = bool(model.logits(model.noise(1)).isfinite().all())
     if not is_finite:
         raise InvalidParameter(
             "the network's scores of a picture are not finite; check the weights, mean and std",
             pointer="/weights", code="bad-weights",
         )  # fmt: skip
-    return model
+    return presets
 
 
 def _check_work(facts: Mapping[str, LayerFacts]) -> None:
@@ -330,14 +329,6 @@ def _check_work(facts: Mapping[str, LayerFacts]) -> None:
                 "smaller input_size or architecture",
                 pointer="/model/input_size", code="too-much-work",
             )  # fmt: skip
-
-
-def presets_of(model: VisionModel) -> Presets:
-    """Return what was found of a network that was checked."""
-    return Presets(
-        model.cam_layer, model.dream_layer, next(iter(model.content_layers), ""),
-        model.style_layers, model.any_size,
-    )  # fmt: skip
 
 
 def _presets(facts: Mapping[str, LayerFacts], *, any_size: bool) -> Presets:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -38,10 +37,6 @@ class _Cut:
     side: int
 
 
-_CUTS: WeakKeyDictionary[VisionModel, dict[int, _Cut | None]] = WeakKeyDictionary()
-"""What was found for each network, by the largest box."""
-
-
 class LocalChange:
     """Logits of one picture `[1,3,S,S]` changed in boxes of at most `most` px a side.
 
@@ -57,7 +52,8 @@ class LocalChange:
         self._model, self._pixels = model, pixels
         self._whole: dict[str, Tensor] = {}
         most = max(max(bottom - top, right - left) for top, bottom, left, right in boxes)
-        known = _CUTS.setdefault(model, {})
+        # what was found of the network, by the largest box
+        known: dict[int, _Cut | None] = model.kept.setdefault("cuts", {})
         if most not in known:
             known[most] = self._find(most, boxes[len(boxes) // 2])
         self._cut = known[most]

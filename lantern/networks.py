@@ -10,11 +10,10 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from lantern.brought import Brought, Presets, check_weights, presets_of, record_of
+from lantern.brought import Brought, Presets, check_weights, record_of
 from lantern.errors import UnknownName
 from lantern.vision_model import VisionModel
 from lantern.zoo import RECORDS, Record, record, sketch, sketched
@@ -37,6 +36,10 @@ class Entry:
     presets: Presets
 
 
+class TooManyNetworks(Exception):
+    """An owner has brought as many networks as there may be."""
+
+
 class Networks:
     """Networks by name; those brought are folders `<id>/` below `folder`, which processes share.
 
@@ -46,7 +49,6 @@ class Networks:
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder
-        self._record = functools.lru_cache(maxsize=64)(self._read_record)
         self._sketch = functools.lru_cache(maxsize=8)(lambda name: sketched(self.record(name)))
 
     def record(self, name: str) -> Record:
@@ -57,9 +59,16 @@ class Networks:
         """
         if not BROUGHT_ID.fullmatch(name):
             return record(name)
-        if self.entry(name) is None:
+        entry = self.entry(name)
+        if entry is None:
             raise unknown()
-        return self._record(name)
+        return self.record_of(entry)
+
+    def record_of(self, entry: Entry) -> Record:
+        """Return the record of a network that was brought."""
+        assert self.folder is not None
+        weights = self.folder / entry.id / _WEIGHTS
+        return record_of(entry.id, entry.brought, weights, entry.presets)
 
     def sketch(self, name: str) -> VisionModel:
         """Return a network without its weights: its layers, shapes and costs, no values.
@@ -87,16 +96,19 @@ class Networks:
         }
         return Entry(**facts | known)
 
-    def every(self, owner: str) -> Iterator[Entry]:
-        """Go through the networks that somebody has brought, the oldest first."""
+    def every(self, owner: str) -> list[Entry]:
+        """Return the networks that somebody has brought, the oldest first."""
         names = sorted(path.name for path in self.folder.glob("net_*")) if self.folder else []
         found = [entry for name in names if (entry := self.entry(name)) and entry.owner == owner]
-        return iter(sorted(found, key=lambda entry: entry.created_at))
+        return sorted(found, key=lambda entry: entry.created_at)
 
-    def bring(self, owner: str, brought: Brought, weights: bytes) -> Entry:
-        """Check a network and keep it.
+    def bring(
+        self, owner: str, brought: Brought, weights: bytes, *, most: int | None = None
+    ) -> Entry:
+        """Check a network and keep it, unless it is known; an owner has at most so many.
 
         Raises:
+            TooManyNetworks: the owner has as many.
             InvalidParameter: the weights are not those of the architecture, or it is no classifier.
             OSError: they cannot be stored.
         """
@@ -104,7 +116,9 @@ class Networks:
         name = identify(owner, brought, weights)
         if (known := self.entry(name)) is not None:
             return known
-        presets = presets_of(check_weights(brought, weights))
+        if most is not None and len(self.every(owner)) >= most:
+            raise TooManyNetworks
+        presets = check_weights(brought, weights)
         entry = Entry(name, owner, time.time(), len(weights), brought, presets)
         self._sweep()
         self._store(entry, weights)
@@ -146,12 +160,6 @@ class Networks:
             shutil.rmtree(passing, ignore_errors=True)
             if self.entry(entry.id) is None:  # else another has just brought the same
                 raise
-
-    def _read_record(self, name: str) -> Record:
-        entry = self.entry(name)
-        if entry is None or self.folder is None:
-            raise unknown()
-        return record_of(name, entry.brought, self.folder / name / _WEIGHTS, entry.presets)
 
 
 def identify(owner: str, brought: Brought, weights: bytes) -> str:

@@ -19,8 +19,6 @@ Scorer = Callable[[Tensor], Tensor]
 WORTH = 120
 # Relative difference of the scores up to which two ways are the same.
 EXACT = 1e-5
-# Where a network keeps it: None where it cannot be compiled or gives other numbers.
-KEPT = "scorer"
 log = logging.getLogger("lantern")
 
 
@@ -31,9 +29,9 @@ def compiled_scorer(model: VisionModel, passes: int) -> Scorer | None:
     """
     if passes < WORTH or model.device.type != "cpu":
         return None
-    if KEPT not in model.kept:
-        model.kept[KEPT] = _made(model)
-    score: Scorer | None = model.kept[KEPT]
+    if "scorer" not in model.kept:  # None where it cannot be compiled or gives other numbers
+        model.kept["scorer"] = _made(model)
+    score: Scorer | None = model.kept["scorer"]
     return score
 
 
@@ -43,8 +41,7 @@ def scorer(model: VisionModel, passes: int) -> Scorer:
 
 
 def _made(model: VisionModel) -> Scorer | None:
-    chance = torch.Generator().manual_seed(0)
-    pixels = torch.rand(2, 3, model.input_size, model.input_size, generator=chance)
+    pixels = model.noise(2)
     example = model.prepared(pixels)
     try:
         with warnings.catch_warnings():

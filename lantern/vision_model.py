@@ -70,7 +70,6 @@ class VisionModel:
         self._modules: dict[str, nn.Module] = {n: m for n, m in network.named_modules() if n}
         self._surveyed: dict[str, LayerFacts] = {}
         self._has_tokens = has_tokens(network)
-        self._twins: Twins | None = None
         # what was made of this network and is to live as long as it does
         self.kept: dict[str, Any] = {}
 
@@ -100,25 +99,29 @@ class VisionModel:
         units that are nearly zero: a single gradient by the pixels may differ by a hundredth of its
         largest value, what is optimised does not. See docs/decisions/0016.
         """
-        if self._twins is None:
-            # of noise, for which no unit is dead
-            chance = torch.Generator().manual_seed(0)
-            seen = torch.rand(1, 3, self.input_size, self.input_size, generator=chance)
-            self._twins = Twins(self.network, self.prepared(seen.to(self.device)))
-        return self._around(self._twins.twin(layers))
+        if "twins" not in self.kept:
+            self.kept["twins"] = Twins(self.network, self.prepared(self.noise(1)))
+        twins: Twins = self.kept["twins"]
+        return self._around(twins.twin(layers))
+
+    def noise(self, count: int) -> Tensor:
+        """Return always the same pixels `[N,3,S,S]`, for which no unit is dead."""
+        chance = torch.Generator().manual_seed(0)
+        drawn = torch.rand(count, 3, self.input_size, self.input_size, generator=chance)
+        return drawn.to(self.device)
 
     def _around(self, network: nn.Module) -> VisionModel:
         """Return this with another network in it."""
         twin = copy.copy(self)
         twin.network = network
         twin._modules = {name: module for name, module in network.named_modules() if name}
-        twin._twins, twin.kept = None, {}
+        twin.kept = {}
         return twin
 
     def to(self, device: torch.device | str) -> VisionModel:
         """Move network and normalisation to `device`, in place."""
         self.network.to(device)
-        self._twins, self.kept = None, {}
+        self.kept = {}
         self._mean, self._std = self._mean.to(device), self._std.to(device)
         return self
 

@@ -36,10 +36,8 @@ def attentions(model: VisionModel) -> Iterator[list[Tensor]]:
     seen: list[Tensor] = []
 
     def ask_again(module: Any, inputs: Any, kwargs: Any, output: Any) -> None:
-        if not seen or seen[-1] is not None:
-            handle = hooks.pop(id(module))
-            handle.remove()
-            seen.append(module(*inputs[:3], need_weights=True)[1])
+        hooks.pop(id(module)).remove()
+        seen.append(module(*inputs[:3], need_weights=True)[1])
 
     hooks = {
         id(module): module.register_forward_hook(ask_again, with_kwargs=True)

@@ -6,16 +6,16 @@ import flask
 
 from lantern.brought import Brought
 from lantern.errors import InvalidParameter, InvalidParameters, MissingInput
-from lantern.networks import identify
+from lantern.networks import TooManyNetworks
 from lantern.run import validate
 from lantern.zoo import RECORDS
 from services.blobs import StorageFull, is_full
 from services.gateway.catalogue import described
 from services.gateway.context import DECODING, current
 from services.gateway.guard import owner
-from services.gateway.networks import own_networks
+from services.gateway.networks import own_network
 from services.gateway.problems import Problem
-from services.gateway.reading import check_encoding, json_object
+from services.gateway.reading import check_boundary, check_encoding, json_object
 
 MOST_SAID = 4 * 1024 * 1024
 routes = flask.Blueprint("bringing", __name__)
@@ -27,21 +27,19 @@ def bring_network() -> flask.Response:
     settings, networks = current().settings, current().networks
     brought, weights = _given(settings.max_model_bytes)
     current().stores.blobs.require_room()
-    own = {entry.id for entry in own_networks()}
-    is_known = identify(owner(), brought, weights) in own
-    if len(own) >= settings.max_models and not is_known:
+    try:
+        with DECODING:
+            entry = networks.bring(owner(), brought, weights, most=settings.max_models)
+    except TooManyNetworks as error:
         raise Problem(
             429, "too-many-models",
             f"you have brought {settings.max_models} networks; delete one first",
-        )  # fmt: skip
-    try:
-        with DECODING:
-            entry = networks.bring(owner(), brought, weights)
+        ) from error  # fmt: skip
     except OSError as error:
         if is_full(error):
             raise StorageFull from error
         raise
-    response = flask.jsonify(described(networks.record(entry.id), entry))
+    response = flask.jsonify(described(networks.record_of(entry), entry))
     response.status_code = 201
     response.headers["Location"] = f"/v1/models/{entry.id}"
     return response
@@ -52,7 +50,7 @@ def forget_network(name: str) -> flask.Response:
     """Forget a network of yours; jobs that still need it fail."""
     if name in RECORDS:
         raise Problem(409, "built-in", "a built-in network stays; only your own can be deleted")
-    if not any(entry.id == name for entry in own_networks()) or not current().networks.forget(name):
+    if own_network(name) is None or not current().networks.forget(name):
         raise Problem(404, "unknown-model", "you have brought no such network")
     return flask.Response(status=204)
 
@@ -71,8 +69,7 @@ def _given(limit: int) -> tuple[Brought, bytes]:
             415, "unsupported-media-type",
             "send multipart/form-data with the parts model (JSON) and weights (safetensors)",
         )  # fmt: skip
-    if "boundary" not in request.mimetype_params:
-        raise Problem(400, "malformed", "the multipart body has no boundary")
+    check_boundary()
     model, weights = request.files.get("model"), request.files.get("weights")
     text = model.read(MOST_SAID + 1) if model else request.form.get("model", "").encode()
     if weights is None or not text:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from typing import Any
 
@@ -15,7 +14,8 @@ from lantern.networks import Entry
 from lantern.zoo import RECORDS, Record
 from services.gateway.context import current
 from services.gateway.documents import moment
-from services.gateway.networks import find_network, own_networks
+from services.gateway.guard import owner
+from services.gateway.networks import find_network
 from services.gateway.problems import Problem
 
 routes = flask.Blueprint("catalogue", __name__)
@@ -28,11 +28,9 @@ _LAYERS: dict[str, list[dict[str, Any]]] = {}
 @routes.get("/v1/models")
 def list_models() -> flask.Response:
     """List the networks, built-in ones and yours, and whether their weights are here."""
-    models = [*map(described, RECORDS.values())]
-    for entry in own_networks():
-        with contextlib.suppress(UnknownName):  # deleted meanwhile
-            models.append(described(current().networks.record(entry.id), entry))
-    return flask.jsonify({"models": models})
+    networks = current().networks
+    own = [described(networks.record_of(entry), entry) for entry in networks.every(owner())]
+    return flask.jsonify({"models": [*map(described, RECORDS.values()), *own]})
 
 
 @routes.get("/v1/models/<name>")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lantern.networks import BROUGHT_ID, Entry, unknown
-from lantern.zoo import Record
+from lantern.zoo import Record, record
 from services.gateway.context import current
 from services.gateway.guard import owner
 
@@ -14,13 +14,15 @@ def find_network(name: str) -> Record:
     Raises:
         UnknownName: there is none.
     """
-    if BROUGHT_ID.fullmatch(name):
-        entry = current().networks.entry(name)
-        if entry is None or entry.owner != owner():
-            raise unknown()
-    return current().networks.record(name)
+    if not BROUGHT_ID.fullmatch(name):
+        return record(name)
+    entry = own_network(name)
+    if entry is None:
+        raise unknown()
+    return current().networks.record_of(entry)
 
 
-def own_networks() -> list[Entry]:
-    """Return the networks the caller has brought, the oldest first."""
-    return list(current().networks.every(owner()))
+def own_network(name: str) -> Entry | None:
+    """Return a network the caller has brought; None where they have brought none of that id."""
+    entry = current().networks.entry(name)
+    return entry if entry is not None and entry.owner == owner() else None

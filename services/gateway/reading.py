@@ -162,10 +162,19 @@ def _read_raw(technique: Technique) -> Given:
     return Given(of_body(technique, body), _single(flask.request.args), text=True)
 
 
+def check_boundary() -> None:
+    """Make sure that a form says what parts its body.
+
+    Raises:
+        Problem: it does not.
+    """
+    if "boundary" not in flask.request.mimetype_params:
+        raise Problem(400, "malformed", "the multipart body has no boundary")
+
+
 def _read_form(technique: Technique) -> Given:
     request = flask.request
-    if "boundary" not in request.mimetype_params:
-        raise Problem(400, "malformed", "the multipart body has no boundary")
+    check_boundary()
     inputs: dict[str, list[bytes]] = {}
     fields = _single(request.form)
     for slot, part in request.files.items(multi=True):

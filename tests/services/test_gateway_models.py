@@ -63,9 +63,7 @@ def test_a_network_is_described_and_listed(http: FlaskClient, weights: bytes) ->
     assert brought(http, weights) == made, "brought twice it is the same"
 
 
-def test_jobs_take_it(
-    http: FlaskClient, weights: bytes, settings: Settings, make_http: Callable[..., FlaskClient]
-) -> None:
+def test_jobs_take_it(http: FlaskClient, weights: bytes, settings: Settings) -> None:
     name = brought(http, weights)["name"]
     document = queue(http, query_string={"model": name, "layer": "features.5"})
     assert document["estimate"]["gigaflop"] > 0
