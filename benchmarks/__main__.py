@@ -1,29 +1,43 @@
-"""Run every benchmark and print one table."""
+"""Run benchmarks, all unless some are named, and print one table: `python -m benchmarks service`."""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterable
 
 from benchmarks import attribution, durability, service, synthesis
 from benchmarks.measure import Row
 from lantern.zoo import Zoo
 
+PARTS = ("attribution", "synthesis", "service", "durability")
+
 
 def main() -> None:
     """Measure and print."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="part", help=f"of {', '.join(PARTS)}")
+    parts = parser.parse_args().parts or PARTS
+    if unknown := set(parts).difference(PARTS):
+        parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     print(service.settings_facts())
     model = Zoo(downloads=False).load()
-    _show(attribution.grad_cam(model))
-    _show(attribution.gradients(model))
-    _show(attribution.perturbations(model))
-    _show(synthesis.style(model))
-    _show(synthesis.excitement(model))
+    if "attribution" in parts:
+        _show(attribution.grad_cam(model))
+        _show(attribution.gradients(model))
+        _show(attribution.perturbations(model))
+    if "synthesis" in parts:
+        _show(synthesis.style(model))
+        _show(synthesis.excitement(model))
+    if not {"service", "durability"}.intersection(parts):
+        return
     with service.running_stack() as (url, run_dir):
-        _show(service.overhead(url))
-        _show(service.fast_style(url))
-        _show(service.grad_cam_service(url, model))
-        _show(durability.checkpoints(model, run_dir))
-        _show(durability.streams(url))
+        if "service" in parts:
+            _show(service.overhead(url))
+            _show(service.fast_style(url))
+            _show(service.grad_cam_service(url, model))
+        if "durability" in parts:
+            _show(durability.checkpoints(model, run_dir))
+            _show(durability.streams(url))
 
 
 def _show(rows: Iterable[Row]) -> None:

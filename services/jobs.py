@@ -14,6 +14,7 @@ import redis
 from redis.commands.core import Script
 
 from services.record import HEAD_START_MS, LANES, Job, JobOptions, Lane, Status, new_id, parse
+from services.together import Together
 
 Word = Literal["ok", "lost", "late", "cancel", "pause", "release"]
 Position = tuple[int, str]
@@ -102,6 +103,7 @@ class Jobs:
         self._scripts = scripts(client)
         self._lease_ms = int(limits.lease_s * 1000)
         self._ttl_s = limits.ttl_s
+        self._readings = Together[list[Event]]()
 
     # --- What callers do
 
@@ -287,7 +289,16 @@ class Jobs:
     # --- Events
 
     def events(self, job_id: str, after: str, wait_s: float) -> list[Event]:
-        """Return the events behind position `after`, waiting up to `wait_s` for the first."""
+        """Return the events behind position `after`, waiting up to `wait_s` for the first.
+
+        Threads that wait at the same position read once: ninety streams of a job take the time of
+        one.
+        """
+        return self._readings.ask(
+            (job_id, after, wait_s), lambda: self._events(job_id, after, wait_s)
+        )
+
+    def _events(self, job_id: str, after: str, wait_s: float) -> list[Event]:
         stream = JOB + job_id + ":events"
         block = max(1, int(wait_s * 1000))
         found = cast(Any, self._redis.xread({stream: after}, count=100, block=block))

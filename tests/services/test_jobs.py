@@ -1642,6 +1642,16 @@ class TestFollowing:
                 jobs.finish(claimed, "succeeded")
         assert seen == ["status", "status", "pause", "done"]
 
+    def test_those_who_wait_for_the_same_read_once(self, jobs: Jobs, client: redis.Redis) -> None:
+        job = create(jobs)
+        (begun,) = jobs.events(job.id, "0", 0.001)
+        client.config_resetstat()
+        with ThreadPoolExecutor(8) as pool:
+            waits = [pool.submit(jobs.events, job.id, begun.id, 0.5) for _ in range(8)]
+            assert [waited.result(5) for waited in waits] == [[]] * 8
+        commands = cast(dict[str, dict[str, int]], client.info("commandstats"))
+        assert 1 <= commands["cmdstat_xread"]["calls"] <= 2
+
 
 class TestDelete:
     def test_nothing_of_it_is_left(self, jobs: Jobs, client: redis.Redis) -> None:
