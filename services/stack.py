@@ -136,7 +136,7 @@ class Stack:
         config = data / "redis.conf"
         config.touch(mode=0o600)
         config.write_text(REDIS_CONF.format(port=port, password=password, data=data, memory=memory))
-        self._add(name, [redis_server(), str(config)], {})
+        self._add(name, [redis_server(), str(config)], REDIS_MEMORY)
         url = f"redis://:{password}@127.0.0.1:{port}/0"
         self._await(name, lambda: bool(redis.Redis.from_url(url).ping()), seconds=15)
         return url
@@ -222,6 +222,9 @@ class Stack:
         path.write_text(json.dumps({"url": self.url, "children": entries}, indent=2))
 
 
+# glibc keeps in its heap what it was given for a value and freed again, in ever smaller pieces;
+# pages of their own go back to the system.
+REDIS_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
 REDIS_CONF = """\
 bind 127.0.0.1
 port {port}
