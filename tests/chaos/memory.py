@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from statistics import mean
 from typing import Any
 
 import psutil
@@ -22,26 +23,32 @@ MB = 1e6
 
 @dataclass(frozen=True)
 class Sample:
-    """What one process had at a time, in bytes; of a Redis, without the data it holds."""
+    """What one process had at a time, in bytes, and how much of that is data it is to hold."""
 
     at: float
     role: str
     pid: int
     size: int
+    data: int
 
 
 @dataclass(frozen=True)
 class Growth:
-    """What the largest process of a role had once it was warm, and in the end, in bytes."""
+    """What the largest process of a role had once it was warm, and in the end, in bytes.
+
+    `warm_data` and `last_data` are what of it were the contents of a Redis.
+    """
 
     role: str
     warm: float
     last: float
+    warm_data: float = 0.0
+    last_data: float = 0.0
 
     @property
     def ratio(self) -> float:
-        """Growth as a share."""
-        return self.last / self.warm - 1
+        """Growth beyond that of the data, as a share of what the process had."""
+        return (self.last - self.last_data - self.warm + self.warm_data) / self.warm
 
 
 class Scales:
@@ -63,16 +70,22 @@ class Scales:
     def growth(self, warm: tuple[float, float], last: tuple[float, float]) -> list[Growth]:
         """Compare each role in two spans of time; a role that is not in both is left out."""
         before, after = self._largest(*warm), self._largest(*last)
-        return [Growth(role, before[role], after[role]) for role in before if role in after]
+        return [
+            Growth(role, before[role][0], after[role][0], before[role][1], after[role][1])
+            for role in before
+            if role in after
+        ]
 
-    def _largest(self, since: float, until: float) -> dict[str, float]:
-        sizes = defaultdict[tuple[str, int], list[int]](list)
+    def _largest(self, since: float, until: float) -> dict[str, tuple[float, float]]:
+        """Return the mean size of each role's largest process, and of its data."""
+        weighed = defaultdict[tuple[str, int], list[Sample]](list)
         for sample in self.samples:
             if since <= sample.at <= until:
-                sizes[sample.role, sample.pid].append(sample.size)
-        largest = defaultdict[str, float](float)
-        for (role, _), values in sizes.items():
-            largest[role] = max(largest[role], sum(values) / len(values))
+                weighed[sample.role, sample.pid].append(sample)
+        largest = dict[str, tuple[float, float]]()
+        for (role, _), found in weighed.items():
+            means = (mean(one.size for one in found), mean(one.data for one in found))
+            largest[role] = max(largest.get(role, (0.0, 0.0)), means)
         return largest
 
     def _weigh_until_over(self) -> None:
@@ -84,8 +97,8 @@ class Scales:
     def _weigh(self, role: str, process: psutil.Process) -> None:
         with suppress(psutil.Error, redis.RedisError, OSError):
             if time.time() - process.create_time() >= WARM_AFTER_S:
-                size = process.memory_full_info().uss - self._data(role)
-                self.samples.append(Sample(time.time(), role, process.pid, size))
+                size = process.memory_full_info().uss
+                self.samples.append(Sample(time.time(), role, process.pid, size, self._data(role)))
 
     def _data(self, role: str) -> int:
         store = {"Redis of records": "redis", "Redis of blobs": "blobs"}.get(role)

@@ -44,8 +44,8 @@ class Story:
     def lost_by(self, at: float) -> float | None:
         """Return the seconds of work that a blow cost; None where the job did not have to resume.
 
-        The time since the last step that was told, and the steps done anew at the pace they had.
-        As steps are told every half second, the first one done anew may be half a second earlier.
+        The time since the step it went on from was done for the first time, or since the run began
+        where that had not told of that step.
         """
         back = self._resumption(at)
         if back is None:
@@ -55,8 +55,9 @@ class Story:
         after = [e for e in self._progress() if e.at >= back.at]
         if not before:
             return at - begun
-        again = before[-1].data["done"] - after[0].data["done"] + 1 if after else 0
-        return at - before[-1].at + max(0, again) * _pace(begun, before)
+        if not after:  # it had been told of its last step
+            return at - before[-1].at
+        return at - _when(_went_on_from(back, after), begun, before)
 
     def _resumption(self, at: float) -> Told | None:
         later = (e for e in self.events if e.at > at)
@@ -86,9 +87,23 @@ def _story(client: redis.Redis, job_id: str) -> Story:
     )
 
 
-def _pace(begun: float, steps: list[Told]) -> float:
-    """Return the seconds a step took."""
-    first, last = steps[0], steps[-1]
-    if last.data["done"] > first.data["done"]:
-        return (last.at - first.at) / float(last.data["done"] - first.data["done"])
-    return (last.at - begun) / max(1.0, float(last.data["done"]))
+def _went_on_from(back: Told, after: list[Told]) -> float:
+    """Return the step a run went on from: steps are told every half second, not each of them."""
+    first = after[0]
+    pace = 0.0
+    if len(after) > 1:
+        pace = (after[1].data["done"] - first.data["done"]) / (after[1].at - first.at)
+    untold = max(1.0, pace * (first.at - back.at))
+    return float(max(0.0, first.data["done"] - untold))
+
+
+def _when(step: float, begun: float, told: list[Told]) -> float:
+    """Return when a step was done; the beginning where that was before the first that was told."""
+    if step < told[0].data["done"]:
+        return begun
+    later = next((n for n, e in enumerate(told) if e.data["done"] > step), None)
+    if later is None:
+        return told[-1].at
+    one, other = told[later - 1], told[later]
+    share = (step - one.data["done"]) / (other.data["done"] - one.data["done"])
+    return float(one.at + share * (other.at - one.at))
