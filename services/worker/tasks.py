@@ -32,6 +32,11 @@ if TYPE_CHECKING:
 
 # A shorter run says little of a long one.
 LEAST_TO_LEARN_S = 0.5
+# What the processes of a lane run before their first job.
+WARM_UP: dict[Lane, tuple[str, dict[str, Any]]] = {
+    "jobs": ("deep-dream", {"steps": 1, "octaves": 1, "size": 64}),
+    "fast": ("grad-cam", {}),
+}
 log = get_task_logger(__name__)
 
 
@@ -69,13 +74,14 @@ def tidy() -> None:
 def _get_ready(**_: object) -> None:
     """Do before the first job comes what takes long the first time; then give way to others."""
     mine = desk()
-    if queue_of("jobs") in app.amqp.queues.consume_from:
-        warm_up(mine)
+    for lane, (technique, params) in WARM_UP.items():
+        if queue_of(lane) in app.amqp.queues.consume_from:
+            warm_up(mine, technique, params)
     os.nice(read().niceness)
 
 
-def warm_up(at: Desk) -> None:
-    """Dream a step: the network is loaded, and torch imports what its optimizers need.
+def warm_up(at: Desk, technique: str, params: dict[str, Any]) -> None:
+    """Run a small call: the network is loaded, and torch imports what its optimizers need.
 
     So a job that is claimed gets on at once, and what a killed worker had done is work, not this.
     """
@@ -87,8 +93,7 @@ def warm_up(at: Desk) -> None:
 
     grey = Image(torch.full((3, 64, 64), 0.5))
     with contextlib.suppress(LanternError):  # without the weights there are other networks
-        call = Call("deep-dream", {}, {"steps": 1, "octaves": 1, "size": 64})
-        at.studio.run(call, {"image": grey})
+        at.studio.run(Call(technique, {}, params), {"image": grey})
 
 
 def work(at: Desk, claim: Claim, lane: Lane) -> None:
