@@ -84,10 +84,10 @@ class Client:
 
 def tour(client: Client, out: Path) -> None:
     """Stylise, explain and repaint; leave every picture in `out`."""
-    photos = samples.photographs()
+    photos = samples.pictures()
     _stylise(client, photos["coffee"], out)
     _explain(client, photos["cat"], out)
-    _repaint(client, photos["coffee"], photos["retina"], out)
+    _repaint(client, photos["coffee"], photos["tissue"], out)
 
 
 def _stylise(client: Client, photo: Path, out: Path) -> None:
