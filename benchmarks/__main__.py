@@ -1,4 +1,4 @@
-"""Run benchmarks, all unless some are named, and print one table: `python -m benchmarks service`."""
+"""Run benchmarks and print one table: all, or those named (`python -m benchmarks service`)."""
 
 from __future__ import annotations
 

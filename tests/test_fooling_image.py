@@ -97,13 +97,11 @@ def known_class(model: VisionModel, image: Image) -> int:
     return int(best.indices)
 
 
-@pytest.mark.parametrize(("epsilon", "least"), [(2.0, 9), (4.0, 10)])
-def test_a_few_levels_are_enough_for_a_class_far_away(
-    model: VisionModel, known: list[Image], epsilon: float, least: int
-) -> None:
+def test_two_levels_are_enough_for_a_class_far_away(model: VisionModel, known: list[Image]) -> None:
+    epsilon = 2.0
     targets = [(known_class(model, image) + 500) % 1000 for image in known]
     result = fool(model, known, targets=targets, epsilon=epsilon, steps=20, confidence=0)
-    assert check_fooled(model, result, targets) >= least
+    assert check_fooled(model, result, targets) >= 9
     for change, row in zip(changes(model, known, result), rows(result), strict=True):
         assert change.abs().max() <= epsilon + 1e-3
         assert row["linf"] == round(change.abs().max().item())

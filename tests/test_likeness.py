@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -132,24 +133,35 @@ def coffee() -> Image:
 PAINTED = {"size": 400, "style_scale": 0.5, "scales": 1, "steps": 4}
 
 
-def painted(model: VisionModel, coffee: Image, side: int) -> Tensor:
+class Painted(NamedTuple):
+    """What came of a painting in tiles of a side, and the most that was kept for its gradient."""
+
+    picture: Tensor
+    most: int
+
+
+@pytest.fixture(scope="module")
+def painted(model: VisionModel, coffee: Image) -> dict[int, Painted]:
+    """The same painting as a whole and in tiles of 256 px."""
     images = {"image": coffee, "style": Image(coffee.pixels.flip(0))}
-    result = run("style-transfer", images, PAINTED | {"tile_size": side}, model=model)
-    return torch.from_numpy(result.principal.arrays()["picture"])
+    made = {}
+    for side in (256, 512):
+        with watched() as alive:
+            result = run("style-transfer", images, PAINTED | {"tile_size": side}, model=model)
+        picture = torch.from_numpy(result.principal.arrays()["picture"])
+        made[side] = Painted(picture, alive.most)
+    return made
 
 
-def test_a_painting_in_tiles_is_that_of_the_whole(model: VisionModel, coffee: Image) -> None:
-    whole, tiled = (painted(model, coffee, side) for side in (512, 256))
+def test_a_painting_in_tiles_is_that_of_the_whole(
+    painted: dict[int, Painted], coffee: Image
+) -> None:
+    whole, tiled = painted[512].picture, painted[256].picture
     start = coffee.fit(400).pixels
     assert not torch.equal(whole, tiled)
     alike = F.cosine_similarity((tiled - start).flatten(), (whole - start).flatten(), 0)
     assert alike > 0.97
 
 
-def test_tiles_bound_what_is_kept_for_the_gradient(model: VisionModel, coffee: Image) -> None:
-    most = []
-    for side in (256, 512):
-        with watched() as alive:
-            painted(model, coffee, side)
-        most.append(alive.most)
-    assert most[0] < 0.7 * most[1]
+def test_tiles_bound_what_is_kept_for_the_gradient(painted: dict[int, Painted]) -> None:
+    assert painted[256].most < 0.7 * painted[512].most

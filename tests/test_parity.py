@@ -440,13 +440,13 @@ def test_points_are_doubled_until_the_shares_add_up(model: VisionModel, photo: I
     given = {"target": 285, "steps": 4, "evidence": 0}
     facts = [
         run("integrated-gradients", {"image": image}, given | {"gap": gap}, model=model).facts
-        for gap in (1.0, 0.05)
+        for gap in (1.0, 0.15)
     ]
     rough, fine = (entry["completeness"] for entry in facts)
     assert rough["steps"] == 4
     assert fine["steps"] > 4
-    assert fine["gap"] <= 0.05 < rough["gap"]
-    assert fine["sum"] == pytest.approx(fine["change"], rel=0.051)
+    assert fine["gap"] <= 0.15 < rough["gap"]
+    assert fine["sum"] == pytest.approx(fine["change"], rel=0.151)
 
 
 def test_smooth_grad_of_the_same_noise_equals_captums() -> None:
