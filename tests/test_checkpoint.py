@@ -58,6 +58,14 @@ CASES: list[tuple[str, tuple[str, ...], dict[str, Any]]] = [
         {"steps": 12, "size": 72, "optimizer": "l-bfgs", "init": "noise"},
     ),
     ("deep-dream", ("image",), {"steps": 4, "octaves": 3, "octave_scale": 1.1, "size": 72}),
+    *(
+        (
+            "activation-maximization",
+            (),
+            {"objectives": ["class:3"], "method": method, "steps": 12, "size": 64},
+        )
+        for method in ("fourier", "pixels", "yosinski", "maco")
+    ),
 ]
 
 

@@ -44,9 +44,25 @@ def test_a_run_that_told_nothing_is_lost_as_a_whole() -> None:
     assert told.lost_by(13) == 11
 
 
-def test_beginning_anew_loses_the_whole_run() -> None:
+def test_beginning_anew_loses_every_step() -> None:
     told = story(*FIRST, status(20, "running"), steps((20.5, 1), (21, 2)))
+    # a step took two seconds, so that the first began as the run did
     assert told.lost_by(13) == 11
+
+
+def test_what_came_before_the_first_step_is_no_work() -> None:
+    slow = (status(0, "queued"), status(2, "running"), steps((8, 10), (8.5, 20)))
+    told = story(*slow, status(20, "running"), steps((20.5, 3), (21, 6)))
+    assert told.lost_by(9) == pytest.approx(9 - 7.5)
+
+
+def test_a_run_that_was_hit_before_it_told_anything_does_not_count() -> None:
+    told = story(
+        *FIRST, status(16, "running"), status(18, "queued"), status(20, "running"),
+        steps((20.5, 40), (21, 45)),
+    )  # fmt: skip
+    assert told.lost_by(13) == pytest.approx(13 - 11.1)
+    assert told.resumed_after(13) == 3
 
 
 def test_what_was_over_lost_nothing() -> None:

@@ -44,8 +44,7 @@ class Story:
     def lost_by(self, at: float) -> float | None:
         """Return the seconds of work that a blow cost; None where the job did not have to resume.
 
-        The time since the step it went on from was done for the first time, or since the run began
-        where that had not told of that step.
+        The time since the step it went on from was done, at most since the run began.
         """
         back = self._resumption(at)
         if back is None:
@@ -57,7 +56,9 @@ class Story:
             return at - begun
         if not after:  # it had been told of its last step
             return at - before[-1].at
-        return at - _when(_went_on_from(back, after), begun, before)
+        # the run that went on may have been another, of which nothing was told, before this one
+        again = max(e.at for e in self.events if e.at <= after[0].at and e.says("running"))
+        return at - max(begun, _when(_went_on_from(again, after), before))
 
     def _resumption(self, at: float) -> Told | None:
         later = (e for e in self.events if e.at > at)
@@ -87,23 +88,29 @@ def _story(client: redis.Redis, job_id: str) -> Story:
     )
 
 
-def _went_on_from(back: Told, after: list[Told]) -> float:
+def _went_on_from(began: float, told: list[Told]) -> float:
     """Return the step a run went on from: steps are told every half second, not each of them."""
-    first = after[0]
-    pace = 0.0
-    if len(after) > 1:
-        pace = (after[1].data["done"] - first.data["done"]) / (after[1].at - first.at)
-    untold = max(1.0, pace * (first.at - back.at))
-    return float(max(0.0, first.data["done"] - untold))
+    untold = max(1.0, _pace(told) * (told[0].at - began))
+    return float(max(0.0, told[0].data["done"] - untold))
 
 
-def _when(step: float, begun: float, told: list[Told]) -> float:
-    """Return when a step was done; the beginning where that was before the first that was told."""
-    if step < told[0].data["done"]:
-        return begun
+def _when(step: float, told: list[Told]) -> float:
+    """Return when a step was done, one before the first that was told at the pace of those."""
+    first = told[0]
+    if step < first.data["done"]:
+        pace = _pace(told)
+        return first.at - (first.data["done"] - step) / pace if pace else float("-inf")
     later = next((n for n, e in enumerate(told) if e.data["done"] > step), None)
     if later is None:
         return told[-1].at
     one, other = told[later - 1], told[later]
     share = (step - one.data["done"]) / (other.data["done"] - one.data["done"])
     return float(one.at + share * (other.at - one.at))
+
+
+def _pace(told: list[Told]) -> float:
+    """Return the steps a second at the beginning of a run; 0 where too little was told."""
+    if len(told) < 2:
+        return 0.0
+    one, other = told[:2]
+    return float((other.data["done"] - one.data["done"]) / (other.at - one.at))
