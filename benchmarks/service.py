@@ -88,7 +88,7 @@ def fast_style(url: str) -> list[Row]:
     headers = {"Content-Type": "image/jpeg", "Accept": "image/jpeg", "Cache-Control": "no-cache"}
     pixels = photo.pixels[None]
     classic = StyleNetwork(CLASSIC).eval()
-    network = StyleLibrary(Settings().styles_path).painter("starry-night")
+    network = StyleLibrary(Settings().styles_path).painter({"starry-night": 1.0})
     eager = engine_for(StyleNetwork(CLASSIC))
     times_ms: dict[str, list[float]] = {}
 
@@ -107,7 +107,7 @@ def fast_style(url: str) -> list[Row]:
         {
             "classic, eager float32": bare,
             f"classic, {eager.name}": lambda: eager.forward(pixels),
-            f"ours, {network.engine.name}, network alone": lambda: network.engine.forward(pixels),
+            f"ours, {network.whole.name}, network alone": lambda: network.whole.forward(pixels),
             "ours, whole service": service,
         },
         rounds=9,

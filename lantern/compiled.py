@@ -13,26 +13,26 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Compiled:
-    """A compiled network: `forward` maps `[N,C,H,W]` to its output, both float32.
+    """A compiled network: `forward` maps its inputs to its output, all float32.
 
     `precision` is what it computes in.
     """
 
     precision: str
-    forward: Callable[[Tensor], Tensor]
+    forward: Callable[..., Tensor]
 
 
 def compiled(
     network: nn.Module,
-    example: Tensor,
-    shape: Sequence[int],
+    examples: Sequence[Tensor],
+    shapes: Sequence[Sequence[int]],
     *,
     precision: Literal["float32", "fastest"],
 ) -> Compiled | None:
     """Compile for OpenVINO's CPU plug-in with torch's number of threads; None without OpenVINO.
 
-    `shape` is that of the input, -1 where it may be anything. `fastest` is bfloat16 on processors
-    that compute in it (elsewhere it is emulated at a loss).
+    `shapes` are those of the inputs, -1 where they may be anything. `fastest` is bfloat16 on
+    processors that compute in it (elsewhere it is emulated at a loss).
 
     Raises:
         RuntimeError: the network has something that OpenVINO does not know.
@@ -41,10 +41,15 @@ def compiled(
     if openvino is None:
         return None
     try:
-        model = _convert(network, example)
+        model = _convert(network, examples)
     except Exception as error:  # OpenVINO's own kinds have nothing else in common
         raise RuntimeError("OpenVINO does not know all of this network") from error
-    model.reshape(list(shape))
+    model.reshape(
+        {
+            given: openvino.PartialShape(list(shape))
+            for given, shape in zip(model.inputs, shapes, strict=True)
+        }
+    )
     core = openvino.Core()
     capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     bfloat16 = precision == "fastest" and "BF16" in capabilities
@@ -63,8 +68,8 @@ def compiled(
     )
     request = made.create_infer_request()
 
-    def forward(pixels: Tensor) -> Tensor:
-        outputs = request.infer([pixels.contiguous().numpy()], share_inputs=True)
+    def forward(*given: Tensor) -> Tensor:
+        outputs = request.infer([x.contiguous().numpy() for x in given], share_inputs=True)
         return torch.from_numpy(next(iter(outputs.values())))
 
     return Compiled("bfloat16" if bfloat16 else "float32", forward)
@@ -81,11 +86,11 @@ def _import_openvino() -> Any:
     return openvino
 
 
-def _convert(network: nn.Module, example: Tensor) -> Any:
+def _convert(network: nn.Module, examples: Sequence[Tensor]) -> Any:
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
     with torch.inference_mode():
-        decoder = TorchScriptPythonDecoder(network, example_input=(example,))
+        decoder = TorchScriptPythonDecoder(network, example_input=tuple(examples))
     frontend = FrontEndManager().load_by_framework("pytorch")
     return frontend.convert(frontend.load(decoder))

@@ -48,7 +48,7 @@ def _made(model: VisionModel) -> Scorer | None:
             # it traces the network, in a way that torch would like to retire
             warnings.simplefilter("ignore")
             made = compiled(
-                model.network, example[:1], (-1, *example.shape[1:]), precision="float32"
+                model.network, [example[:1]], [(-1, *example.shape[1:])], precision="float32"
             )
     except RuntimeError as error:
         log.info("%s is not compiled: %s", model.name, type(error).__name__)

@@ -138,7 +138,9 @@ class TestScores:
                 return bent.mean((2, 3))
 
         with pytest.raises(RuntimeError, match="does not know"):
-            compilation.compiled(Odd(), torch.rand(1, 3, 8, 8), (1, 3, 8, 8), precision="float32")
+            compilation.compiled(
+                Odd(), [torch.rand(1, 3, 8, 8)], [(1, 3, 8, 8)], precision="float32"
+            )
 
     def test_many_pictures_are_scored_by_a_compiled_network(
         self, model: VisionModel, pixels: Tensor

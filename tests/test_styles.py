@@ -19,16 +19,16 @@ from lantern.image import Image
 from lantern.optimize.objectives import gram, style_loss
 from lantern.progress import Cancelled, Step, silent
 from lantern.run import run
-from lantern.styles.engine import Engine, engine_for, openvino_engine, torch_engine
-from lantern.styles.library import (
+from lantern.styles.engine import Engine, Hands, engine_for, openvino_engine, torch_engine
+from lantern.styles.library import SHARED, Style, StyleLibrary, read_network, write_network
+from lantern.styles.network import (
+    CLASSIC,
+    Architecture,
     DamagedStyle,
-    Painter,
-    Style,
-    StyleLibrary,
-    read_network,
-    write_network,
+    StyleNetwork,
+    pad_to_multiple,
 )
-from lantern.styles.network import CLASSIC, Architecture, StyleNetwork, pad_to_multiple
+from lantern.styles.painting import Painter
 from lantern.styles.train import Photographs, TrainedStyle, TrainStyleParams, train_style
 from lantern.vision_model import VisionModel
 
@@ -43,8 +43,8 @@ def network(architecture: Architecture = SMALL) -> StyleNetwork:
         return StyleNetwork(architecture).eval().requires_grad_(False)
 
 
-def in_float32(made: StyleNetwork) -> Engine:
-    return torch_engine(made, torch.float32)
+def in_float32(made: StyleNetwork, hands: Hands = "own") -> Engine:
+    return torch_engine(made, torch.float32, hands)
 
 
 def levels(pixels: torch.Tensor) -> torch.Tensor:
@@ -108,7 +108,7 @@ def test_padding_reaches_the_next_multiple_and_mirrors(height: int, width: int) 
 
 
 def test_openvino_paints_what_torch_paints(styles: StyleLibrary, photo: Image) -> None:
-    made = read_network(FOLDER / styles.style("starry-night").file)
+    made = read_network(FOLDER / "starry-night.safetensors")
     engine = openvino_engine(made)
     assert engine is not None
     assert engine.name in ("openvino-float32", "openvino-bfloat16")
@@ -188,7 +188,7 @@ def test_reading_leaves_the_global_random_state_alone(tmp_path: Path) -> None:
 def test_an_added_style_is_found_again(library: StyleLibrary, picture: Image) -> None:
     again = StyleLibrary(library.folder)
     assert again.styles() == {
-        "dots": Style("dots", "Dots", "per-style", "dots.safetensors", "dots.jpg", {"seed": 2})
+        "dots": Style("dots", "Dots", "dots.jpg", {"seed": 2}, file="dots.safetensors")
     }
     thumbnail = Image.decode((library.folder / again.style("dots").thumbnail).read_bytes())
     assert (thumbnail.height, thumbnail.width) == (picture.height, picture.width)
@@ -204,7 +204,7 @@ def test_an_empty_folder_has_no_styles(tmp_path: Path) -> None:
 
 
 def test_an_unknown_style_is_answered_with_the_known_ones(library: StyleLibrary) -> None:
-    for find in (library.style, library.painter):
+    for find in (library.style, lambda name: library.painter({name: 1.0})):
         with pytest.raises(
             UnknownName, match=r"did you mean dots\? the styles are: dots"
         ) as caught:
@@ -245,18 +245,22 @@ def test_damaged_and_foreign_files_are_refused(library: StyleLibrary) -> None:
         with pytest.raises(
             DamagedStyle, match=r"dots\.safetensors is missing or damaged"
         ) as caught:
-            library.painter("dots")
+            library.painter({"dots": 1.0})
         assert caught.value.pointer == "/params/style", what
     path.unlink()
     with pytest.raises(DamagedStyle):
-        library.painter("dots")
+        library.painter({"dots": 1.0})
     # and once it is there again, it works
     write_network(network(), path)
-    assert library.painter("dots").style == "dots"
+    assert library.painter({"dots": 1.0}).hand is None
 
 
-def test_a_painter_is_made_once(library: StyleLibrary) -> None:
-    assert library.painter("dots") is library.painter("dots")
+def test_engines_are_made_once(library: StyleLibrary) -> None:
+    def painter() -> Painter:
+        return library.painter({"dots": 1.0})
+
+    assert painter().whole is painter().whole
+    assert painter().tiles() is painter().tiles()
 
 
 @pytest.mark.parametrize(("height", "width"), [(16, 16), (17, 23), (31, 18), (64, 8), (5, 40)])
@@ -264,7 +268,7 @@ def test_a_picture_is_painted_at_its_own_size(
     library: StyleLibrary, height: int, width: int
 ) -> None:
     pixels, alpha = torch.rand(3, height, width), torch.rand(height, width)
-    painted = library.painter("dots").paint(Image(pixels, alpha=alpha, notes=("kept",)))
+    painted = library.painter({"dots": 1.0}).paint(Image(pixels, alpha=alpha, notes=("kept",)))
     assert painted.pixels.shape == pixels.shape
     assert painted.alpha is alpha
     assert painted.notes == ("kept",)
@@ -273,16 +277,15 @@ def test_a_picture_is_painted_at_its_own_size(
 
 @pytest.mark.parametrize(("height", "width"), [(65, 67), (127, 85)])
 def test_openvino_paints_odd_sizes(height: int, width: int, styles: StyleLibrary) -> None:
-    painted = styles.painter("starry-night").paint(Image(torch.rand(3, height, width)))
+    painted = styles.painter({"starry-night": 1.0}).paint(Image(torch.rand(3, height, width)))
     assert painted.pixels.shape == (3, height, width)
 
 
 def test_padding_changes_nothing_far_from_the_edge() -> None:
-    def same(pixels: torch.Tensor) -> torch.Tensor:
-        return pixels
-
+    same = Engine("same", lambda pixels, hand: pixels)
     image = Image(torch.rand(3, 21, 30))
-    assert torch.equal(Painter("same", Engine("same", same)).paint(image).pixels, image.pixels)
+    painter = Painter(network(), same, lambda: same)
+    assert torch.equal(painter.paint(image).pixels, image.pixels)
 
 
 # --- The technique -----------------------------------------------------------------------------
@@ -314,10 +317,9 @@ def test_large_photographs_are_shrunk_to_the_size_asked_for(library: StyleLibrar
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_shipped_style_is_whole(name: str, styles: StyleLibrary, photo: Image) -> None:
     style = styles.style(name)
-    path = FOLDER / style.file
-    assert path.stat().st_size <= 4 * 2**20
-    made = read_network(path)
-    painted = made(pad_to_multiple(photo.pixels[None]))
+    if style.file:
+        assert (FOLDER / style.file).stat().st_size <= 4 * 2**20
+    painted = styles.painter({name: 1.0}).paint(photo).pixels
     assert torch.isfinite(painted).all()
     assert painted.std() > 0.05
     thumbnail = Image.decode((FOLDER / style.thumbnail).read_bytes())
@@ -328,7 +330,8 @@ def test_every_shipped_style_is_whole(name: str, styles: StyleLibrary, photo: Im
 
 def test_every_file_of_the_store_belongs_to_a_style(styles: StyleLibrary) -> None:
     kept = {path.name for path in FOLDER.iterdir()} - {"styles.json"}
-    assert kept == {f for s in styles.styles().values() for f in (s.file, s.thumbnail)}
+    named = {f for s in styles.styles().values() for f in (s.file, s.thumbnail) if f}
+    assert kept - {SHARED} == named
 
 
 # --- Training ----------------------------------------------------------------------------------

@@ -5,51 +5,49 @@ from __future__ import annotations
 import dataclasses
 import json
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
-from lantern.errors import LanternError, one_of
+from lantern.errors import InvalidParameter, one_of
 from lantern.image import Image
-from lantern.styles.engine import Engine, engine_for
-from lantern.styles.network import Architecture, StyleNetwork, pad_to_multiple
+from lantern.styles.engine import Engine, Hands, engine_for
+from lantern.styles.network import Architecture, DamagedStyle, StyleNetwork, made
+from lantern.styles.painting import Painter
+from lantern.styles.prediction import painting_pixels, signature
+from lantern.styles.shared import Shared, read_shared, write_shared
+from lantern.vision_model import VisionModel
 
-
-class DamagedStyle(LanternError):
-    """A style's weights file is missing or does not fit its record."""
-
-    code = "damaged-style"
+Kind = Literal["per-style", "many-style"]
+SHARED = "shared.safetensors"
+POINTER = "/params/style"
 
 
 @dataclass(frozen=True)
 class Style:
-    """What is known of a trained style; `facts` say how it was made."""
+    """What is known of a trained style; `facts` say how it was made.
+
+    Its own network is in `file` where there is one. What `blends` is also a hand of the network
+    that all such styles share.
+    """
 
     name: str
     title: str
-    kind: str
-    file: str
     thumbnail: str
     facts: Mapping[str, Any]
+    file: str | None = None
+    blends: bool = False
 
-
-@dataclass(frozen=True)
-class Painter:
-    """A style network ready to paint."""
-
-    style: str
-    engine: Engine
-
-    def paint(self, image: Image) -> Image:
-        """Paint a picture at its own size."""
-        padded = pad_to_multiple(image.pixels[None])
-        painted = self.engine.forward(padded)[0, :, : image.height, : image.width]
-        return dataclasses.replace(image, pixels=painted)
+    @property
+    def kind(self) -> Kind:
+        """Whether it has a network to itself."""
+        return "per-style" if self.file else "many-style"
 
 
 class StyleLibrary:
@@ -60,11 +58,14 @@ class StyleLibrary:
         folder: Path,
         *,
         device: str = "cpu",
-        engine: Callable[[StyleNetwork], Engine] = engine_for,
+        engine: Callable[[StyleNetwork, Hands], Engine] = engine_for,
+        looker: Callable[[], VisionModel] | None = None,
     ) -> None:
-        self.folder, self._device, self._engine = folder, device, engine
-        self._painters: dict[str, Painter] = {}
-        self._lock = threading.Lock()
+        self.folder, self._device, self._engine, self._looker = folder, device, engine, looker
+        self._networks: dict[str, StyleNetwork] = {}
+        self._engines: dict[tuple[str, Hands], Engine] = {}
+        self._shared: Shared | None = None
+        self._lock = threading.RLock()
 
     def styles(self) -> dict[str, Style]:
         """Return every style by name, as the facts file says now."""
@@ -80,21 +81,63 @@ class StyleLibrary:
         """
         styles = self.styles()
         if name not in styles:
-            raise one_of("style", name, styles, pointer="/params/style")
+            raise one_of("style", name, styles, pointer=POINTER)
         return styles[name]
 
-    def painter(self, name: str) -> Painter:
-        """Return the style's network, ready to paint.
+    def painter(self, mix: Mapping[str, float]) -> Painter:
+        """Return what paints in a style, or in several by their weights.
 
         Raises:
-            UnknownName: there is no style of that name.
+            UnknownName: there is no style of a name.
+            InvalidParameter: a style that has only a network of its own is to be mixed.
             DamagedStyle: its weights do not fit.
         """
+        styles = [self.style(name) for name in mix]
+        if len(styles) == 1 and styles[0].file:
+            return self._own_painter(styles[0].file)
+        for style in styles:
+            if not style.blends:
+                mixable = ", ".join(s.name for s in self.styles().values() if s.blends) or "none"
+                raise InvalidParameter(
+                    f"{style.name} has a network of its own and cannot be mixed; "
+                    f"those that can: {mixable}",
+                    pointer=POINTER,
+                )
+        return self.painter_of(self.shared().mixed(mix))
+
+    def hand_of(self, painting: Image) -> Tensor:
+        """Return the hand `[D]` of a painting that nothing was trained on, in one pass.
+
+        Raises:
+            DamagedStyle: there is no shared network, or its file is damaged.
+        """
+        assert self._looker is not None
+        pixels = painting_pixels(painting)
+        with torch.inference_mode():
+            return self.shared().predicted(signature(self._looker(), pixels))
+
+    def painter_of(self, hand: Tensor) -> Painter:
+        """Return what paints in a hand `[D]` of the shared network.
+
+        Raises:
+            DamagedStyle: there is no shared network, or its file is damaged.
+        """
+        network = self.shared().network
+        whole = self._engine_of(SHARED, network, "given")
+        return Painter(
+            network, whole, lambda: self._engine_of(SHARED, network, "measured"), hand[None]
+        )
+
+    def shared(self) -> Shared:
+        """Return the network that many styles share.
+
+        Raises:
+            DamagedStyle: there is none, or its file is damaged.
+        """
         with self._lock:
-            if name not in self._painters:
-                network = read_network(self.folder / self.style(name).file).to(self._device)
-                self._painters[name] = Painter(name, self._engine(network))
-            return self._painters[name]
+            if self._shared is None:
+                self._shared = read_shared(self.folder / SHARED)
+            return self._shared
 
     def add(
         self,
@@ -107,15 +150,44 @@ class StyleLibrary:
     ) -> Style:
         """Write a network, its thumbnail and its facts into the folder."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        style = Style(name, title, "per-style", f"{name}.safetensors", f"{name}.jpg", facts)
+        known = self.styles().get(name)
+        style = Style(
+            name, title, f"{name}.jpg", facts, f"{name}.safetensors",
+            blends=known is not None and known.blends,
+        )  # fmt: skip
+        assert style.file is not None
         write_network(network, self.folder / style.file)
-        (self.folder / style.thumbnail).write_bytes(thumbnail.encode("image/jpeg"))
-        entries = {s.name: s for s in self.styles().values()} | {name: style}
+        self._note([(style, thumbnail)])
+        return style
+
+    def share(self, shared: Shared, styles: Sequence[tuple[Style, Image]]) -> None:
+        """Write a shared network, and its styles with their thumbnails, into the folder."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_shared(shared, self.folder / SHARED)
+        self._note(styles)
+
+    def _own_painter(self, file: str) -> Painter:
+        with self._lock:
+            if file not in self._networks:
+                self._networks[file] = read_network(self.folder / file).to(self._device)
+            network = self._networks[file]
+        whole = self._engine_of(file, network, "own")
+        return Painter(network, whole, lambda: self._engine_of(file, network, "measured"))
+
+    def _engine_of(self, file: str, network: StyleNetwork, hands: Hands) -> Engine:
+        with self._lock:
+            if (file, hands) not in self._engines:
+                self._engines[file, hands] = self._engine(network, hands)
+            return self._engines[file, hands]
+
+    def _note(self, styles: Sequence[tuple[Style, Image]]) -> None:
+        for style, thumbnail in styles:
+            (self.folder / style.thumbnail).write_bytes(thumbnail.encode("image/jpeg"))
+        entries = self.styles() | {style.name: style for style, _ in styles}
         text = json.dumps({n: _entry(s) for n, s in sorted(entries.items())}, indent=2)
         temporary = self.folder / "styles.json.new"
         temporary.write_text(text + "\n")
         temporary.replace(self.folder / "styles.json")
-        return style
 
 
 def write_network(network: StyleNetwork, path: Path) -> None:
@@ -136,8 +208,7 @@ def read_network(path: Path) -> StyleNetwork:
         with safe_open(path, framework="pt") as file:
             architecture = Architecture(**json.loads((file.metadata() or {})["architecture"]))
             weights = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-            network = StyleNetwork(architecture)
+        network = made(architecture)
         network.load_state_dict(weights)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise DamagedStyle(

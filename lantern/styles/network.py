@@ -8,6 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lantern.errors import LanternError
+
+
+class DamagedStyle(LanternError):
+    """A style's weights file is missing or does not fit its record."""
+
+    code = "damaged-style"
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -28,8 +36,44 @@ class Architecture:
 CLASSIC = Architecture(width=32, ends=9, blocks=5, folded=False)
 
 
+def made(architecture: Architecture) -> StyleNetwork:
+    """Make a network of random weights and leave torch's own generator as it was."""
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        return StyleNetwork(architecture)
+
+
+class Norm(nn.InstanceNorm2d):
+    """Instance normalisation; scales and shifts may be given for each picture, `[N,2C]`.
+
+    Source: Dumoulin et al. 2017, section 2.2, "conditional instance normalization".
+    """
+
+    given: Tensor | None = None
+    normalises = True
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise each channel of each picture; scale and shift it."""
+        if self.given is None:
+            return super().forward(input)
+        scale, shift = self.given[:, :, None, None].chunk(2, dim=1)
+        if self.normalises:
+            input = F.instance_norm(input, eps=self.eps)
+        return input * scale + shift
+
+    def measured(self, x: Tensor) -> Tensor:
+        """Return the scale and shift `[1,2C]` that do what this does to `[N,C,H,W]` as one."""
+        spread, mean = torch.var_mean(x, (0, 2, 3), correction=0)
+        hand = torch.cat([self.weight, self.bias])[None] if self.given is None else self.given[:1]
+        scale, shift = hand.chunk(2, dim=1)
+        scale = scale * (spread + self.eps).rsqrt()
+        return torch.cat([scale, shift - mean * scale], 1)
+
+
 class StyleNetwork(nn.Module):
     """Pixels `[N,3,H,W]` in 0..1 to painted pixels of the same shape; H and W multiples of 4.
+
+    All scales and shifts of its normalisations are its *hand*: one network paints in as many hands
+    as it is given.
 
     Source: Johnson et al. 2016, supplementary table 1, with the instance normalisation of Ulyanov
     et al. 2016, nearest-neighbour upsampling in place of strided transposed convolutions, and a
@@ -50,9 +94,64 @@ class StyleNetwork(nn.Module):
             *_last(w, ends, folded=architecture.folded),
         )
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Paint a batch of photographs."""
-        return torch.sigmoid(self.decoder(self.residuals(self.encoder(pixels * 2 - 1))))
+    def forward(
+        self, pixels: Tensor, hands: Tensor | None = None, *, measured: bool = False
+    ) -> Tensor:
+        """Paint a batch of photographs, with the network's own hand or with `hands` `[N,D]`.
+
+        Hands that are `measured` hold the statistics of a picture already: nothing is normalised.
+        """
+        norms = self.norms()
+        pieces = (None,) * len(norms) if hands is None else torch.split(hands, self._sizes(), dim=1)
+        for norm, piece in zip(norms, pieces, strict=True):
+            norm.given, norm.normalises = piece, not measured
+        try:
+            return torch.sigmoid(self.decoder(self.residuals(self.encoder(pixels * 2 - 1))))
+        finally:
+            for norm in norms:
+                norm.given, norm.normalises = None, True
+
+    @torch.inference_mode()
+    def measure(self, parts: Tensor, hand: Tensor | None = None) -> Tensor:
+        """Return the hand `[1,D]`, measured, of a picture of which there are parts `[N,3,H,W]`."""
+        found: list[Tensor] = []
+
+        def replace(norm: Norm, given: tuple[Tensor], out: Tensor) -> Tensor:
+            found.append(norm.measured(given[0]))
+            scale, shift = found[-1][:, :, None, None].chunk(2, dim=1)
+            return given[0] * scale + shift
+
+        hooks = [norm.register_forward_hook(replace) for norm in self.norms()]
+        try:
+            self(parts, None if hand is None else hand.expand(len(parts), -1))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return torch.cat(found, 1)
+
+    @property
+    def hand_size(self) -> int:
+        """How many numbers a hand has: `D`."""
+        return sum(self._sizes())
+
+    def hand(self) -> Tensor:
+        """Return its own hand `[D]`: of each normalisation the scales, then the shifts."""
+        return torch.cat([part for norm in self.norms() for part in (norm.weight, norm.bias)])
+
+    @torch.no_grad()
+    def take(self, hand: Tensor) -> None:
+        """Make a hand `[D]` the network's own."""
+        for norm, piece in zip(self.norms(), torch.split(hand, self._sizes()), strict=True):
+            scale, shift = piece.chunk(2)
+            norm.weight.copy_(scale)
+            norm.bias.copy_(shift)
+
+    def norms(self) -> list[Norm]:
+        """Return the normalisations, first to last."""
+        return [module for module in self.modules() if isinstance(module, Norm)]
+
+    def _sizes(self) -> list[int]:
+        return [2 * norm.num_features for norm in self.norms()]
 
 
 def _first(w: int, ends: int, *, folded: bool) -> tuple[nn.Module, ...]:
@@ -83,6 +182,19 @@ def _agree_within_blocks(convolution: nn.Conv2d) -> None:
             convolution.bias.copy_(convolution.bias[::4].repeat_interleave(4, 0))
 
 
+class Measured(nn.Module):
+    """A style network that normalises nothing: its hands hold a picture's statistics already."""
+
+    def __init__(self, network: StyleNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, pixels: Tensor, hands: Tensor) -> Tensor:
+        """Paint parts of the picture that was measured."""
+        out: Tensor = self.network(pixels, hands, measured=True)
+        return out
+
+
 class Residual(nn.Module):
     """Two 3x3 convolutions with a shortcut; the sum is not rectified."""
 
@@ -104,7 +216,7 @@ def _convolution(
     layers: list[nn.Module] = [
         nn.ReflectionPad2d(kernel // 2),
         nn.Conv2d(inputs, outputs, kernel, stride),
-        nn.InstanceNorm2d(outputs, affine=True),
+        Norm(outputs, affine=True),
     ]
     return nn.Sequential(*layers, *([nn.ReLU()] if relu else []))
 

@@ -15,25 +15,19 @@ from torch import Tensor
 from lantern.errors import MissingInput
 from lantern.image import Image
 from lantern.optimize.ascend import Trace, ascend
-from lantern.optimize.objectives import content_loss, gram, style_loss
-from lantern.optimize.regularize import total_variation
-from lantern.params import Params
 from lantern.progress import Progress
+from lantern.styles.loss import PaintingLoss, PaintingLossParams
 from lantern.styles.network import Architecture, StyleNetwork
 from lantern.vision_model import VisionModel
 
 
-class TrainStyleParams(Params):
+class TrainStyleParams(PaintingLossParams):
     """How to train a style network."""
 
     steps: int = Field(1200, ge=1, le=200_000, description="training steps")
     batch: int = Field(4, ge=1, le=64, description="photographs per step")
     crop: int = Field(256, ge=64, le=1024, multiple_of=4, description="side of a training crop, px")
     style_size: int = Field(300, ge=64, le=1024, description="short side of the painting, px")
-    content_weight: float = Field(
-        0.15, ge=0, le=100, description="how much of the photograph is kept, against style = 1"
-    )
-    tv_weight: float = Field(0.3, ge=0, le=100, description="weight of the smoothness of pixels")
     learning_rate: float = Field(2e-3, gt=0, le=1, description="Adam's highest rate")
     width: int = Field(16, ge=4, le=64, description="half the channels at half resolution")
     blocks: int = Field(4, ge=1, le=16, description="residual blocks")
@@ -85,35 +79,20 @@ def train_style(
 
     `held_out` is a photograph it does not train on, painted for each preview.
 
-    Source: Johnson et al. 2016, section 3, with relative losses in place of weighed ones.
+    Source: Johnson et al. 2016, section 3.
     """
     network = _network(Architecture(params.width, blocks=params.blocks), generator)
     training = Photographs(photos, params.crop)
-    style, content = loss_model.style_layers, loss_model.content_layers
     terms: dict[str, float] = {}
 
-    with loss_model.capture([*style, *content]) as features:
-        with torch.inference_mode():
-            seen = features(painting.cover(params.style_size).pixels[None])
-        targets = {name: gram(seen[name]).clone() for name in style}
+    with PaintingLoss.by(loss_model) as judge:
+        hand = judge.hand(painting.cover(params.style_size).pixels[None])
 
         def loss(step: int) -> Tensor:
             batch = training.batch(params.batch, generator)
-            with torch.no_grad():
-                wanted = features(batch)
-            painted = network(batch)
-            got = features(painted)
-            losses = {
-                "style": style_loss(got, targets).mean(),
-                "content": content_loss(got, {n: wanted[n] for n in content}).mean(),
-                "tv": total_variation(painted).mean(),
-            }
-            terms.update({name: value.item() for name, value in losses.items()})
-            return (
-                losses["style"]
-                + params.content_weight * losses["content"]
-                + params.tv_weight * losses["tv"]
-            )
+            losses = judge(network(batch), batch, hand)
+            terms.update(style=losses.style.mean().item(), content=losses.content.mean().item())
+            return losses.total(params)
 
         trace = ascend(
             loss,
@@ -127,12 +106,12 @@ def train_style(
     return TrainedStyle(network.eval(), trace, terms["style"], terms["content"])
 
 
-def paint_preview(network: StyleNetwork, photo: Image) -> Image:
-    """Paint a photograph with the network as it is now, 256 px on its short side."""
+def paint_preview(network: StyleNetwork, photo: Image, hand: Tensor | None = None) -> Image:
+    """Paint a photograph as the network, or a hand `[D]`, is now, 256 px on its short side."""
     small = photo.cover(256)
     pixels = small.crop(0, 0, small.height // 4 * 4, small.width // 4 * 4).pixels
     with torch.inference_mode():
-        return Image(network(pixels[None])[0])
+        return Image(network(pixels[None], None if hand is None else hand[None])[0])
 
 
 def _network(architecture: Architecture, generator: torch.Generator) -> StyleNetwork:

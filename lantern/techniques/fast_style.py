@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Annotated
 
-import torch
 from pydantic import Field
 
 from lantern.artifact import Outcome, Picture
 from lantern.image import Image
-from lantern.params import Params
 from lantern.registry import technique
 from lantern.styles.library import StyleLibrary
+from lantern.styles.mix import read_mix
+from lantern.styles.painting import PaintingParams, painted
 
 
-class FastStyleParams(Params):
+class FastStyleParams(PaintingParams):
     """Which painting's hand, how strong, how large."""
 
     style: str = Field(
-        "starry-night", max_length=64, description="name of a trained style, see the list of styles"
-    )
-    strength: float = Field(1.0, ge=0, le=1, description="1 is fully painted, 0 the photograph")
-    size: int = Field(
-        1024,
-        ge=64,
-        le=2048,
-        description="longest side of the result; larger pictures are shrunk",
-        json_schema_extra={"unit": "px"},
+        "starry-night",
+        min_length=1,
+        max_length=400,
+        description=(
+            "name of a trained style, see the list of styles; several with weights are mixed, as "
+            "in starry-night:0.6,great-wave:0.4"
+        ),
     )
 
 
@@ -36,19 +33,21 @@ class FastStyleParams(Params):
     title="Fast style transfer",
     family="stylization",
     runs="interactive",
-    source="Johnson et al. 2016, arXiv:1603.08155",
+    source=(
+        "Johnson et al. 2016, arXiv:1603.08155; mixed styles: Dumoulin et al. 2017, A Learned "
+        "Representation for Artistic Style, arXiv:1610.07629"
+    ),
     outputs={"picture": "the painted photograph"},
 )
 def fast_style(
     styles: StyleLibrary,
     image: Annotated[Image, "photograph to paint"],
+    mask: Annotated[Image | None, "where to paint: white is painted, black stays"],
     params: FastStyleParams,
 ) -> Outcome:
     """Paint a photograph in the hand of a painting, in one pass of a trained network."""
-    painter = styles.painter(params.style)
-    photo = image.fit(params.size)
-    painted = painter.paint(photo)
-    if params.strength < 1:
-        blended = torch.lerp(photo.pixels, painted.pixels, params.strength)
-        painted = dataclasses.replace(painted, pixels=blended)
-    return Outcome((Picture("picture", painted),), {"engine": painter.engine.name})
+    mix = read_mix(params.style)
+    painter = styles.painter(mix)
+    picture = Picture("picture", painted(painter, image, params, mask))
+    facts = {"engine": painter.whole.name, "styles": {n: round(w, 4) for n, w in mix.items()}}
+    return Outcome((picture,), facts)

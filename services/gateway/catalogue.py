@@ -58,6 +58,7 @@ def list_styles() -> flask.Response:
                     "name": style.name,
                     "title": style.title,
                     "kind": style.kind,
+                    "blends": style.blends,
                     "thumbnail": f"/v1/styles/{style.name}/thumbnail",
                     "facts": style.facts,
                 }

@@ -1,0 +1,45 @@
+"""Several styles at once, as a caller writes them: `starry-night:0.6,great-wave:0.4`."""
+
+from __future__ import annotations
+
+import math
+
+from lantern.errors import InvalidParameter
+
+POINTER = "/params/style"
+MOST = 8
+
+
+def read_mix(text: str) -> dict[str, float]:
+    """Return the styles and their weights, which add up to 1; a style without a weight has 1.
+
+    Raises:
+        InvalidParameter: a weight is no positive number, or a name is missing or there twice.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) > MOST:
+        raise _refusal(f"{len(parts)} styles are too many; mix at most {MOST}")
+    mix: dict[str, float] = {}
+    for part in parts:
+        name, colon, weight = (piece.strip() for piece in part.partition(":"))
+        if not name:
+            raise _refusal(f"{text!r} lacks a name; write it as in starry-night:0.6,great-wave:0.4")
+        if name in mix:
+            raise _refusal(f"{name!r} is there twice; give each style one weight")
+        mix[name] = _weight(name, weight) if colon else 1.0
+    total = sum(mix.values())
+    return {name: weight / total for name, weight in mix.items()}
+
+
+def _weight(name: str, text: str) -> float:
+    try:
+        weight = float(text)
+    except ValueError:
+        weight = math.nan
+    if not 0 < weight <= 1000:
+        raise _refusal(f"the weight {text!r} of {name!r} is no number above 0 and up to 1000")
+    return weight
+
+
+def _refusal(detail: str) -> InvalidParameter:
+    return InvalidParameter(detail, pointer=POINTER)

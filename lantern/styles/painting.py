@@ -1,0 +1,123 @@
+"""A painter at work: pictures of any size, and what a caller may ask beside the style."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from lantern.errors import InvalidParameter
+from lantern.image import Image
+from lantern.optimize.tiles import Box
+from lantern.palette import grey, recoloured, with_colours_of
+from lantern.params import Params
+from lantern.styles.engine import Engine
+from lantern.styles.network import StyleNetwork, pad_to_multiple
+
+# Pictures of more pixels are painted in tiles of this side, which see this much around them: more
+# than a network of five blocks and 9x9 ends does.
+WHOLE, SIDE, HALO = 2048 * 2048, 1024, 64
+# Rows and columns of parts that are measured for a picture in tiles, and their side.
+PARTS, PART = 3, 384
+# Longest side that is painted, px.
+MOST = 4096
+
+
+class PaintingParams(Params):
+    """How strong, how large, and what is kept of the photograph."""
+
+    strength: float = Field(1.0, ge=0, le=1, description="1 is fully painted, 0 the photograph")
+    size: int = Field(
+        1024,
+        ge=64,
+        le=MOST,
+        description="longest side of the result; larger pictures are shrunk",
+        json_schema_extra={"unit": "px"},
+    )
+    style_scale: float = Field(
+        1.0, ge=0.25, le=4, description="size of the strokes; 1 is as the network learnt them"
+    )
+    color: Literal["style", "luminance", "histogram"] = Field(
+        "style",
+        description=(
+            "style: the painting's colours; luminance: the photograph's, under painted light; "
+            "histogram: strokes in a palette fitted to the photograph's"
+        ),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Painter:
+    """A network ready to paint, with its own hand or with `hand` `[1,D]`.
+
+    `tiles` makes an engine that wants a measured hand.
+    """
+
+    network: StyleNetwork
+    whole: Engine
+    tiles: Callable[[], Engine]
+    hand: Tensor | None = None
+
+    def paint(self, image: Image) -> Image:
+        """Paint a picture at its own size."""
+        pixels = pad_to_multiple(image.pixels[None])
+        is_large = pixels.shape[2] * pixels.shape[3] > WHOLE
+        painted = self._in_tiles(pixels) if is_large else self.whole.forward(pixels, self.hand)
+        return dataclasses.replace(image, pixels=painted[0, :, : image.height, : image.width])
+
+    def _in_tiles(self, pixels: Tensor) -> Tensor:
+        height, width = pixels.shape[2:]
+        hand = self.network.measure(parts(pixels), self.hand)
+        engine, out = self.tiles(), torch.empty_like(pixels)
+        for core in _cores(height, width):
+            seen = core.grown(HALO, height, width)
+            painted = engine.forward(seen.of(pixels).contiguous(), hand)
+            top, left = core.top - seen.top, core.left - seen.left
+            inner = Box(top, left, top + core.height, left + core.width)
+            core.of(out).copy_(inner.of(painted))
+        return out
+
+
+def _cores(height: int, width: int) -> Iterator[Box]:
+    """Go through the tiles of a picture, without what they see around them."""
+    for top, left in itertools.product(range(0, height, SIDE), range(0, width, SIDE)):
+        yield Box(top, left, min(top + SIDE, height), min(left + SIDE, width))
+
+
+def parts(pixels: Tensor) -> Tensor:
+    """Return parts evenly spread over a picture `[1,3,H,W]`, `[N,3,h,w]`."""
+    height, width = (min(PART, side) for side in pixels.shape[2:])
+    tops, lefts = (
+        torch.linspace(0, whole - part, PARTS).long().tolist()
+        for whole, part in zip(pixels.shape[2:], (height, width), strict=True)
+    )
+    boxes = [Box(t, x, t + height, x + width) for t, x in itertools.product(tops, lefts)]
+    return torch.cat([box.of(pixels) for box in boxes])
+
+
+def painted(painter: Painter, image: Image, params: PaintingParams, mask: Image | None) -> Image:
+    """Paint a photograph as it is asked for; under a mask's black it stays as it is."""
+    if params.size > MOST * params.style_scale:
+        raise InvalidParameter(
+            f"strokes of {params.style_scale} make the network paint {params.size} px at "
+            f"{params.size / params.style_scale:.0f} px; it paints at most {MOST}",
+            pointer="/params/style_scale",
+        )
+    photo = image.fit(params.size)
+    drawn = grey(photo) if params.color == "luminance" else photo
+    height, width = (max(16, round(side / params.style_scale)) for side in drawn.pixels.shape[1:])
+    made = painter.paint(drawn.resize(height, width)).resize(photo.height, photo.width)
+    if params.color == "luminance":
+        made = with_colours_of(made, photo)
+    elif params.color == "histogram":
+        made = recoloured(made, photo)
+    share = torch.full((1, 1), params.strength)
+    if mask is not None:
+        share = share * grey(mask).resize(photo.height, photo.width).pixels[0]
+    pixels = torch.lerp(photo.pixels, made.pixels, share)
+    return dataclasses.replace(photo, pixels=pixels)

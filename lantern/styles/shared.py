@@ -1,0 +1,94 @@
+"""One network that paints in many hands: what it is made of, and its file."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lantern.styles.network import Architecture, DamagedStyle, StyleNetwork, made
+from lantern.styles.prediction import Predictor
+
+_NETWORK, _PREDICTOR = "network.", "predictor."
+
+
+@dataclass(frozen=True)
+class Shared:
+    """A network, the hands `[D]` of paintings by name, and what predicts those of others.
+
+    `usual` `[D]` is the hand of a painting that is like the mean of all.
+    """
+
+    network: StyleNetwork
+    hands: Mapping[str, Tensor]
+    usual: Tensor
+    predictor: Predictor
+
+    def mixed(self, mix: Mapping[str, float]) -> Tensor:
+        """Return the weighted sum of hands, `[D]`.
+
+        Source: Dumoulin et al. 2017, section 3.4.
+        """
+        return torch.stack([weight * self.hands[name] for name, weight in mix.items()]).sum(0)
+
+    @torch.inference_mode()
+    def predicted(self, signature: Tensor) -> Tensor:
+        """Return the hand `[D]` of a painting by its signature `[1,F]`."""
+        hand: Tensor = self.usual + self.predictor(signature)[0]
+        return hand
+
+
+def write_shared(shared: Shared, path: Path) -> None:
+    """Write everything as float16 safetensors; the header holds shapes and the hands' names."""
+    tensors = {
+        "hands": torch.stack(list(shared.hands.values())),
+        "usual": shared.usual,
+        **{_NETWORK + key: value for key, value in shared.network.state_dict().items()},
+        **{_PREDICTOR + key: value for key, value in shared.predictor.state_dict().items()},
+    }
+    facts = {
+        "architecture": json.dumps(dataclasses.asdict(shared.network.architecture)),
+        "names": json.dumps(list(shared.hands)),
+    }
+    save_file({key: value.half().contiguous() for key, value in tensors.items()}, path, facts)
+    path.chmod(0o644)  # safetensors makes it readable to its owner only
+
+
+def read_shared(path: Path) -> Shared:
+    """Read what was written, as float32.
+
+    Raises:
+        DamagedStyle: the file is missing, damaged or of another shape.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = file.metadata() or {}
+            tensors = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
+        network = made(Architecture(**json.loads(facts["architecture"])))
+        network.load_state_dict(_below(_NETWORK, tensors))
+        weights = _below(_PREDICTOR, tensors)
+        width, features = weights["narrow.weight"].shape
+        predictor = Predictor(features, network.hand_size, width=width)
+        predictor.load_state_dict(weights)
+        hands = dict(zip(json.loads(facts["names"]), tensors["hands"], strict=True))
+        usual = tensors["usual"]
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise DamagedStyle(
+            f"the file of the shared style network, {path.name}, is missing or damaged",
+            pointer="/params/style",
+        ) from error
+    ready = predictor.eval().requires_grad_(False)
+    return Shared(network.eval().requires_grad_(False), hands, usual, ready)
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)
+    }
