@@ -9,7 +9,7 @@ import pytest
 from lantern import errors
 from lantern.artifact import NotAcceptable
 from lantern.errors import InvalidParameter, InvalidParameters, LanternError, one_of
-from lantern.styles.network import DamagedStyle
+from lantern.styles.files import DamagedStyle
 
 KINDS = [
     InvalidParameter,

@@ -20,11 +20,11 @@ from lantern.optimize.objectives import gram, style_loss
 from lantern.progress import Cancelled, Step, silent
 from lantern.run import run
 from lantern.styles.engine import Engine, Hands, engine_for, openvino_engine, torch_engine
+from lantern.styles.files import DamagedStyle
 from lantern.styles.library import SHARED, Style, StyleLibrary, read_network, write_network
 from lantern.styles.network import (
     CLASSIC,
     Architecture,
-    DamagedStyle,
     StyleNetwork,
     pad_to_multiple,
 )

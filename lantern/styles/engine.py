@@ -63,11 +63,9 @@ def openvino_engine(network: StyleNetwork, hands: Hands = "own") -> Engine | Non
     """
     pixels, hand = torch.zeros(1, 3, 64, 64), network.hand()[None]
     ready: nn.Module = Measured(network) if hands == "measured" else network
-    if hands == "own":
-        done = compiled(ready, [pixels], [(1, 3, -1, -1)], precision="fastest")
-    else:
-        shapes = [(1, 3, -1, -1), tuple(hand.shape)]
-        done = compiled(ready, [pixels, hand], shapes, precision="fastest")
+    wanted = 1 if hands == "own" else 2
+    examples, shapes = [pixels, hand][:wanted], [(1, 3, -1, -1), tuple(hand.shape)][:wanted]
+    done = compiled(ready, examples, shapes, precision="fastest")
     if done is None:
         return None
     forward = done.forward

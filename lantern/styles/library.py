@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -11,14 +12,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from lantern.errors import InvalidParameter, one_of
 from lantern.image import Image
 from lantern.styles.engine import Engine, Hands, engine_for
-from lantern.styles.network import Architecture, DamagedStyle, StyleNetwork, made
+from lantern.styles.files import POINTER, reading, write
+from lantern.styles.network import Architecture, StyleNetwork, made
 from lantern.styles.painting import Painter
 from lantern.styles.prediction import painting_pixels, signature
 from lantern.styles.shared import Shared, read_shared, write_shared
@@ -26,7 +26,6 @@ from lantern.vision_model import VisionModel
 
 Kind = Literal["per-style", "many-style"]
 SHARED = "shared.safetensors"
-POINTER = "/params/style"
 
 
 @dataclass(frozen=True)
@@ -62,8 +61,7 @@ class StyleLibrary:
         looker: Callable[[], VisionModel] | None = None,
     ) -> None:
         self.folder, self._device, self._engine, self._looker = folder, device, engine, looker
-        self._networks: dict[str, StyleNetwork] = {}
-        self._engines: dict[tuple[str, Hands], Engine] = {}
+        self._painters: dict[str, Painter] = {}  # by file
         self._shared: Shared | None = None
         self._lock = threading.RLock()
 
@@ -79,10 +77,7 @@ class StyleLibrary:
         Raises:
             UnknownName: there is none of that name.
         """
-        styles = self.styles()
-        if name not in styles:
-            raise one_of("style", name, styles, pointer=POINTER)
-        return styles[name]
+        return _named(name, self.styles())
 
     def painter(self, mix: Mapping[str, float]) -> Painter:
         """Return what paints in a style, or in several by their weights.
@@ -92,12 +87,13 @@ class StyleLibrary:
             InvalidParameter: a style that has only a network of its own is to be mixed.
             DamagedStyle: its weights do not fit.
         """
-        styles = [self.style(name) for name in mix]
+        known = self.styles()
+        styles = [_named(name, known) for name in mix]
         if len(styles) == 1 and styles[0].file:
             return self._own_painter(styles[0].file)
         for style in styles:
             if not style.blends:
-                mixable = ", ".join(s.name for s in self.styles().values() if s.blends) or "none"
+                mixable = ", ".join(s.name for s in known.values() if s.blends) or "none"
                 raise InvalidParameter(
                     f"{style.name} has a network of its own and cannot be mixed; "
                     f"those that can: {mixable}",
@@ -122,11 +118,11 @@ class StyleLibrary:
         Raises:
             DamagedStyle: there is no shared network, or its file is damaged.
         """
-        network = self.shared().network
-        whole = self._engine_of(SHARED, network, "given")
-        return Painter(
-            network, whole, lambda: self._engine_of(SHARED, network, "measured"), hand[None]
-        )
+        with self._lock:
+            if SHARED not in self._painters:
+                network = self.shared().network.to(self._device)
+                self._painters[SHARED] = self._made(network, "given")
+            return dataclasses.replace(self._painters[SHARED], hand=hand[None])
 
     def shared(self) -> Shared:
         """Return the network that many styles share.
@@ -168,17 +164,14 @@ class StyleLibrary:
 
     def _own_painter(self, file: str) -> Painter:
         with self._lock:
-            if file not in self._networks:
-                self._networks[file] = read_network(self.folder / file).to(self._device)
-            network = self._networks[file]
-        whole = self._engine_of(file, network, "own")
-        return Painter(network, whole, lambda: self._engine_of(file, network, "measured"))
+            if file not in self._painters:
+                network = read_network(self.folder / file).to(self._device)
+                self._painters[file] = self._made(network, "own")
+            return self._painters[file]
 
-    def _engine_of(self, file: str, network: StyleNetwork, hands: Hands) -> Engine:
-        with self._lock:
-            if (file, hands) not in self._engines:
-                self._engines[file, hands] = self._engine(network, hands)
-            return self._engines[file, hands]
+    def _made(self, network: StyleNetwork, hands: Hands) -> Painter:
+        tiles = functools.cache(lambda: self._engine(network, "measured"))
+        return Painter(network, self._engine(network, hands), tiles)
 
     def _note(self, styles: Sequence[tuple[Style, Image]]) -> None:
         for style, thumbnail in styles:
@@ -190,12 +183,16 @@ class StyleLibrary:
         temporary.replace(self.folder / "styles.json")
 
 
+def _named(name: str, styles: Mapping[str, Style]) -> Style:
+    if name not in styles:
+        raise one_of("style", name, styles, pointer=POINTER)
+    return styles[name]
+
+
 def write_network(network: StyleNetwork, path: Path) -> None:
     """Write weights as float16 safetensors; the header holds the architecture."""
-    weights = {key: value.half().contiguous() for key, value in network.state_dict().items()}
     architecture = json.dumps(dataclasses.asdict(network.architecture))
-    save_file(weights, path, metadata={"architecture": architecture})
-    path.chmod(0o644)  # safetensors makes it readable to its owner only
+    write(path, network.state_dict(), {"architecture": architecture})
 
 
 def read_network(path: Path) -> StyleNetwork:
@@ -204,17 +201,10 @@ def read_network(path: Path) -> StyleNetwork:
     Raises:
         DamagedStyle: the file is missing, damaged or of another shape.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            architecture = Architecture(**json.loads((file.metadata() or {})["architecture"]))
-            weights = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
-        network = made(architecture)
+    problem = f"the style's file {path.name} is missing or damaged; train the style again"
+    with reading(path, problem) as (weights, facts):
+        network = made(Architecture(**json.loads(facts["architecture"])))
         network.load_state_dict(weights)
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise DamagedStyle(
-            f"the style's file {path.name} is missing or damaged; train the style again",
-            pointer="/params/style",
-        ) from error
     return network.eval().requires_grad_(False)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 from lantern.errors import InvalidParameter
+from lantern.styles.files import POINTER
 
-POINTER = "/params/style"
 MOST = 8
 
 

@@ -8,14 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lantern.errors import LanternError
-
-
-class DamagedStyle(LanternError):
-    """A style's weights file is missing or does not fit its record."""
-
-    code = "damaged-style"
-
 
 @dataclass(frozen=True)
 class Architecture:
@@ -116,12 +108,11 @@ class StyleNetwork(nn.Module):
         """Return the hand `[1,D]`, measured, of a picture of which there are parts `[N,3,H,W]`."""
         found: list[Tensor] = []
 
-        def replace(norm: Norm, given: tuple[Tensor], out: Tensor) -> Tensor:
-            found.append(norm.measured(given[0]))
-            scale, shift = found[-1][:, :, None, None].chunk(2, dim=1)
-            return given[0] * scale + shift
+        def look(norm: Norm, seen: tuple[Tensor]) -> None:
+            norm.given, norm.normalises = norm.measured(seen[0]), False
+            found.append(norm.given)
 
-        hooks = [norm.register_forward_hook(replace) for norm in self.norms()]
+        hooks = [norm.register_forward_pre_hook(look) for norm in self.norms()]
         try:
             self(parts, None if hand is None else hand.expand(len(parts), -1))
         finally:

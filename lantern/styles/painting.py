@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -13,15 +13,15 @@ from torch import Tensor
 
 from lantern.errors import InvalidParameter
 from lantern.image import Image
-from lantern.optimize.tiles import Box
+from lantern.optimize.tiles import HALO, Box, cut
 from lantern.palette import grey, recoloured, with_colours_of
 from lantern.params import Params
 from lantern.styles.engine import Engine
 from lantern.styles.network import StyleNetwork, pad_to_multiple
 
-# Pictures of more pixels are painted in tiles of this side, which see this much around them: more
-# than a network of five blocks and 9x9 ends does.
-WHOLE, SIDE, HALO = 2048 * 2048, 1024, 64
+# Pictures of more pixels are painted in tiles that see this side; the halo around what they paint
+# is more than a network of five blocks and 9x9 ends looks at.
+WHOLE, SIDE = 2048 * 2048, 1024 + 2 * HALO
 # Rows and columns of parts that are measured for a picture in tiles, and their side.
 PARTS, PART = 3, 384
 # Longest side that is painted, px.
@@ -74,19 +74,10 @@ class Painter:
         height, width = pixels.shape[2:]
         hand = self.network.measure(parts(pixels), self.hand)
         engine, out = self.tiles(), torch.empty_like(pixels)
-        for core in _cores(height, width):
-            seen = core.grown(HALO, height, width)
-            painted = engine.forward(seen.of(pixels).contiguous(), hand)
-            top, left = core.top - seen.top, core.left - seen.left
-            inner = Box(top, left, top + core.height, left + core.width)
-            core.of(out).copy_(inner.of(painted))
+        for tile in cut(height, width, side=SIDE, halo=HALO):
+            painted = engine.forward(tile.seen.of(pixels), hand)
+            tile.core.of(out).copy_(tile.counted(painted, 1))
         return out
-
-
-def _cores(height: int, width: int) -> Iterator[Box]:
-    """Go through the tiles of a picture, without what they see around them."""
-    for top, left in itertools.product(range(0, height, SIDE), range(0, width, SIDE)):
-        yield Box(top, left, min(top + SIDE, height), min(left + SIDE, width))
 
 
 def parts(pixels: Tensor) -> Tensor:
@@ -116,6 +107,8 @@ def painted(painter: Painter, image: Image, params: PaintingParams, mask: Image 
         made = with_colours_of(made, photo)
     elif params.color == "histogram":
         made = recoloured(made, photo)
+    if params.strength == 1 and mask is None:
+        return dataclasses.replace(photo, pixels=made.pixels)
     share = torch.full((1, 1), params.strength)
     if mask is not None:
         share = share * grey(mask).resize(photo.height, photo.width).pixels[0]

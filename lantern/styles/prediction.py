@@ -63,11 +63,6 @@ class Predictor(nn.Module):
         nn.init.zeros_(self.wide.weight)
         nn.init.zeros_(self.wide.bias)
 
-    def standardise(self, signatures: Tensor) -> None:
-        """Take many signatures `[N,F]` for what is usual."""
-        self.mean.copy_(signatures.mean(0))
-        self.spread.copy_(signatures.std(0).clamp_min(1e-4))
-
     def forward(self, signatures: Tensor) -> Tensor:
         """Predict the hand of each painting."""
         usual = ((signatures - self.mean) / self.spread).clamp(-4, 4)

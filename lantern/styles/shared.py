@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from lantern.styles.network import Architecture, DamagedStyle, StyleNetwork, made
+from lantern.styles.files import reading, write
+from lantern.styles.network import Architecture, StyleNetwork, made
 from lantern.styles.prediction import Predictor
 
 _NETWORK, _PREDICTOR = "network.", "predictor."
@@ -57,8 +56,7 @@ def write_shared(shared: Shared, path: Path) -> None:
         "architecture": json.dumps(dataclasses.asdict(shared.network.architecture)),
         "names": json.dumps(list(shared.hands)),
     }
-    save_file({key: value.half().contiguous() for key, value in tensors.items()}, path, facts)
-    path.chmod(0o644)  # safetensors makes it readable to its owner only
+    write(path, tensors, facts)
 
 
 def read_shared(path: Path) -> Shared:
@@ -67,10 +65,8 @@ def read_shared(path: Path) -> Shared:
     Raises:
         DamagedStyle: the file is missing, damaged or of another shape.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            facts = file.metadata() or {}
-            tensors = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
+    problem = f"the file of the shared style network, {path.name}, is missing or damaged"
+    with reading(path, problem) as (tensors, facts):
         network = made(Architecture(**json.loads(facts["architecture"])))
         network.load_state_dict(_below(_NETWORK, tensors))
         weights = _below(_PREDICTOR, tensors)
@@ -79,11 +75,6 @@ def read_shared(path: Path) -> Shared:
         predictor.load_state_dict(weights)
         hands = dict(zip(json.loads(facts["names"]), tensors["hands"], strict=True))
         usual = tensors["usual"]
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise DamagedStyle(
-            f"the file of the shared style network, {path.name}, is missing or damaged",
-            pointer="/params/style",
-        ) from error
     ready = predictor.eval().requires_grad_(False)
     return Shared(network.eval().requires_grad_(False), hands, usual, ready)
 

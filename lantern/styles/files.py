@@ -1,0 +1,45 @@
+"""The files of style networks: float16 safetensors whose header says what they hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lantern.errors import LanternError
+
+POINTER = "/params/style"
+
+
+class DamagedStyle(LanternError):
+    """A style's weights file is missing or does not fit its record."""
+
+    code = "damaged-style"
+
+
+def write(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> None:
+    """Write tensors as float16, and facts into the header."""
+    halves = {name: value.half().contiguous() for name, value in tensors.items()}
+    save_file(halves, path, metadata=dict(facts))
+    path.chmod(0o644)  # safetensors makes it readable to its owner only
+
+
+@contextmanager
+def reading(path: Path, otherwise: str) -> Iterator[tuple[dict[str, Tensor], dict[str, str]]]:
+    """Give the tensors of a file, as float32, and its facts to what is made of them.
+
+    Raises:
+        DamagedStyle: the file is missing or damaged, or what is made does not fit; `otherwise` is
+            what is said then.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = file.metadata() or {}
+            tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+        yield tensors, facts
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise DamagedStyle(otherwise, pointer=POINTER) from error
