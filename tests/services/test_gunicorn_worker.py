@@ -199,7 +199,7 @@ def start(folder: Path) -> Iterator[Server]:
 
 
 def await_port(server: Server) -> None:
-    for _ in range(200):
+    for _ in range(600):
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", server.port)):
             return
         assert server.process.poll() is None, server.log.read_text()
