@@ -139,7 +139,9 @@ def _technique(chosen: argparse.Namespace, settings: Settings) -> int:
     from lantern.call import Call, Studio, decode, number
     from lantern.progress import silent
     from lantern.run import check_inputs
+    from lantern.uncompiled import without_compiler
 
+    without_compiler()
     technique = chosen.technique
     collections, decoders = _collections(chosen), _decoders(chosen)
     pictures = {slot: _pictures(getattr(chosen, f"slot_{slot}")) for slot in technique.inputs}

@@ -30,7 +30,9 @@ def desk() -> Desk:
     import torch
 
     from lantern.call import Studio
+    from lantern.uncompiled import without_compiler
 
+    without_compiler()
     settings = read()
     cores = os.cpu_count() or 1
     torch.set_num_threads(settings.torch_threads or max(1, cores // settings.workers))
