@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import json
 import re
-import secrets
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from lantern.brought import Brought, Presets, check_weights, record_of
 from lantern.errors import UnknownName
+from lantern.shelf import Shelf
 from lantern.vision_model import VisionModel
 from lantern.zoo import RECORDS, Record, record, sketch, sketched
 
 BROUGHT_ID = re.compile(r"net_[0-9a-f]{32}")
-# After so long nobody is at work on it any more.
-LEFT_S = 3600.0
 _FACTS, _WEIGHTS = "network.json", "weights.safetensors"
 
 
@@ -66,8 +62,7 @@ class Networks:
 
     def record_of(self, entry: Entry) -> Record:
         """Return the record of a network that was brought."""
-        assert self.folder is not None
-        weights = self.folder / entry.id / _WEIGHTS
+        weights = self._there().path(entry.id, _WEIGHTS)
         return record_of(entry.id, entry.brought, weights, entry.presets)
 
     def sketch(self, name: str) -> VisionModel:
@@ -85,10 +80,10 @@ class Networks:
         """Return what is known of a network that was brought; None where it is not there."""
         if self.folder is None or not BROUGHT_ID.fullmatch(name):
             return None
-        try:
-            facts = json.loads((self.folder / name / _FACTS).read_text())
-        except FileNotFoundError:
+        text = self._there().text(name, _FACTS)
+        if text is None:
             return None
+        facts = json.loads(text)
         presets = facts["presets"]
         known = {
             "brought": Brought.model_validate(facts["brought"]),
@@ -98,7 +93,7 @@ class Networks:
 
     def every(self, owner: str) -> list[Entry]:
         """Return the networks that somebody has brought, the oldest first."""
-        names = sorted(path.name for path in self.folder.glob("net_*")) if self.folder else []
+        names = self._there().names("net_") if self.folder else []
         found = [entry for name in names if (entry := self.entry(name)) and entry.owner == owner]
         return sorted(found, key=lambda entry: entry.created_at)
 
@@ -112,54 +107,27 @@ class Networks:
             InvalidParameter: the weights are not those of the architecture, or it is no classifier.
             OSError: they cannot be stored.
         """
-        assert self.folder is not None, "networks can be brought where there is a folder for them"
-        name = identify(owner, brought, weights)
+        shelf, name = self._there(), identify(owner, brought, weights)
         if (known := self.entry(name)) is not None:
             return known
         if most is not None and len(self.every(owner)) >= most:
             raise TooManyNetworks
         presets = check_weights(brought, weights)
         entry = Entry(name, owner, time.time(), len(weights), brought, presets)
-        self._sweep()
-        self._store(entry, weights)
+        facts = vars(entry) | {
+            "brought": brought.model_dump(mode="json"),
+            "presets": vars(presets),
+        }
+        shelf.put(name, {_WEIGHTS: weights, _FACTS: json.dumps(facts).encode()})
         return entry
 
     def forget(self, name: str) -> bool:
         """Remove a network that was brought; False where it is not there."""
-        if self.folder is None or self.entry(name) is None:
-            return False
-        gone = self.folder / f"gone-{secrets.token_hex(8)}"
-        try:
-            (self.folder / name).rename(gone)  # at one blow: nobody reads what is half there
-        except FileNotFoundError:  # another was quicker
-            return False
-        shutil.rmtree(gone, ignore_errors=True)
-        return True
+        return self.entry(name) is not None and self._there().remove(name)
 
-    def _sweep(self) -> None:
-        """Remove what a process that was killed has left half written or half removed."""
-        assert self.folder is not None
-        for path in [*self.folder.glob("new-*"), *self.folder.glob("gone-*")]:
-            with contextlib.suppress(FileNotFoundError):
-                if time.time() - path.stat().st_mtime > LEFT_S:
-                    shutil.rmtree(path, ignore_errors=True)
-
-    def _store(self, entry: Entry, weights: bytes) -> None:
-        assert self.folder is not None
-        passing = self.folder / f"new-{secrets.token_hex(8)}"
-        passing.mkdir(parents=True)
-        try:
-            (passing / _WEIGHTS).write_bytes(weights)
-            facts = vars(entry) | {
-                "brought": entry.brought.model_dump(mode="json"),
-                "presets": vars(entry.presets),
-            }
-            (passing / _FACTS).write_text(json.dumps(facts))
-            passing.rename(self.folder / entry.id)
-        except OSError:
-            shutil.rmtree(passing, ignore_errors=True)
-            if self.entry(entry.id) is None:  # else another has just brought the same
-                raise
+    def _there(self) -> Shelf:
+        assert self.folder is not None, "networks can be brought where there is a folder for them"
+        return Shelf(self.folder)
 
 
 def identify(owner: str, brought: Brought, weights: bytes) -> str:
