@@ -21,4 +21,4 @@ def echo() -> flask.Response:
     technique = registry.find("classify")
     call, _ = read_call(technique)
     calls.check(technique, call.inputs, thoroughly=False)
-    return answer(technique, call, lambda _, call: current().backend.send("echo", *call.pack()))
+    return answer(technique, call, (), lambda _, call: current().backend.send("echo", *call.pack()))

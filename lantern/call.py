@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import torch
 
 from lantern import registry
+from lantern.animation import check_length
 from lantern.artifact import JSON, NPZ, Artifact, NotAcceptable, Rendering, Result
 from lantern.checkpoint import Checkpoints
 from lantern.collections.library import Collections
@@ -24,9 +25,11 @@ from lantern.progress import Progress, silent
 from lantern.registry import Technique
 from lantern.run import check_inputs, run, validate
 from lantern.styles.library import StyleLibrary
+from lantern.styles.own import OwnStyles
 from lantern.zoo import DEFAULT_MODEL, Zoo
 
 ANYTHING = "*/*"
+JPEG_START = b"\xff\xd8"
 # What all pictures of a call may have together; each by itself keeps to `LIMITS`.
 MOST_BYTES, MOST_PIXELS = 2 * LIMITS.max_bytes, 2 * LIMITS.max_pixels
 T = TypeVar("T")
@@ -86,13 +89,21 @@ class Studio:
     def open(styles: Path, models: Path | None = None, *, downloads: bool) -> Studio:
         """Make the studio of this process, on its GPU where it has one.
 
-        `models` is the folder of networks that callers have brought.
+        `models` is the folder of networks and styles of callers' own.
         """
         # numbers too small to matter would slow every operation they pass through
         torch.set_flush_denormal(True)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         zoo = Zoo(downloads=downloads, device=device, find=Networks(models).record)
-        return Studio(zoo, StyleLibrary(styles, device=device))
+        return Studio(
+            zoo,
+            StyleLibrary(
+                styles,
+                own=OwnStyles(models),
+                device=device,
+                looker=lambda: zoo.load(DEFAULT_MODEL),
+            ),
+        )
 
     def perform(self, call: Call) -> Answer:
         """Decode, run and encode.
@@ -181,9 +192,32 @@ def check(technique: Technique, inputs: Mapping[str, bytes], *, thoroughly: bool
     slots = by_slot(inputs)
     check_inputs(technique, slots)
     _check_together(slots)
+    is_animated(technique, inputs)
     if thoroughly:
         for slot, several in slots.items():
             list(_each(slot, Image.check, several))
+
+
+def is_animated(technique: Technique, inputs: Mapping[str, bytes]) -> bool:
+    """Tell whether every frame of an animation will be worked on: that may take its time.
+
+    Raises:
+        BadImage: a picture is outside the limits, or an animation too long.
+    """
+
+    def frames(data: bytes) -> int:
+        if data.startswith(JPEG_START):
+            return 1
+        header = Image.probe(data)
+        check_length(header.frames, header.width, header.height)
+        return header.frames
+
+    if not technique.animates:
+        return False
+    slots = by_slot(inputs)
+    return any(
+        found > 1 for slot, several in slots.items() for found in _each(slot, frames, several)
+    )
 
 
 def check_bytes(pictures: Iterable[bytes]) -> None:

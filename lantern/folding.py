@@ -77,6 +77,7 @@ def pairs(network: nn.Module, pixels: Tensor) -> dict[str, str]:
     return {c: n for c, n in found.items() if runs[c] == runs[n] == 1}
 
 
+@torch.inference_mode(mode=False)  # whoever asks for it first may later want gradients through it
 def folded(network: nn.Module, norms: Mapping[str, str], keep: Collection[str] = ()) -> nn.Module:
     """Return a copy whose batch norms are part of the convolutions before them.
 

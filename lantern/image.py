@@ -1,11 +1,9 @@
-"""One picture: decoded with limits, upright, sRGB, floating point. The only user of PIL."""
+"""One picture: decoded with limits, upright, sRGB, floating point. PIL is used here."""
 
 from __future__ import annotations
 
 import io
-import struct
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +13,6 @@ import PIL.ImageCms
 import PIL.ImageDraw
 import PIL.ImageFont
 import PIL.ImageOps
-import PIL.ImageSequence
 import torch
 import torch.nn.functional as F
 
@@ -24,12 +21,18 @@ from lantern.errors import BadImage
 MEDIA_TYPES = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
 FORMATS = {media_type: name for name, media_type in MEDIA_TYPES.items()}
 GIF = "image/gif"
+# What is read; pictures are not written as GIF, animations are.
+READ = {**MEDIA_TYPES, "GIF": GIF}
 SUFFIXES = {
     ".jpg": "image/jpeg",
     ".jpeg": "image/jpeg",
     ".png": "image/png",
     ".webp": "image/webp",
+    ".gif": GIF,
 }
+# Blocks of a GIF, and how many of its frames are counted at most.
+EXTENSION, IMAGE, MOST_COUNTED = 0x21, 0x2C, 1000
+DAMAGED = "the picture is damaged or cut short; send the whole file or save it again"
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ class Header:
     media_type: str
     width: int
     height: int
+    frames: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,12 +64,14 @@ class Image:
     """A picture: `pixels` float32 `[3,H,W]`, sRGB, 0..1; `alpha` float32 `[H,W]`, 0..1, or None.
 
     Transparent parts of `pixels` are laid over white; `alpha` is carried so that a technique can
-    put it back. `notes` say what decoding had to leave out.
+    put it back. `notes` say what decoding had to leave out. Of an animation this is the first
+    frame; the file with the others is `film`.
     """
 
     pixels: torch.Tensor
     alpha: torch.Tensor | None = None
     notes: tuple[str, ...] = ()
+    film: bytes | None = None
 
     @property
     def height(self) -> int:
@@ -82,10 +88,10 @@ class Image:
         """Read only the header: media type and size, checked against the limits.
 
         Raises:
-            BadImage: not a JPEG, PNG or WebP, or outside the limits.
+            BadImage: not a JPEG, PNG, WebP or GIF, or outside the limits.
         """
         with _open(data, limits) as picture:
-            return _header(picture)
+            return _header(picture, data)
 
     @staticmethod
     def check(data: bytes, limits: Limits = LIMITS) -> Header:
@@ -95,25 +101,26 @@ class Image:
             BadImage: undecodable, truncated, or outside the limits.
         """
         with _open(data, limits) as picture:
-            header = _header(picture)
+            header = _header(picture, data)
             _load(picture)
             return header
 
     @staticmethod
     def decode(data: bytes, limits: Limits = LIMITS) -> Image:
-        """Decode JPEG, PNG or WebP bytes, turned upright and converted to sRGB.
+        """Decode JPEG, PNG, WebP or GIF bytes, turned upright and converted to sRGB.
 
-        CMYK, palette, 1-bit and 16-bit pictures keep their colours; of an animation only the first
-        frame is taken, and `notes` says so.
+        CMYK, palette, 1-bit and 16-bit pictures keep their colours; of an animation the first
+        frame is taken.
 
         Raises:
             BadImage: undecodable, truncated, or outside the limits.
         """
         with _open(data, limits) as picture:
-            notes = _notes(picture)
+            notes, is_film = _notes(picture), _frames(picture, data) > 1
             _load(picture)
             try:
-                return _to_image(_upright(picture), notes)
+                image = of_picture(picture, notes)
+                return replace(image, film=bytes(data)) if is_film else image
             except (ValueError, OSError, SyntaxError, MemoryError) as error:
                 raise BadImage("the picture's pixels cannot be read; save it again") from error
 
@@ -169,38 +176,8 @@ class Image:
             levels = self.alpha.clamp(0, 1).mul(255).round().to(torch.uint8)
             picture.putalpha(PIL.Image.fromarray(levels.cpu().numpy()))
         out = io.BytesIO()
-        picture.save(out, format=FORMATS[media_type], **_save_options(media_type, quality))
+        picture.save(out, format=FORMATS[media_type], **save_options(media_type, quality))
         return out.getvalue()
-
-
-def encode_frames(
-    frames: Sequence[Image], media_type: str, *, frame_ms: int, quality: int = 90
-) -> bytes:
-    """Return an endless animation, WebP or GIF, of pictures of one size; alpha is left out."""
-    pictures = [PIL.Image.fromarray(frame.to_uint8()) for frame in frames]
-    return _save_frames(pictures, [frame_ms] * len(pictures), media_type, quality)
-
-
-def recode_frames(data: bytes, media_type: str, quality: int = 90) -> bytes:
-    """Turn an animation of our own into another form, all frames and their times kept."""
-    with PIL.Image.open(io.BytesIO(data)) as animation:
-        pictures, times = [], []
-        for frame in PIL.ImageSequence.Iterator(animation):
-            pictures.append(frame.convert("RGB"))
-            times.append(round(frame.info.get("duration", 0)))
-    return _save_frames(pictures, times, media_type, quality)
-
-
-def _save_frames(
-    pictures: list[PIL.Image.Image], times_ms: list[int], media_type: str, quality: int
-) -> bytes:
-    out = io.BytesIO()
-    form = "GIF" if media_type == GIF else FORMATS[media_type]
-    options = {} if media_type == GIF else _save_options(media_type, quality)
-    pictures[0].save(
-        out, form, save_all=True, append_images=pictures[1:], duration=times_ms, loop=0, **options
-    )
-    return out.getvalue()
 
 
 def caption(text: str, width: int) -> Image:
@@ -215,7 +192,8 @@ def caption(text: str, width: int) -> Image:
     return Image(_planes(np.asarray(strip)))
 
 
-def _save_options(media_type: str, quality: int) -> dict[str, int]:
+def save_options(media_type: str, quality: int) -> dict[str, int]:
+    """Return what PIL is told when it writes a picture."""
     # PNG level 6 costs three times level 1 for a tenth of the bytes; WebP method 4 likewise.
     return {
         "image/jpeg": {"quality": quality},
@@ -232,17 +210,18 @@ def _open(data: bytes, limits: Limits) -> PIL.Image.Image:
             code="image-too-large",
         )
     if not data:
-        raise BadImage("the picture is empty; send the bytes of a JPEG, PNG or WebP file")
+        raise BadImage("the picture is empty; send the bytes of a JPEG, PNG, WebP or GIF file")
     try:
         with warnings.catch_warnings():
             # Our own limit on pixels follows and is stricter than PIL's warning.
             warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
-            picture = PIL.Image.open(io.BytesIO(data), formats=tuple(MEDIA_TYPES))
+            picture = PIL.Image.open(io.BytesIO(data), formats=tuple(READ))
     except PIL.Image.DecompressionBombError as error:
         raise BadImage(_too_many_pixels(limits), code="image-too-large") from error
-    except (OSError, ValueError, SyntaxError, struct.error, MemoryError, OverflowError) as error:
+    except Exception as error:  # Pillow's decoders raise many kinds on damaged data
         raise BadImage(
-            "the bytes are not a readable JPEG, PNG or WebP picture; save it again as one of these"
+            "the bytes are not a readable JPEG, PNG, WebP or GIF picture; save it again as one of "
+            "these"
         ) from error
     _check_size(picture, limits)
     return picture
@@ -281,23 +260,59 @@ def _load(picture: PIL.Image.Image) -> None:
     try:
         picture.load()
     except Exception as error:  # Pillow's decoders raise many kinds on damaged data
-        raise BadImage(
-            "the picture is damaged or cut short; send the whole file or save it again"
-        ) from error
+        raise BadImage(DAMAGED) from error
 
 
-def _header(picture: PIL.Image.Image) -> Header:
+def _header(picture: PIL.Image.Image, data: bytes) -> Header:
     # Pillow opens a camera's JPEG that carries a second picture under the format "MPO"
-    return Header(MEDIA_TYPES.get(str(picture.format), "image/jpeg"), *picture.size)
+    media_type = READ.get(str(picture.format), "image/jpeg")
+    return Header(media_type, *picture.size, frames=_frames(picture, data))
+
+
+def _frames(picture: PIL.Image.Image, data: bytes) -> int:
+    """Count the frames of an animation, of a GIF up to `MOST_COUNTED`; 1 where it is none."""
+    if picture.format == "GIF":
+        return _gif_frames(data)
+    return getattr(picture, "n_frames", 1) if picture.format in READ else 1
+
+
+def _gif_frames(data: bytes) -> int:
+    """Count the image blocks of a GIF; Pillow goes through all of them, of which there may be
+    hundreds of thousands.
+
+    Source: GIF89a specification, sections 17 to 26.
+    """
+    frames, at = 0, 13 + _table(data[10])
+    try:
+        while data[at] in (EXTENSION, IMAGE) and frames < MOST_COUNTED:
+            if data[at] == IMAGE:
+                frames += 1
+                at += 11 + _table(data[at + 9])
+            else:
+                at += 2
+            while data[at]:  # pieces of up to 255 bytes
+                at += data[at] + 1
+            at += 1
+    except IndexError:  # cut short: decoding will tell
+        pass
+    return max(1, frames)
+
+
+def _table(flags: int) -> int:
+    """Return the bytes of a colour table by the flags before it."""
+    return 3 << (flags & 7) + 1 if flags & 0x80 else 0
 
 
 def _notes(picture: PIL.Image.Image) -> tuple[str, ...]:
-    frames = getattr(picture, "n_frames", 1)
-    if frames == 1:
+    pictures = 1 if picture.format in READ else getattr(picture, "n_frames", 1)
+    if pictures == 1:
         return ()
-    if picture.format not in MEDIA_TYPES:
-        return (f"the file holds {frames} pictures; only the first is used",)
-    return (f"the picture is animated; only the first of {frames} frames is used",)
+    return (f"the file holds {pictures} pictures; only the first is used",)
+
+
+def of_picture(picture: PIL.Image.Image, notes: tuple[str, ...] = ()) -> Image:
+    """Turn a picture that PIL has decoded upright and into ours."""
+    return _to_image(_upright(picture), notes)
 
 
 def _upright(picture: PIL.Image.Image) -> PIL.Image.Image:

@@ -102,6 +102,7 @@ class Technique:
     injected: Mapping[str, str]
     outputs: Mapping[str, str]
     keeps_shape: bool = True
+    animates: bool = False
     work: Estimator | None = None
     default_model: str = DEFAULT_MODEL
 
@@ -132,6 +133,11 @@ class Technique:
         return "decoders" in self.injected.values()
 
     @property
+    def takes_style(self) -> bool:
+        """Whether its parameter `style` names trained ones."""
+        return "styles" in self.injected.values() and "style" in self.params_type.model_fields
+
+    @property
     def takes_progress(self) -> bool:
         """Whether it iterates and can be watched and stopped."""
         return "progress" in self.injected.values()
@@ -149,6 +155,7 @@ def technique(
     outputs: Mapping[str, str],
     title: str = "",
     keeps_shape: bool = True,
+    animates: bool = False,
     work: Estimator | None = None,
     default_model: str = DEFAULT_MODEL,
 ) -> Callable[[Callable[..., Outcome]], Callable[..., Outcome]]:
@@ -161,9 +168,9 @@ def technique(
     with a parameter `collection` or `decoder`. `outputs` names each artifact and what it is, the
     principal one first. The title is the name as a heading, unless its writers write it otherwise.
     `keeps_shape` is for techniques whose first slot takes exactly one picture: those made have its
-    aspect ratio and transparency. `work` says how much a call will take, from its parameters, the
-    sizes of its pictures and the network. `default_model` is the network taken where the caller
-    names none.
+    aspect ratio and transparency. One that `animates` uses all frames of an animation. `work` says
+    how much a call will take, from its parameters, the sizes of its pictures and the network.
+    `default_model` is the network taken where the caller names none.
 
     Raises:
         TypeError: a docstring, source, description or bound is missing, or a name is taken.
@@ -188,6 +195,7 @@ def technique(
             function=function,
             outputs=dict(outputs),
             keeps_shape=keeps_shape,
+            animates=animates,
             work=work,
             default_model=default_model,
             **_arguments(name, function),

@@ -93,7 +93,7 @@ def run(
                 **outcome.facts,
                 **({"estimate": expected} if expected else {}),
                 **_provenance(technique, model),
-                **_warnings(outcome.facts, pictures),
+                **_warnings(technique, outcome.facts, pictures),
                 **_collected(technique, checked, collections),
                 "seconds": round(seconds, 4),
             },
@@ -278,10 +278,13 @@ def _provenance(technique: Technique, model: VisionModel | None) -> dict[str, An
 
 
 def _warnings(
-    own: Mapping[str, Any], pictures: Mapping[str, Sequence[Image]]
+    technique: Technique, own: Mapping[str, Any], pictures: Mapping[str, Sequence[Image]]
 ) -> dict[str, list[str]]:
-    """Return what decoding left out, and after it what the technique itself warns of."""
-    notes = [note for slot in pictures.values() for image in slot for note in image.notes]
+    """Return what was left out of the pictures, and after it what the technique warns of."""
+    every = [image for slot in pictures.values() for image in slot]
+    notes = [note for image in every for note in image.notes]
+    if not technique.animates and any(image.film is not None for image in every):
+        notes.append("a picture is animated; only its first frame is used")
     warnings = notes + list(own.get("warnings", ()))
     return {"warnings": warnings} if warnings else {}
 

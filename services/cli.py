@@ -277,9 +277,9 @@ def _media_type(path: Path) -> str:
 def _suffixes() -> dict[str, str]:
     """Return the form that each suffix stands for."""
     from lantern.artifact import JSON, NPZ, SAFETENSORS
-    from lantern.image import GIF, SUFFIXES
+    from lantern.image import SUFFIXES
 
-    return {**SUFFIXES, ".gif": GIF, ".json": JSON, ".npz": NPZ, ".safetensors": SAFETENSORS}
+    return {**SUFFIXES, ".json": JSON, ".npz": NPZ, ".safetensors": SAFETENSORS}
 
 
 def _suffix(media_type: str) -> str:
@@ -329,31 +329,50 @@ def _docs(chosen: argparse.Namespace, settings: Settings) -> int:
 
 
 def _add_training(commands: Any) -> None:
-    from lantern.styles.train import TrainStyleParams
+    from lantern.styles.train_shared import TrainSharedParams
 
-    sub = commands.add_parser("train-style", help="train a fast style network for a painting")
-    sub.add_argument("painting", type=Path, help="picture whose hand is learnt")
+    sub = commands.add_parser("keep-style", help="add a style that train-style wrote to the store")
+    sub.add_argument("file", type=Path, help="the safetensors file")
     sub.add_argument("--name", required=True, help="name of the style, as callers will write it")
     sub.add_argument("--title", default="", help="painter, title and year")
+    sub.add_argument("--made-by", default="", help="the command that trained it, to be kept")
+    sub.set_defaults(command=_keep_style)
+    sub = commands.add_parser("train-styles", help="train the network that many styles share")
+    sub.add_argument("paintings", type=Path, help="folder of paintings, called as they will be")
     sub.add_argument("--photos", type=Path, required=True, help="folder of photographs to train on")
-    sub.add_argument("--loss-model", default="squeezenet1-0", help="network that judges")
+    sub.add_argument("--others", type=Path, help="folder of other pictures with a hand to be told")
+    sub.add_argument("--judge", default="squeezenet1-0", help="network that judges")
+    sub.add_argument("--start", help="style whose network is begun with")
     sub.add_argument("--seed", type=int, default=0, help="the same seed gives the same network")
+    sub.add_argument("--state", type=Path, help="file to go on from after a break")
     sub.add_argument("--preview", type=Path, help="picture to rewrite every 50 steps")
-    _add_params(sub, TrainStyleParams)
-    sub.set_defaults(command=_train_style)
+    _add_params(sub, TrainSharedParams)
+    sub.set_defaults(command=_train_styles)
 
 
-def _train_style(chosen: argparse.Namespace, settings: Settings) -> int:
-    from lantern.styles.train import TrainStyleParams
-    from services.training import train_into_library
+def _keep_style(chosen: argparse.Namespace, settings: Settings) -> int:
+    from services.training import keep_style
 
-    params = _params(chosen, TrainStyleParams)
-    style = train_into_library(
-        settings, params, painting=chosen.painting, photos=chosen.photos, name=chosen.name,
-        title=chosen.title or chosen.name, loss_model=chosen.loss_model, seed=chosen.seed,
-        preview=chosen.preview, progress=_print_progress,
+    style = keep_style(
+        settings, chosen.file, name=chosen.name, title=chosen.title or chosen.name,
+        command=chosen.made_by,
     )  # fmt: skip
-    print(f"{style.name} is in {settings.styles_path}: {json.dumps(style.facts)}")
+    print(f"{style.name} is in {settings.styles_path}")
+    return 0
+
+
+def _train_styles(chosen: argparse.Namespace, settings: Settings) -> int:
+    from lantern.styles.train_shared import TrainSharedParams
+    from services.training import Pictures, train_styles
+
+    styles = train_styles(
+        settings, _params(chosen, TrainSharedParams),
+        Pictures(chosen.paintings, chosen.photos, chosen.others),
+        judge=chosen.judge, seed=chosen.seed, start=chosen.start, state=chosen.state,
+        preview=chosen.preview, command=" ".join(["lantern", *sys.argv[1:]]),
+        progress=_print_progress,
+    )  # fmt: skip
+    print(f"{', '.join(style.name for style in styles)} are in {settings.styles_path}")
     return 0
 
 

@@ -45,12 +45,14 @@ class Settings:
     model_store: str = str(ROOT / "model_store")
     """Folder of the styles and the TorchServe archives."""
     models: str = ""
-    """Folder of the networks callers bring, which gateway, TorchServe and workers share; `models`
-    in the run directory where this is empty."""
+    """Folder of callers' own networks and styles, which gateway, TorchServe and workers share;
+    `models` in the run directory where this is empty."""
     max_model_bytes: int = 128 * 1024 * 1024
     """Largest request body that brings a network."""
     max_models: int = 20
     """Most networks of one key."""
+    max_styles: int = 100
+    """Most styles that were trained for one key."""
     api_keys: str = ""
     """Comma-separated SHA-256 digests of the keys that may call; see `lantern key`."""
     downloads: bool = False

@@ -1,127 +1,175 @@
-"""Training a style from files into the library."""
+"""Styles for the model store: a style that was trained is kept, many are trained together."""
 
 from __future__ import annotations
 
+import json
 import re
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 
 from lantern import samples
+from lantern.checkpoint import Checkpoints
 from lantern.errors import BadImage, InvalidParameter
 from lantern.image import SUFFIXES, Image
 from lantern.progress import Progress, Step
+from lantern.styles.files import DamagedStyle
 from lantern.styles.library import Style, StyleLibrary
-from lantern.styles.train import TrainedStyle, TrainStyleParams, paint_preview, train_style
-from lantern.zoo import Zoo
+from lantern.styles.train import Photographs, paint_preview
+from lantern.styles.train_shared import TrainSharedParams, train_shared
+from lantern.styles.trained import read_hand, read_network
+from lantern.zoo import DEFAULT_MODEL, Zoo
 from services.settings import Settings
 
 PREVIEW_EVERY = 50
+STATE_EVERY_S = 60.0
+# Sides (px) to which pictures are shrunk before they are kept for training.
+PHOTO_SIDE, PAINTING_SIDE = 512, 400
 NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 
-def train_into_library(
-    settings: Settings,
-    params: TrainStyleParams,
-    *,
-    painting: Path,
-    photos: Path,
-    name: str,
-    title: str,
-    loss_model: str,
-    seed: int,
-    preview: Path | None,
-    progress: Progress,
-) -> Style:
-    """Train a network for a painting and add it to the model store.
+def keep_style(settings: Settings, file: Path, *, name: str, title: str, command: str) -> Style:
+    """Add a style that `train-style` wrote to the model store.
 
     Raises:
-        LanternError: the name, the painting or the photographs cannot be used.
+        LanternError: the name or the file cannot be used, or it is of another shared network.
     """
-    if not NAME.fullmatch(name) or len(name) > 64:
-        raise InvalidParameter("a style's name is small letters and digits joined by hyphens")
-    held_out = _held_out()
-    started = time.monotonic()
+    _check_name(name)
+    try:
+        with safe_open(file, framework="pt") as opened:
+            said = opened.metadata() or {}
+    except (OSError, SafetensorError):
+        raise DamagedStyle(f"{file} is no style that train-style has written") from None
+    library, facts = StyleLibrary(settings.styles_path), json.loads(said.get("facts", "{}"))
+    facts |= {"command": command}
+    cat = _cat()
+    if "architecture" in said:
+        network = read_network(file)
+        thumbnail = paint_preview(network, None, cat)
+        return library.add(name, network, thumbnail, title=title, facts=facts)
+    shared = library.shared()
+    hand = read_hand(file, shared.trunk)
+    thumbnail = paint_preview(shared.network, hand, cat)
+    return library.add_hand(name, hand, thumbnail, title=title, facts=facts)
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Folders of paintings, of photographs to paint, and of pictures of any other kind."""
+
+    paintings: Path
+    photos: Path
+    others: Path | None = None
+
+
+def train_styles(
+    settings: Settings,
+    params: TrainSharedParams,
+    pictures: Pictures,
+    *,
+    judge: str,
+    seed: int,
+    start: str | None,
+    state: Path | None,
+    preview: Path | None,
+    command: str,
+    progress: Progress,
+) -> list[Style]:
+    """Train one network for all paintings of a folder and make it the shared one of the store.
+
+    Styles are called as their files are. `start` names a style whose network is begun with;
+    `state` is a file from which a run that was broken off goes on.
+
+    Raises:
+        LanternError: a name, a painting or the photographs cannot be used.
+    """
+    library, zoo, started = (
+        StyleLibrary(settings.styles_path),
+        Zoo(downloads=True),
+        time.monotonic(),
+    )
+    paintings = {path.stem.replace("_", "-"): _read(path) for path in _files(pictures.paintings)}
+    for name in paintings:
+        _check_name(name)
+    photos = [_small(_read(path), PHOTO_SIDE) for path in _files(pictures.photos)]
+    more = _files(pictures.others) if pictures.others else []
+    unlike = [_small(p, PAINTING_SIDE) for p in [*paintings.values(), *map(_read, more)]]
+    # as many paintings as photographs are looked at to learn what hands look like
+    looked_at = photos + unlike * max(1, len(photos) // len(unlike))
 
     def watch(step: Step) -> None:
         progress(step)
         if preview is not None and (step.done % PREVIEW_EVERY == 0 or step.done == step.total):
             preview.write_bytes(step.preview().encode("image/png"))
 
-    trained = train_style(
-        Image.decode(_bytes(painting)),
-        [picture.to_uint8() for picture in read_folder(photos)],
-        held_out,
-        Zoo(downloads=True).load(loss_model),
-        params,
-        progress=watch,
-        generator=torch.Generator().manual_seed(seed),
-    )
-    facts = _facts(trained, params, painting, loss_model, seed) | {
+    def save(data: bytes) -> None:
+        if state is not None:
+            passing = state.with_suffix(".new")
+            passing.write_bytes(data)
+            passing.replace(state)
+
+    saved = state.read_bytes() if state is not None and state.exists() else None
+    begin = read_network(library.folder / f"{start}.safetensors") if start else None
+    cat = _cat()
+    shared, trace = train_shared(
+        paintings, Photographs(looked_at, PAINTING_SIDE * 2 // 3), Photographs(photos, params.crop),
+        cat, zoo.load(judge), zoo.load(DEFAULT_MODEL), params,
+        progress=watch, generator=torch.Generator().manual_seed(seed),
+        checkpoints=Checkpoints(save, saved, every_s=STATE_EVERY_S), start=begin,
+    )  # fmt: skip
+    facts: dict[str, Any] = {
+        "judge": judge,
+        "params": params.model_dump(mode="json"),
+        "seed": seed,
+        "losses": {
+            "first": round(sum(trace.losses[:50]) / len(trace.losses[:50]), 4),
+            "last": round(sum(trace.losses[-50:]) / len(trace.losses[-50:]), 4),
+        },
+        "trunk": shared.trunk,
+        "torch": torch.__version__,
         "seconds": round(time.monotonic() - started),
-        "command": _command(params, painting, photos, name, title, loss_model, seed),
+        "command": command,
     }
-    thumbnail = paint_preview(trained.network, held_out)
-    return StyleLibrary(settings.styles_path).add(
-        name, trained.network, thumbnail, title=title, facts=facts
-    )
+    styles = [
+        (
+            Style(name, name.replace("-", " ").capitalize(), f"{name}.jpg", facts, blends=True),
+            paint_preview(shared.network, hand, cat),
+        )
+        for name, hand in shared.hands.items()
+    ]
+    library.share(shared, styles)
+    return [style for style, _ in styles]
 
 
-def read_folder(folder: Path) -> list[Image]:
-    """Decode every picture of a folder.
+def _check_name(name: str) -> None:
+    if not NAME.fullmatch(name) or len(name) > 64:
+        raise InvalidParameter(
+            f"{name!r} is no style's name: small letters and digits joined by hyphens"
+        )
 
-    Raises:
-        BadImage: the folder has none, or one of them cannot be decoded.
-    """
+
+def _files(folder: Path) -> list[Path]:
     paths = sorted(p for p in folder.glob("*") if p.suffix.lower() in SUFFIXES)
     if not paths:
-        raise BadImage(f"{folder} holds no JPEG, PNG or WebP pictures")
-    return [Image.decode(_bytes(path)) for path in paths]
+        raise BadImage(f"{folder} holds no JPEG, PNG, WebP or GIF pictures")
+    return paths
 
 
-def _held_out() -> Image:
-    return Image.decode(_bytes(samples.photographs()["cat"]))
-
-
-def _bytes(path: Path) -> bytes:
+def _read(path: Path) -> Image:
     try:
-        return path.read_bytes()
+        return Image.decode(path.read_bytes())
     except OSError as error:
         raise BadImage(f"{path} cannot be read: {error.strerror}") from None
 
 
-def _facts(
-    trained: TrainedStyle, params: TrainStyleParams, painting: Path, loss_model: str, seed: int
-) -> dict[str, Any]:
-    return {
-        "painting": painting.name,
-        "loss_model": loss_model,
-        "params": params.model_dump(mode="json"),
-        "seed": seed,
-        "losses": {
-            "first": round(trained.trace.losses[0], 4),
-            "last": round(trained.trace.losses[-1], 4),
-            "style": round(trained.style_loss, 4),
-            "content": round(trained.content_loss, 4),
-        },
-        "torch": torch.__version__,
-    }
+def _small(image: Image, side: int) -> Any:
+    is_small = min(image.height, image.width) <= side
+    return (image if is_small else image.cover(side)).to_uint8()
 
 
-def _command(
-    params: TrainStyleParams,
-    painting: Path,
-    photos: Path,
-    name: str,
-    title: str,
-    loss_model: str,
-    seed: int,
-) -> str:
-    changed = params.model_dump(mode="json", exclude_defaults=True)
-    options = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in changed.items())
-    return (
-        f"lantern train-style {painting.name} --name {name} --title '{title}' "
-        f"--photos {photos.name} --loss-model {loss_model} --seed {seed} {options}"
-    ).strip()
+def _cat() -> Image:
+    return _read(samples.photographs()["cat"])

@@ -92,6 +92,6 @@ def small_model() -> VisionModel:
 
 
 @pytest.fixture(scope="session")
-def styles() -> StyleLibrary:
+def styles(model: VisionModel) -> StyleLibrary:
     """The styles that are shipped."""
-    return StyleLibrary(STYLES)
+    return StyleLibrary(STYLES, looker=lambda: model)

@@ -16,6 +16,7 @@ import safetensors
 import safetensors.torch
 import torch
 
+from lantern.animation import recode_frames
 from lantern.artifact import (
     FORMS,
     PLAIN,
@@ -34,7 +35,7 @@ from lantern.artifact import (
 )
 from lantern.call import choose
 from lantern.colour import colourise
-from lantern.image import FORMATS, GIF, Image, Limits, recode_frames
+from lantern.image import FORMATS, GIF, Image, Limits
 from lantern.params import Params
 
 TINY = Limits(min_side=1)

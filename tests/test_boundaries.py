@@ -90,7 +90,7 @@ def test_handlers_know_only_the_library() -> None:
 
 
 def test_pictures_are_read_in_one_place() -> None:
-    assert importers(CODE, "PIL") == ["lantern/image.py"]
+    assert importers(CODE, "PIL") == ["lantern/animation.py", "lantern/image.py"]
 
 
 def test_torchvision_is_imported_in_one_place() -> None:

@@ -132,7 +132,7 @@ class TestAFolder:
         assert made.entry(3).read() == FILES["cats/tom.jpg"]
 
     def test_what_is_hidden_or_no_picture_is_left_out(self, folder: Path) -> None:
-        for name in (".hidden.png", ".git/x.png", "cats/.DS_Store", "notes.txt", "x.gif", "PNG"):
+        for name in (".hidden.png", ".git/x.png", "cats/.DS_Store", "notes.txt", "x.bmp", "PNG"):
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_bytes(png(1))
         (folder / "folder.png").mkdir()

@@ -83,7 +83,7 @@ def cheap(technique: Technique) -> dict[str, Any]:
     chosen: dict[str, Any] = {name: CHEAP[name] for name in schema if name in CHEAP}
     for name, entry in schema.items():
         if name in ("steps", "iterations"):
-            chosen[name] = max(3, entry["minimum"])
+            chosen[name] = max(3, entry.get("anyOf", [entry])[0]["minimum"])
         elif "smooth-grad" in entry.get("enum", ()):  # where chance plays a part
             chosen[name] = "smooth-grad"
         elif entry.get("type") == "integer" and name.endswith("size"):

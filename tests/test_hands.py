@@ -12,36 +12,15 @@ from lantern.errors import InvalidParameter, UnknownName
 from lantern.image import Image
 from lantern.run import run
 from lantern.styles import painting
-from lantern.styles.engine import Engine, Hands, openvino_engine, torch_engine
+from lantern.styles.engine import Engine, Hands, openvino_engine
 from lantern.styles.files import DamagedStyle
-from lantern.styles.library import SHARED, Style, StyleLibrary
+from lantern.styles.library import SHARED, StyleLibrary
 from lantern.styles.mix import read_mix
-from lantern.styles.network import Architecture, StyleNetwork
 from lantern.styles.painting import Painter
-from lantern.styles.prediction import Predictor, painting_pixels, signature
-from lantern.styles.shared import Shared, read_shared, write_shared
+from lantern.styles.prediction import signature
+from lantern.styles.shared import read_shared, write_shared
 from lantern.vision_model import VisionModel
-
-SMALL = Architecture(width=4, blocks=2)
-
-
-def chance(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def network(seed: int = 0) -> StyleNetwork:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return StyleNetwork(SMALL).eval().requires_grad_(False)
-
-
-def hand(of: StyleNetwork, seed: int) -> torch.Tensor:
-    return of.hand() + torch.randn(of.hand_size, generator=chance(seed))
-
-
-def in_float32(network: StyleNetwork, hands: Hands = "own") -> Engine:
-    return torch_engine(network, torch.float32, hands)
-
+from tests.paintings import chance, fill, hand, in_float32, network, shared
 
 # --- Hands -------------------------------------------------------------------------------------
 
@@ -142,22 +121,9 @@ def test_what_is_no_mixture_is_refused(text: str) -> None:
 # --- The library -------------------------------------------------------------------------------
 
 
-def shared(features: int = 12) -> Shared:
-    ours = network()
-    predictor = Predictor(features, ours.hand_size, width=8).requires_grad_(False)
-    torch.nn.init.normal_(predictor.wide.weight, std=0.5, generator=chance(5))
-    hands = {"stars": hand(ours, 1), "waves": hand(ours, 2)}
-    return Shared(ours, hands, ours.hand(), predictor)
-
-
 @pytest.fixture
-def library(tmp_path: Path, picture: Image, model: VisionModel, photo: Image) -> StyleLibrary:
-    features = signature(model, painting_pixels(photo)).shape[1]
-    made = StyleLibrary(tmp_path / "styles", engine=in_float32, looker=lambda: model)
-    styles = [Style(name, name, f"{name}.jpg", {}, blends=True) for name in ("stars", "waves")]
-    made.share(shared(features), [(style, picture) for style in styles])
-    made.add("dots", network(3), picture, title="Dots", facts={})
-    return made
+def library(tmp_path: Path, picture: Image, model: VisionModel) -> StyleLibrary:
+    return fill(tmp_path / "styles", model, picture)
 
 
 def test_a_shared_network_comes_back_to_half_precision(tmp_path: Path) -> None:
@@ -167,7 +133,7 @@ def test_a_shared_network_comes_back_to_half_precision(tmp_path: Path) -> None:
     assert list(again.hands) == ["stars", "waves"]
     pixels, given = torch.rand(1, 3, 32, 32, generator=chance()), torch.randn(1, 12)
     for one, other in [
-        (ours.mixed({"stars": 0.5, "waves": 0.5}), again.mixed({"stars": 0.5, "waves": 0.5})),
+        (ours.hands["stars"], again.hands["stars"]),
         (ours.predicted(given), again.predicted(given)),
         (ours.network(pixels), again.network(pixels)),
     ]:

@@ -1,4 +1,4 @@
-"""Style networks paint any picture, are kept and read safely, and can be trained."""
+"""Style networks paint any picture, and are kept and read safely."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from lantern.errors import MissingInput, UnknownName
+from lantern.artifact import SAFETENSORS
+from lantern.errors import UnknownName
 from lantern.image import Image
-from lantern.optimize.objectives import gram, style_loss
-from lantern.progress import Cancelled, Step, silent
 from lantern.run import run
 from lantern.styles.engine import Engine, Hands, engine_for, openvino_engine, torch_engine
 from lantern.styles.files import DamagedStyle
-from lantern.styles.library import SHARED, Style, StyleLibrary, read_network, write_network
+from lantern.styles.library import SHARED, Style, StyleLibrary
 from lantern.styles.network import (
     CLASSIC,
     Architecture,
@@ -29,8 +28,7 @@ from lantern.styles.network import (
     pad_to_multiple,
 )
 from lantern.styles.painting import Painter
-from lantern.styles.train import Photographs, TrainedStyle, TrainStyleParams, train_style
-from lantern.vision_model import VisionModel
+from lantern.styles.trained import network_weights, read_network
 
 FOLDER = Path(__file__).resolve().parent.parent / "model_store" / "styles"
 SMALL = Architecture(width=4, blocks=1)
@@ -41,6 +39,10 @@ def network(architecture: Architecture = SMALL) -> StyleNetwork:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(2)
         return StyleNetwork(architecture).eval().requires_grad_(False)
+
+
+def write(made: StyleNetwork, path: Path) -> None:
+    path.write_bytes(network_weights("style", made, {}).encode(SAFETENSORS))
 
 
 def in_float32(made: StyleNetwork, hands: Hands = "own") -> Engine:
@@ -166,7 +168,7 @@ def library(tmp_path: Path, picture: Image) -> StyleLibrary:
 def test_a_network_comes_back_to_half_precision(tmp_path: Path) -> None:
     for architecture in (SMALL, CLASSIC):
         made = network(architecture)
-        write_network(made, tmp_path / "made.safetensors")
+        write(made, tmp_path / "made.safetensors")
         again = read_network(tmp_path / "made.safetensors")
         assert again.architecture == architecture
         assert not again.training
@@ -179,7 +181,7 @@ def test_a_network_comes_back_to_half_precision(tmp_path: Path) -> None:
 
 
 def test_reading_leaves_the_global_random_state_alone(tmp_path: Path) -> None:
-    write_network(network(), tmp_path / "made.safetensors")
+    write(network(), tmp_path / "made.safetensors")
     before = torch.get_rng_state()
     read_network(tmp_path / "made.safetensors")
     assert torch.equal(torch.get_rng_state(), before)
@@ -215,7 +217,7 @@ def test_an_unknown_style_is_answered_with_the_known_ones(library: StyleLibrary)
 def foreign_files(folder: Path) -> dict[str, bytes]:
     """Return files that are no weights of a style network, by what is wrong with them."""
     path, made = folder / "other", network()
-    write_network(made, path)
+    write(made, path)
     whole = path.read_bytes()
     weights = {name: value.half() for name, value in made.state_dict().items()}
     said = json.dumps(dataclasses.asdict(SMALL))
@@ -251,7 +253,7 @@ def test_damaged_and_foreign_files_are_refused(library: StyleLibrary) -> None:
     with pytest.raises(DamagedStyle):
         library.painter({"dots": 1.0})
     # and once it is there again, it works
-    write_network(network(), path)
+    write(network(), path)
     assert library.painter({"dots": 1.0}).hand is None
 
 
@@ -332,83 +334,3 @@ def test_every_file_of_the_store_belongs_to_a_style(styles: StyleLibrary) -> Non
     kept = {path.name for path in FOLDER.iterdir()} - {"styles.json"}
     named = {f for s in styles.styles().values() for f in (s.file, s.thumbnail) if f}
     assert kept - {SHARED} == named
-
-
-# --- Training ----------------------------------------------------------------------------------
-
-
-def train(
-    model: VisionModel, photo: Image, *, seed: int, steps: int = 25, **more: Any
-) -> TrainedStyle:
-    params = TrainStyleParams(
-        steps=steps, batch=2, crop=64, style_size=64, width=4, blocks=1, learning_rate=5e-3, **more
-    )
-    painting = Image(photo.pixels.flip(0).roll(30, 2))
-    return train_style(
-        painting, [photo.to_uint8()], photo, model, params, progress=silent,
-        generator=torch.Generator().manual_seed(seed),
-    )  # fmt: skip
-
-
-def test_training_lowers_the_loss(small_model: VisionModel, photo: Image) -> None:
-    trained = train(small_model, photo, seed=0)
-    losses = trained.trace.losses
-    assert len(losses) == 25
-    assert sum(losses[-5:]) < 0.75 * sum(losses[:5])
-    assert not trained.network.training
-    assert trained.network.architecture == SMALL
-
-
-def test_the_painting_is_what_is_learnt(small_model: VisionModel, photo: Image) -> None:
-    painting = Image(photo.pixels.flip(0).roll(30, 2)).cover(64).pixels[None]
-    layers = small_model.style_layers
-
-    def distance(trained: TrainedStyle) -> float:
-        pixels = photo.resize(64, 64).pixels[None]
-        with small_model.capture(layers) as features, torch.no_grad():
-            seen = features(painting)
-            wanted = {name: gram(seen[name]) for name in layers}
-            return float(style_loss(features(trained.network(pixels)), wanted))
-
-    first, last = (train(small_model, photo, seed=0, steps=steps) for steps in (1, 25))
-    assert distance(last) < 0.7 * distance(first)
-
-
-def test_the_same_seed_gives_the_same_weights(small_model: VisionModel, photo: Image) -> None:
-    before = torch.get_rng_state()
-    first, second, other = (
-        train(small_model, photo, seed=seed, steps=3).network.state_dict() for seed in (5, 5, 6)
-    )
-    assert torch.equal(torch.get_rng_state(), before)
-    assert all(torch.equal(first[name], second[name]) for name in first)
-    assert any(not torch.equal(first[name], other[name]) for name in first)
-
-
-def test_training_can_be_watched_and_stopped(small_model: VisionModel, photo: Image) -> None:
-    previews: list[Image] = []
-
-    def stop(step: Step) -> None:
-        previews.append(step.preview())
-        if step.done == 2:
-            raise Cancelled
-
-    params = TrainStyleParams(steps=50, batch=1, crop=64, style_size=64, width=4, blocks=1)
-    with pytest.raises(Cancelled):
-        train_style(
-            photo, [photo.to_uint8()], photo, small_model, params, progress=stop,
-            generator=torch.Generator(),
-        )  # fmt: skip
-    assert len(previews) == 2
-    assert min(previews[0].height, previews[0].width) == 256
-    assert not any(m._forward_hooks for m in small_model.network.modules())
-
-
-def test_training_crops_stay_inside_and_differ(photo: Image) -> None:
-    photos = Photographs([photo.to_uint8(), np.zeros((20, 30, 3), np.uint8)], crop=16)
-    batch = photos.batch(40, torch.Generator().manual_seed(0))
-    assert batch.shape == (40, 3, 16, 16)
-    black = [float(sample.max()) == 0 for sample in batch]
-    assert 8 < sum(black) < 32
-    assert torch.equal(batch, photos.batch(40, torch.Generator().manual_seed(0)))
-    with pytest.raises(MissingInput, match="no training photographs"):
-        Photographs([], crop=16)

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lantern.animation import encode_frames
 from lantern.artifacts.base import PLAIN, Artifact, Rendering
 from lantern.colour import colourise
-from lantern.image import FORMATS, GIF, Image, caption, encode_frames
+from lantern.image import FORMATS, GIF, Image, caption
 
 # Between the tiles of a grid: pixels, and their level.
 GAP, GAP_LEVEL = 2, 0.88
@@ -170,6 +171,8 @@ class Grid(Artifact):
 class Animation(Artifact):
     """Pictures of one size shown one after another, each for `frame_ms` milliseconds, endlessly.
 
+    `times_ms` are those of each frame where they differ.
+
     Raises:
         ValueError: there is no frame or no time, or frames differ in size.
     """
@@ -178,9 +181,11 @@ class Animation(Artifact):
     name: str
     frames: tuple[Image, ...]
     frame_ms: int
+    times_ms: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if len({frame.pixels.shape for frame in self.frames}) != 1 or self.frame_ms < 1:
+        shapes, times = {frame.pixels.shape for frame in self.frames}, self._times()
+        if len(shapes) != 1 or min(times) < 1 or len(times) != len(self.frames):
             raise ValueError("an animation has frames, all of one size, and a time for each")
 
     @property
@@ -192,8 +197,11 @@ class Animation(Artifact):
         """Return the animation's file."""
         self._require(media_type)
         return encode_frames(
-            self.frames, media_type, frame_ms=self.frame_ms, quality=rendering.quality
+            self.frames, media_type, times_ms=self._times(), quality=rendering.quality
         )
+
+    def _times(self) -> tuple[int, ...]:
+        return self.times_ms or (self.frame_ms,) * max(1, len(self.frames))
 
     def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
         """Return float32 `[T,3,H,W]`, sRGB, 0..1."""

@@ -49,7 +49,7 @@ class Collections:
 def empty() -> InvalidParameter:
     """Build the error for a collection without pictures."""
     return InvalidParameter(
-        "the collection is empty; put JPEG, PNG or WebP pictures into it first",
+        "the collection is empty; put JPEG, PNG, WebP or GIF pictures into it first",
         pointer=POINTER,
         code="empty-collection",
     )

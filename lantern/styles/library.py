@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import json
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,18 +15,23 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from lantern.artifact import SAFETENSORS
 from lantern.errors import InvalidParameter, one_of
 from lantern.image import Image
 from lantern.styles.engine import Engine, Hands, engine_for
-from lantern.styles.files import POINTER, reading, write
-from lantern.styles.network import Architecture, StyleNetwork, made
+from lantern.styles.files import POINTER
+from lantern.styles.network import StyleNetwork
+from lantern.styles.own import THUMBNAIL, WEIGHTS, OwnStyles
 from lantern.styles.painting import Painter
 from lantern.styles.prediction import painting_pixels, signature
 from lantern.styles.shared import Shared, read_shared, write_shared
+from lantern.styles.trained import network_weights, read_hand, read_network
 from lantern.vision_model import VisionModel
 
 Kind = Literal["per-style", "many-style"]
-SHARED = "shared.safetensors"
+SHARED, FACTS = "shared.safetensors", "styles.json"
+# Networks of their own that are kept in memory, of which callers may have any number.
+MOST_KEPT = 16
 
 
 @dataclass(frozen=True)
@@ -50,26 +56,37 @@ class Style:
 
 
 class StyleLibrary:
-    """The styles in a folder; networks are loaded on first use and kept."""
+    """The styles in a folder and those of callers' own; networks are loaded on first use.
+
+    `looker` loads the network that looks at paintings of which only a hand is to be told.
+    """
 
     def __init__(
         self,
         folder: Path,
         *,
+        own: OwnStyles | None = None,
         device: str = "cpu",
         engine: Callable[[StyleNetwork, Hands], Engine] = engine_for,
         looker: Callable[[], VisionModel] | None = None,
     ) -> None:
-        self.folder, self._device, self._engine, self._looker = folder, device, engine, looker
-        self._painters: dict[str, Painter] = {}  # by file
+        self.folder, self.own = folder, own or OwnStyles(None)
+        self._device, self._engine, self._looker = device, engine, looker
+        self._painters: dict[str, Painter] = {}  # by file, the last used last
         self._shared: Shared | None = None
+        self._many: Painter | None = None
         self._lock = threading.RLock()
 
     def styles(self) -> dict[str, Style]:
-        """Return every style by name, as the facts file says now."""
-        path = self.folder / "styles.json"
+        """Return every style of the folder by name, as its facts file says now."""
+        path = self.folder / FACTS
         entries = json.loads(path.read_text()) if path.is_file() else {}
         return {name: Style(name=name, **entry) for name, entry in sorted(entries.items())}
+
+    def version(self) -> str:
+        """Return what changes with the styles of the folder."""
+        path = self.folder / FACTS
+        return hashlib.sha256(path.read_bytes() if path.is_file() else b"").hexdigest()
 
     def style(self, name: str) -> Style:
         """Find a style.
@@ -77,29 +94,41 @@ class StyleLibrary:
         Raises:
             UnknownName: there is none of that name.
         """
-        return _named(name, self.styles())
+        return self._found([name])[0]
+
+    def check(self, mix: Mapping[str, float]) -> list[Style]:
+        """Return the styles of a mixture.
+
+        Raises:
+            UnknownName: there is no style of a name.
+            InvalidParameter: a style that has only a network of its own is to be mixed.
+        """
+        styles = self._found(mix)
+        for style in styles:
+            if not style.blends and len(styles) > 1:
+                mixable = ", ".join(s.name for s in self.styles().values() if s.blends) or "none"
+                raise InvalidParameter(
+                    f"{style.name} has a network of its own and cannot be mixed; "
+                    f"those that can: {mixable}",
+                    pointer=POINTER,
+                )
+        return styles
 
     def painter(self, mix: Mapping[str, float]) -> Painter:
         """Return what paints in a style, or in several by their weights.
+
+        Source: Dumoulin et al. 2017, section 3.4, for the weighted sum of hands.
 
         Raises:
             UnknownName: there is no style of a name.
             InvalidParameter: a style that has only a network of its own is to be mixed.
             DamagedStyle: its weights do not fit.
         """
-        known = self.styles()
-        styles = [_named(name, known) for name in mix]
+        styles = self.check(mix)
         if len(styles) == 1 and styles[0].file:
             return self._own_painter(styles[0].file)
-        for style in styles:
-            if not style.blends:
-                mixable = ", ".join(s.name for s in known.values() if s.blends) or "none"
-                raise InvalidParameter(
-                    f"{style.name} has a network of its own and cannot be mixed; "
-                    f"those that can: {mixable}",
-                    pointer=POINTER,
-                )
-        return self.painter_of(self.shared().mixed(mix))
+        hands = [mix[style.name] * self._hand(style.name) for style in styles]
+        return self.painter_of(torch.stack(hands).sum(0))
 
     def hand_of(self, painting: Image) -> Tensor:
         """Return the hand `[D]` of a painting that nothing was trained on, in one pass.
@@ -108,9 +137,10 @@ class StyleLibrary:
             DamagedStyle: there is no shared network, or its file is damaged.
         """
         assert self._looker is not None
-        pixels = painting_pixels(painting)
+        looker = self._looker()
         with torch.inference_mode():
-            return self.shared().predicted(signature(self._looker(), pixels))
+            seen = signature(looker, painting_pixels(painting).to(looker.device))
+        return self.shared().predicted(seen.cpu())
 
     def painter_of(self, hand: Tensor) -> Painter:
         """Return what paints in a hand `[D]` of the shared network.
@@ -119,10 +149,9 @@ class StyleLibrary:
             DamagedStyle: there is no shared network, or its file is damaged.
         """
         with self._lock:
-            if SHARED not in self._painters:
-                network = self.shared().network.to(self._device)
-                self._painters[SHARED] = self._made(network, "given")
-            return dataclasses.replace(self._painters[SHARED], hand=hand[None])
+            if self._many is None:
+                self._many = self._made(self.shared().network.to(self._device), "given")
+            return dataclasses.replace(self._many, hand=hand[None])
 
     def shared(self) -> Shared:
         """Return the network that many styles share.
@@ -152,8 +181,31 @@ class StyleLibrary:
             blends=known is not None and known.blends,
         )  # fmt: skip
         assert style.file is not None
-        write_network(network, self.folder / style.file)
+        data = network_weights(name, network, {}).encode(SAFETENSORS)
+        (self.folder / style.file).write_bytes(data)
         self._note([(style, thumbnail)])
+        return style
+
+    def add_hand(
+        self,
+        name: str,
+        hand: Tensor,
+        thumbnail: Image,
+        *,
+        title: str,
+        facts: Mapping[str, Any],
+    ) -> Style:
+        """Add a hand `[D]` of the shared network, its thumbnail and its facts.
+
+        Raises:
+            DamagedStyle: there is no shared network, or its file is damaged.
+        """
+        known = self.styles().get(name)
+        file = known.file if known is not None else None
+        style = Style(name, title, f"{name}.jpg", facts, file, blends=True)
+        shared = self.shared()
+        more = dataclasses.replace(shared, hands={**shared.hands, name: hand})
+        self.share(more, [(style, thumbnail)])
         return style
 
     def share(self, shared: Shared, styles: Sequence[tuple[Style, Image]]) -> None:
@@ -161,13 +213,37 @@ class StyleLibrary:
         self.folder.mkdir(parents=True, exist_ok=True)
         write_shared(shared, self.folder / SHARED)
         self._note(styles)
+        with self._lock:
+            self._shared = self._many = None
+
+    def _found(self, names: Iterable[str]) -> list[Style]:
+        known = self.styles()
+        return [self._of_a_caller(name) or _named(name, known) for name in names]
+
+    def _of_a_caller(self, name: str) -> Style | None:
+        entry = self.own.entry(name)
+        if entry is None:
+            return None
+        file = None if entry.blends else str(self.own.path(name, WEIGHTS))
+        thumbnail = str(self.own.path(name, THUMBNAIL))
+        return Style(name, entry.title, thumbnail, entry.facts, file, entry.blends)
+
+    def _hand(self, name: str) -> Tensor:
+        shared = self.shared()
+        if name in shared.hands:
+            return shared.hands[name]
+        return read_hand(self.own.path(name, WEIGHTS), shared.trunk)
 
     def _own_painter(self, file: str) -> Painter:
         with self._lock:
-            if file not in self._painters:
+            painter = self._painters.pop(file, None)
+            if painter is None:
                 network = read_network(self.folder / file).to(self._device)
-                self._painters[file] = self._made(network, "own")
-            return self._painters[file]
+                painter = self._made(network, "own")
+            while len(self._painters) >= MOST_KEPT:
+                self._painters.pop(next(iter(self._painters)))
+            self._painters[file] = painter
+            return painter
 
     def _made(self, network: StyleNetwork, hands: Hands) -> Painter:
         tiles = functools.cache(lambda: self._engine(network, "measured"))
@@ -178,34 +254,15 @@ class StyleLibrary:
             (self.folder / style.thumbnail).write_bytes(thumbnail.encode("image/jpeg"))
         entries = self.styles() | {style.name: style for style, _ in styles}
         text = json.dumps({n: _entry(s) for n, s in sorted(entries.items())}, indent=2)
-        temporary = self.folder / "styles.json.new"
+        temporary = self.folder / f"{FACTS}.new"
         temporary.write_text(text + "\n")
-        temporary.replace(self.folder / "styles.json")
+        temporary.replace(self.folder / FACTS)
 
 
 def _named(name: str, styles: Mapping[str, Style]) -> Style:
     if name not in styles:
         raise one_of("style", name, styles, pointer=POINTER)
     return styles[name]
-
-
-def write_network(network: StyleNetwork, path: Path) -> None:
-    """Write weights as float16 safetensors; the header holds the architecture."""
-    architecture = json.dumps(dataclasses.asdict(network.architecture))
-    write(path, network.state_dict(), {"architecture": architecture})
-
-
-def read_network(path: Path) -> StyleNetwork:
-    """Read a network as float32.
-
-    Raises:
-        DamagedStyle: the file is missing, damaged or of another shape.
-    """
-    problem = f"the style's file {path.name} is missing or damaged; train the style again"
-    with reading(path, problem) as (weights, facts):
-        network = made(Architecture(**json.loads(facts["architecture"])))
-        network.load_state_dict(weights)
-    return network.eval().requires_grad_(False)
 
 
 def _entry(style: Style) -> dict[str, Any]:

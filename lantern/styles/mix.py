@@ -20,24 +20,24 @@ def read_mix(text: str) -> dict[str, float]:
     if len(parts) > MOST:
         raise _refusal(f"{len(parts)} styles are too many; mix at most {MOST}")
     mix: dict[str, float] = {}
-    for part in parts:
+    for number, part in enumerate(parts, 1):
         name, colon, weight = (piece.strip() for piece in part.partition(":"))
         if not name:
-            raise _refusal(f"{text!r} lacks a name; write it as in starry-night:0.6,great-wave:0.4")
+            raise _refusal(f"style {number} lacks a name; write starry-night:0.6,great-wave:0.4")
         if name in mix:
-            raise _refusal(f"{name!r} is there twice; give each style one weight")
-        mix[name] = _weight(name, weight) if colon else 1.0
+            raise _refusal(f"style {number} was named before; give each style one weight")
+        mix[name] = _weight(number, weight) if colon else 1.0
     total = sum(mix.values())
     return {name: weight / total for name, weight in mix.items()}
 
 
-def _weight(name: str, text: str) -> float:
+def _weight(number: int, text: str) -> float:
     try:
         weight = float(text)
     except ValueError:
         weight = math.nan
     if not 0 < weight <= 1000:
-        raise _refusal(f"the weight {text!r} of {name!r} is no number above 0 and up to 1000")
+        raise _refusal(f"the weight of style {number} is no number above 0 and up to 1000")
     return weight
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from lantern.animation import frames_of
+from lantern.artifact import Animation, Picture
 from lantern.errors import InvalidParameter
 from lantern.image import Image
 from lantern.optimize.tiles import HALO, Box, cut
@@ -24,6 +27,8 @@ from lantern.styles.network import StyleNetwork, pad_to_multiple
 WHOLE, SIDE = 2048 * 2048, 1024 + 2 * HALO
 # Rows and columns of parts that are measured for a picture in tiles, and their side.
 PARTS, PART = 3, 384
+# Frames differ by noise up to about this (of 0..1), in the mean over so many px a side.
+MOVED, AROUND = 0.05, 9
 # Longest side that is painted, px.
 MOST = 4096
 
@@ -48,6 +53,12 @@ class PaintingParams(Params):
             "style: the painting's colours; luminance: the photograph's, under painted light; "
             "histogram: strokes in a palette fitted to the photograph's"
         ),
+    )
+    smoothing: float = Field(
+        0.6,
+        ge=0,
+        le=0.95,
+        description="of an animation: share of the frame before that stays where nothing moves",
     )
 
 
@@ -89,6 +100,43 @@ def parts(pixels: Tensor) -> Tensor:
     )
     boxes = [Box(t, x, t + height, x + width) for t, x in itertools.product(tops, lefts)]
     return torch.cat([box.of(pixels) for box in boxes])
+
+
+def repainted(
+    painter: Painter, image: Image, params: PaintingParams, mask: Image | None
+) -> Picture | Animation:
+    """Paint a photograph, or an animation frame by frame."""
+    if image.film is None:
+        return Picture("picture", painted(painter, image, params, mask))
+    frames = frames_of(image)
+    times = tuple(frame.ms for frame in frames)
+    pictures = smoothed(painter, [frame.image for frame in frames], params, mask)
+    return Animation("picture", tuple(pictures), times[0], times)
+
+
+def smoothed(
+    painter: Painter, frames: Sequence[Image], params: PaintingParams, mask: Image | None
+) -> Iterator[Image]:
+    """Paint frames; where a frame is as the one before, it stays nearly as that was painted.
+
+    What flickers is the paint, which noise too small to see turns into other strokes: it is a
+    running mean over the frames in which a place stood still.
+    """
+    before: tuple[Tensor, Tensor] | None = None
+    for frame in frames:
+        photo, made = frame.fit(params.size).pixels, painted(painter, frame, params, mask)
+        if before is not None and params.smoothing > 0:
+            stays = params.smoothing * stillness(photo, before[0])
+            made = dataclasses.replace(made, pixels=torch.lerp(made.pixels, before[1], stays))
+        before = (photo, made.pixels)
+        yield made
+
+
+def stillness(now: Tensor, before: Tensor) -> Tensor:
+    """Tell where two frames `[3,H,W]` are alike, `[1,H,W]`: 1 where they are, 0 where not."""
+    apart = (now - before).abs().mean(0, keepdim=True)
+    around = F.avg_pool2d(apart[None], AROUND, 1, AROUND // 2, count_include_pad=False)[0]
+    return torch.exp(-((around / MOVED) ** 2))
 
 
 def painted(painter: Painter, image: Image, params: PaintingParams, mask: Image | None) -> Image:

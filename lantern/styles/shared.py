@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,17 +32,18 @@ class Shared:
     usual: Tensor
     predictor: Predictor
 
-    def mixed(self, mix: Mapping[str, float]) -> Tensor:
-        """Return the weighted sum of hands, `[D]`.
+    @functools.cached_property
+    def trunk(self) -> str:
+        """A digest of the network, by which a hand knows whose it is."""
+        found = hashlib.sha256()
+        for name, value in sorted(self.network.state_dict().items()):
+            found.update(name.encode() + value.half().cpu().numpy().tobytes())
+        return found.hexdigest()[:16]
 
-        Source: Dumoulin et al. 2017, section 3.4.
-        """
-        return torch.stack([weight * self.hands[name] for name, weight in mix.items()]).sum(0)
-
-    @torch.inference_mode()
     def predicted(self, signature: Tensor) -> Tensor:
         """Return the hand `[D]` of a painting by its signature `[1,F]`."""
-        hand: Tensor = self.usual + self.predictor(signature)[0]
+        with torch.no_grad():
+            hand: Tensor = self.usual + self.predictor(signature)[0]
         return hand
 
 
@@ -71,7 +74,8 @@ def read_shared(path: Path) -> Shared:
         network.load_state_dict(_below(_NETWORK, tensors))
         weights = _below(_PREDICTOR, tensors)
         width, features = weights["narrow.weight"].shape
-        predictor = Predictor(features, network.hand_size, width=width)
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            predictor = Predictor(features, network.hand_size, width=width)
         predictor.load_state_dict(weights)
         hands = dict(zip(json.loads(facts["names"]), tensors["hands"], strict=True))
         usual = tensors["usual"]

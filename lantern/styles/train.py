@@ -1,46 +1,26 @@
-"""Train one network for one painting."""
+"""Training for paintings: photographs, painted, are to have a painting's statistics."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor
 
+from lantern.checkpoint import Checkpoints
 from lantern.errors import MissingInput
 from lantern.image import Image
 from lantern.optimize.ascend import Trace, ascend
 from lantern.progress import Progress
 from lantern.styles.loss import PaintingLoss, PaintingLossParams
-from lantern.styles.network import Architecture, StyleNetwork
+from lantern.styles.network import StyleNetwork
 from lantern.vision_model import VisionModel
 
-
-class TrainStyleParams(PaintingLossParams):
-    """How to train a style network."""
-
-    steps: int = Field(1200, ge=1, le=200_000, description="training steps")
-    batch: int = Field(4, ge=1, le=64, description="photographs per step")
-    crop: int = Field(256, ge=64, le=1024, multiple_of=4, description="side of a training crop, px")
-    style_size: int = Field(300, ge=64, le=1024, description="short side of the painting, px")
-    learning_rate: float = Field(2e-3, gt=0, le=1, description="Adam's highest rate")
-    width: int = Field(16, ge=4, le=64, description="half the channels at half resolution")
-    blocks: int = Field(4, ge=1, le=16, description="residual blocks")
-
-
-@dataclass(frozen=True)
-class TrainedStyle:
-    """A network for one painting and the losses of its training."""
-
-    network: StyleNetwork
-    trace: Trace
-    style_loss: float
-    content_loss: float
+Painting = Callable[[Tensor], Tensor]
 
 
 class Photographs:
@@ -65,63 +45,97 @@ class Photographs:
         return box.pixels.flip(-1) if flip < 0.5 else box.pixels
 
 
-def train_style(
-    painting: Image,
-    photos: Sequence[np.ndarray[Any, Any]],
-    held_out: Image,
-    loss_model: VisionModel,
-    params: TrainStyleParams,
+@dataclass(frozen=True)
+class Lesson:
+    """What is painted, how it should look, and who judges it.
+
+    `painting` is of the size at which its strokes are to be learnt; `batch` photographs are painted
+    at each of `steps` steps, `rate` is Adam's highest.
+    """
+
+    painting: Image
+    photos: Photographs
+    judge: VisionModel
+    weights: PaintingLossParams
+    steps: int
+    batch: int
+    rate: float
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """The losses of each step; at the end, what they were of style and of content."""
+
+    trace: Trace
+    style: float
+    content: float
+
+    def facts(self) -> dict[str, Any]:
+        """Return them as plain data."""
+        losses = self.trace.losses
+        return {
+            "steps": len(losses),
+            "losses": {
+                "first": round(losses[0], 4),
+                "last": round(losses[-1], 4),
+                "style": round(self.style, 4),
+                "content": round(self.content, 4),
+            },
+        }
+
+
+def learn(
+    lesson: Lesson,
+    paint: Painting,
+    parameters: Iterable[Tensor],
     *,
     progress: Progress,
+    preview: Callable[[], Image],
     generator: torch.Generator,
-) -> TrainedStyle:
-    """Train a network that paints any photograph in the hand of `painting`.
-
-    `held_out` is a photograph it does not train on, painted for each preview.
+    checkpoints: Checkpoints | None = None,
+) -> Learnt:
+    """Change `parameters` until what `paint` makes of photographs `[N,3,S,S]` is as it should be.
 
     Source: Johnson et al. 2016, section 3.
+
+    Raises:
+        NotFinite, Cancelled: as `ascend`.
     """
-    network = _network(Architecture(params.width, blocks=params.blocks), generator)
-    training = Photographs(photos, params.crop)
-    terms: dict[str, float] = {}
+    device = lesson.judge.device
+    with PaintingLoss.by(lesson.judge) as judge:
+        wanted = judge.hand(lesson.painting.pixels[None].to(device))
 
-    with PaintingLoss.by(loss_model) as judge:
-        hand = judge.hand(painting.cover(params.style_size).pixels[None])
-
-        def loss(step: int) -> Tensor:
-            batch = training.batch(params.batch, generator)
-            losses = judge(network(batch), batch, hand)
-            terms.update(style=losses.style.mean().item(), content=losses.content.mean().item())
-            return losses.total(params)
+        def judged(generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+            batch = lesson.photos.batch(lesson.batch, generator).to(device)
+            losses = judge(paint(batch), batch, wanted)
+            return losses.total(lesson.weights), losses.style.mean(), losses.content.mean()
 
         trace = ascend(
-            loss,
-            torch.optim.Adam(network.parameters()),
-            steps=params.steps,
+            lambda step: judged(generator)[0],
+            torch.optim.Adam(parameters),
+            steps=lesson.steps,
             progress=progress,
-            preview=lambda: paint_preview(network, held_out),
-            rate=lambda step: params.learning_rate * _schedule(step, params.steps),
+            preview=preview,
+            rate=lambda step: lesson.rate * schedule(step, lesson.steps),
             clip_norm=1.0,
+            checkpoints=checkpoints,
+            generator=generator,
         )
-    return TrainedStyle(network.eval(), trace, terms["style"], terms["content"])
+        with torch.no_grad():  # of what was learnt last, on pictures that are always the same
+            _, style, content = judged(torch.Generator().manual_seed(0))
+    return Learnt(trace, float(style), float(content))
 
 
-def paint_preview(network: StyleNetwork, photo: Image, hand: Tensor | None = None) -> Image:
+def paint_preview(network: StyleNetwork, hand: Tensor | None, photo: Image) -> Image:
     """Paint a photograph as the network, or a hand `[D]`, is now, 256 px on its short side."""
     small = photo.cover(256)
-    pixels = small.crop(0, 0, small.height // 4 * 4, small.width // 4 * 4).pixels
+    pixels = small.crop(0, 0, small.height // 4 * 4, small.width // 4 * 4).pixels[None]
+    device = next(network.parameters()).device
     with torch.inference_mode():
-        return Image(network(pixels[None], None if hand is None else hand[None])[0])
+        return Image(network(pixels.to(device), None if hand is None else hand[None])[0].cpu())
 
 
-def _network(architecture: Architecture, generator: torch.Generator) -> StyleNetwork:
-    # module constructors draw from the global generator; leave the caller's as it was
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
-        return StyleNetwork(architecture).train()
-
-
-def _schedule(step: int, steps: int) -> float:
+def schedule(step: int, steps: int) -> float:
     """Rise over the first 5 % of the steps, then fall along a cosine to 1 %."""
     warm = max(1, steps // 20)
     if step < warm:

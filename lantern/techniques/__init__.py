@@ -2,6 +2,7 @@
 
 from lantern.techniques import activation_maximization as activation_maximization
 from lantern.techniques import activations as activations
+from lantern.techniques import arbitrary_style as arbitrary_style
 from lantern.techniques import attention_map as attention_map
 from lantern.techniques import classify as classify
 from lantern.techniques import compare_methods as compare_methods
@@ -21,3 +22,4 @@ from lantern.techniques import segment as segment
 from lantern.techniques import style_transfer as style_transfer
 from lantern.techniques import texture_synthesis as texture_synthesis
 from lantern.techniques import train_decoder as train_decoder
+from lantern.techniques import train_style as train_style

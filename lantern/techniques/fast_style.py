@@ -6,12 +6,12 @@ from typing import Annotated
 
 from pydantic import Field
 
-from lantern.artifact import Outcome, Picture
+from lantern.artifact import Outcome
 from lantern.image import Image
 from lantern.registry import technique
 from lantern.styles.library import StyleLibrary
 from lantern.styles.mix import read_mix
-from lantern.styles.painting import PaintingParams, painted
+from lantern.styles.painting import PaintingParams, repainted
 
 
 class FastStyleParams(PaintingParams):
@@ -37,7 +37,8 @@ class FastStyleParams(PaintingParams):
         "Johnson et al. 2016, arXiv:1603.08155; mixed styles: Dumoulin et al. 2017, A Learned "
         "Representation for Artistic Style, arXiv:1610.07629"
     ),
-    outputs={"picture": "the painted photograph"},
+    outputs={"picture": "the painted photograph, an animation where it is one"},
+    animates=True,
 )
 def fast_style(
     styles: StyleLibrary,
@@ -48,6 +49,6 @@ def fast_style(
     """Paint a photograph in the hand of a painting, in one pass of a trained network."""
     mix = read_mix(params.style)
     painter = styles.painter(mix)
-    picture = Picture("picture", painted(painter, image, params, mask))
+    picture = repainted(painter, image, params, mask)
     facts = {"engine": painter.whole.name, "styles": {n: round(w, 4) for n, w in mix.items()}}
     return Outcome((picture,), facts)

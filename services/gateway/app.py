@@ -18,12 +18,16 @@ from services.gateway import (
     jobs,
     openapi,
     problems,
+    styles,
     techniques,
 )
 from services.settings import Settings
 
 STATIC = Path(__file__).parent / "static"
-ROUTES = (techniques, jobs, files, collections, catalogue, bringing, health, openapi)
+ROUTES = (
+    *(techniques, jobs, files, collections),
+    *(catalogue, styles, bringing, health, openapi),
+)
 
 
 def create_app(settings: Settings) -> flask.Flask:

@@ -1,4 +1,4 @@
-"""What techniques run on, over HTTP: networks, styles, sample photographs."""
+"""What techniques run on, over HTTP: networks and sample photographs."""
 
 from __future__ import annotations
 
@@ -45,39 +45,6 @@ def get_model(name: str) -> flask.Response:
         ) from error
     body = described(rec, current().networks.entry(name))
     return flask.jsonify(body | {"labels": list(rec.class_labels), "layers": layers_of(rec)})
-
-
-@routes.get("/v1/styles")
-def list_styles() -> flask.Response:
-    """List the trained styles."""
-    styles = current().styles.styles().values()
-    return flask.jsonify(
-        {
-            "styles": [
-                {
-                    "name": style.name,
-                    "title": style.title,
-                    "kind": style.kind,
-                    "blends": style.blends,
-                    "thumbnail": f"/v1/styles/{style.name}/thumbnail",
-                    "facts": style.facts,
-                }
-                for style in styles
-            ]
-        }
-    )
-
-
-@routes.get("/v1/styles/<name>/thumbnail")
-def get_thumbnail(name: str) -> flask.Response:
-    """Show a photograph painted in the style."""
-    styles = current().styles.styles()
-    if name not in styles:
-        raise Problem(
-            404, "unknown-style", f"there is no such style; there are {', '.join(styles)}"
-        )
-    path = current().styles.folder / styles[name].thumbnail
-    return flask.send_file(path, mimetype="image/jpeg", max_age=3600)
 
 
 @routes.get("/v1/samples")

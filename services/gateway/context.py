@@ -12,6 +12,7 @@ from kombu.exceptions import OperationalError
 
 from lantern.networks import Networks
 from lantern.styles.library import StyleLibrary
+from lantern.styles.own import OwnStyles
 from services import clients
 from services.backend import TorchServeBackend
 from services.clients import Stores
@@ -74,7 +75,7 @@ def make(settings: Settings) -> Context:
             settings.torchserve_key_file,
             timeout_s=settings.interactive_timeout_s,
         ),
-        styles=StyleLibrary(Path(settings.styles_path)),
+        styles=StyleLibrary(Path(settings.styles_path), own=OwnStyles(settings.models_path)),
         networks=Networks(settings.models_path),
         celery=make_app(settings),
     )

@@ -97,7 +97,7 @@ class Gathering:
             most = self.reasons.most_common(MOST_REASONS)
             raise Problem(
                 422, "no-pictures",
-                "there is no picture in it; send JPEG, PNG or WebP files of up to "
+                "there is no picture in it; send JPEG, PNG, WebP or GIF files of up to "
                 f"{LIMITS.max_bytes} bytes and {LIMITS.max_pixels} pixels",
                 errors=[{"pointer": "", "detail": f"{n} times: {why}"} for why, n in most],
             )  # fmt: skip

@@ -14,7 +14,7 @@ from lantern import registry
 from lantern.artifact import FORMS, JSON, Rendering
 from lantern.brought import Brought
 from lantern.describe import schema
-from lantern.image import FORMATS
+from lantern.image import READ
 from lantern.networks import BROUGHT_ID
 from lantern.registry import Slot, Technique
 from lantern.zoo import RECORDS
@@ -48,7 +48,7 @@ def build(app: flask.Flask) -> dict[str, Any]:
     """Compute the document: one operation for each route, and one for each technique."""
     paths: dict[str, dict[str, Any]] = {}
     for rule in sorted(app.url_map.iter_rules(), key=lambda rule: rule.rule):
-        if rule.endpoint == "static" or rule.rule in ("/", "/docs"):
+        if rule.endpoint == "static" or rule.rule in ("/", "/camera", "/docs"):
             continue
         path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule)
         for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}):
@@ -108,7 +108,7 @@ def _query(name: str, kind: Mapping[str, Any], description: str) -> dict[str, An
 
 
 _BODIES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
-    "/v1/files": dict.fromkeys(FORMATS, PICTURE),
+    "/v1/files": dict.fromkeys(READ.values(), PICTURE),
     "/v1/collections": {
         JSON: {
             "type": "object",
@@ -175,7 +175,7 @@ def _responses(path: str, method: str) -> dict[str, Any]:
     elif "/artifacts/{" in path:
         content = _ANSWERS | content
     elif path.endswith("/thumbnail") or re.search(r"/(previews|files|samples|images)/\{", path):
-        content = {kind: {"schema": PICTURE} for kind in FORMATS}
+        content = {kind: {"schema": PICTURE} for kind in READ.values()}
     elif path == "/metrics":
         content = {"text/plain": {"schema": {"type": "string"}}}
     ok: dict[str, Any] = {"description": "success"}
@@ -200,7 +200,7 @@ def _technique(technique: Technique) -> dict[str, Any]:
         JSON: {"schema": _json_body(technique)},
     }
     if raw_slot(technique):
-        content |= {kind: {"schema": PICTURE} for kind in FORMATS}
+        content |= {kind: {"schema": PICTURE} for kind in READ.values()}
     return {
         "operationId": technique.name,
         "summary": technique.summary,

@@ -15,7 +15,7 @@ from services.files import FILE_ID
 from services.gateway.context import current
 from services.gateway.guard import owner
 
-DATA_URL = re.compile(r"data:image/(?:jpeg|png|webp);base64,", re.ASCII)
+DATA_URL = re.compile(r"data:image/(?:jpeg|png|webp|gif);base64,", re.ASCII)
 
 
 def raw_slot(technique: Technique) -> str | None:

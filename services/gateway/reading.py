@@ -15,7 +15,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from lantern.artifact import FORMS, JSON, Rendering
 from lantern.call import ANYTHING, Call, number
 from lantern.errors import InvalidParameter
-from lantern.image import FORMATS
+from lantern.image import READ
 from lantern.registry import Technique
 from lantern.run import check_inputs, validate
 from lantern.zoo import DEFAULT_MODEL
@@ -33,7 +33,7 @@ TOP_FIELDS = (
     *("seed", "model"),
     *(name for name in JobOptions.model_fields if not name.startswith("webhook_")),
 )
-RAW_TYPES = (*FORMATS, "application/octet-stream", "")
+RAW_TYPES = (*READ.values(), "application/octet-stream", "")
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def _read_body(technique: Technique) -> Given:
         return _read_raw(technique)
     raise Problem(
         415, "unsupported-media-type",
-        f"send a picture ({', '.join(FORMATS)}), multipart/form-data or application/json",
+        f"send a picture ({', '.join(READ.values())}), multipart/form-data or application/json",
     )  # fmt: skip
 
 

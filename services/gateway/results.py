@@ -8,9 +8,10 @@ from typing import Any
 import flask
 from werkzeug.datastructures import MIMEAccept
 
+from lantern.animation import recode_frames
 from lantern.artifact import JSON, NPZ
 from lantern.call import ANYTHING
-from lantern.image import Image, Limits, recode_frames
+from lantern.image import Image, Limits
 from services.gateway.context import DECODING, current
 from services.gateway.documents import result_document
 from services.gateway.problems import Problem

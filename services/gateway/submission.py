@@ -28,6 +28,7 @@ from services.gateway.problems import Problem
 from services.gateway.results import has_form, result_response
 from services.gateway.trained import Trained
 from services.jobs import IdempotencyConflict, Order, QueueFull, QuotaReached
+from services.published import TRAINER
 from services.record import Job, JobOptions, new_id
 
 LONGEST_WAIT_S = 30
@@ -142,6 +143,9 @@ def _keep_inputs(
 def _copied(context: Context, known: Job, job_id: str) -> dict[str, Any] | None:
     """Give a new job what an old one made; None where some of it is gone."""
     if known.result is None:
+        return None
+    style = known.result["facts"].get("style") if known.call["technique"] == TRAINER else None
+    if style is not None and context.styles.own.entry(style) is None:  # it was deleted since
         return None
     for name in job_bytes.result_names(known.result):
         ttl_s = context.settings.result_ttl_s

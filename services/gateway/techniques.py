@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import flask
 from blake3 import blake3
@@ -18,6 +18,7 @@ from lantern.collections.library import Collections
 from lantern.describe import describe, describe_all
 from lantern.errors import one_of
 from lantern.registry import Technique
+from lantern.styles.library import Style
 from lantern.zoo import check_weights
 from services.backend import Unavailable
 from services.gateway.catalogue import layers_of
@@ -26,6 +27,7 @@ from services.gateway.guard import owner
 from services.gateway.networks import find_network
 from services.gateway.pinned import pin
 from services.gateway.reading import read_call
+from services.gateway.styles import check_styles
 from services.gateway.submission import submit
 from services.gateway.trained import find_trained
 
@@ -53,29 +55,38 @@ def run_technique(name: str) -> flask.Response:
     pinned, trained = pin(technique, call), find_trained(technique, call)
     # the engine knows the built-in collections alone, and no decoders
     is_own = trained is not None or (pinned is not None and pinned.manifest is not None)
-    as_job = technique.runs == "job" or "respond-async" in prefer or is_own
+    as_job = (
+        technique.runs == "job"
+        or "respond-async" in prefer
+        or is_own
+        or calls.is_animated(technique, call.inputs)
+    )
     with DECODING if as_job else contextlib.nullcontext():
         calls.check(technique, call.inputs, thoroughly=as_job)
-    if "style" in call.params and "styles" in technique.injected.values():
-        current().styles.style(call.params["style"])
+    styles = check_styles(technique, call)
     if as_job:
         _check_model(technique, call)
         return submit(technique, call, options, prefer, pinned, trained)
     try:
-        return answer(technique, call, current().backend.perform)
+        return answer(technique, call, styles, current().backend.perform)
     except Unavailable:
         return submit(technique, call, options, prefer, pinned)
 
 
 def answer(
-    technique: Technique, call: Call, engine: Callable[[Technique, Call], Answer]
+    technique: Technique,
+    call: Call,
+    styles: Sequence[Style],
+    engine: Callable[[Technique, Call], Answer],
 ) -> flask.Response:
     """Answer a call at once: with nothing where the caller has it, from memory, or by the engine.
+
+    `styles` are those that the call names.
 
     Raises:
         Unavailable: the engine cannot serve it now.
     """
-    etag = _etag(technique, call)
+    etag = _etag(technique, call, styles)
     if etag in flask.request.if_none_match:
         response = flask.Response(status=304)
         response.set_etag(etag)
@@ -122,7 +133,7 @@ def _preferences(header: str) -> dict[str, str]:
     return {name.strip().lower(): value.strip(' "') for name, _, value in parts}
 
 
-def _etag(technique: Technique, call: Call) -> str:
+def _etag(technique: Technique, call: Call, styles: Sequence[Style]) -> str:
     """Name the answer by all it depends on: pictures, parameters, form, weights and version."""
     head, _ = call.pack()
     # SHA-256 took a seventh of the way there and back, BLAKE2b half as long
@@ -130,8 +141,8 @@ def _etag(technique: Technique, call: Call) -> str:
     for data in call.inputs.values():  # their lengths are in the head
         digest.update(data)
     if "styles" in technique.injected.values():
-        style = current().styles.style(str(call.params["style"]))
-        digest.update(json.dumps(vars(style), sort_keys=True, default=str).encode())
+        said = [current().styles.version(), *map(vars, styles)]
+        digest.update(json.dumps(said, sort_keys=True, default=str).encode())
     if technique.takes_collection:  # a built-in one, others are read by jobs
         digest.update(Collections().find(str(call.params["collection"])).digest.encode())
     return digest.hexdigest(length=16)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import redis
 
-from services import job_bytes
+from services import job_bytes, published
+from services.blobs import StorageFull, is_full
 from services.jobs import Claim
 from services.record import Job, Status
 from services.worker.desk import Desk
@@ -50,6 +51,7 @@ class Ending:
         """Record that the result is there."""
         if not self._finish("succeeded", result=result):
             self._delete(job_bytes.result_names(result))
+            self._withdraw()
 
     def failed(self, code: str, detail: str) -> None:
         """Record what went wrong."""
@@ -73,10 +75,28 @@ class Ending:
             "technique": result.technique,
             "params": result.params.model_dump(mode="json"),
             "seed": result.seed,
-            "facts": dict(result.facts),
+            "facts": dict(result.facts) | self._publish(result),
             "artifacts": [self._store_artifact(prefix, part) for part in result.artifacts],
             "arrays": prefix + job_bytes.ARRAYS if is_kept else None,
         }
+
+    def _withdraw(self) -> None:
+        """Take back a style whose job was cancelled; whoever took the job over gives it again."""
+        job = self.desk.stores.jobs.get(self.job.id)
+        if job is not None and job.is_final and job.status != "succeeded":
+            self.desk.studio.styles.own.forget(published.style_id(job.id))
+
+    def _publish(self, result: Result) -> dict[str, str]:
+        """Keep a trained style for longer than the job; return what there is to say of it."""
+        if result.technique != published.TRAINER:
+            return {}
+        try:
+            name = published.publish(self.desk.studio.styles.own, self.job, result)
+        except OSError as error:
+            if is_full(error):
+                raise StorageFull from error
+            raise
+        return {"style": name}
 
     def _store_artifact(self, prefix: str, artifact: Any) -> dict[str, Any]:
         """Store the form that loses nothing; callers get any other made from it."""

@@ -134,7 +134,7 @@ PICTURES = [
     Case("narrow", 422, "image-too-narrow", body=encode(noise(400, 20))),
     Case("text-bomb", 422, UNDECODABLE,
          body=lambda: with_chunks(TINY, (b"zTXt", b"a\0\0" + zlib.compress(bytes(80 * MIB))))),
-    Case("gif-bytes", 422, UNDECODABLE, body=encode(noise(), "GIF")),
+    Case("gif-cut-short", 422, UNDECODABLE, body=encode(noise(), "GIF")[:-400]),
     Case("tiff-bytes", 422, UNDECODABLE, body=encode(noise(), "TIFF")),
     Case("zip-bytes", 422, UNDECODABLE, body=archive),
     Case("pickle-bytes", 422, UNDECODABLE, body=pickle.dumps({"a": CANARY})),
@@ -152,7 +152,7 @@ KINDS = [
         "text/html": b"<script>",
         "text/plain": b"x",
         "image/svg+xml": SVG,
-        "image/gif": TINY,
+        "image/bmp": TINY,
         "image/heic": TINY,
         "image/tiff": TINY,
         "application/pdf": b"%PDF-1.7",
@@ -195,7 +195,7 @@ PARAMETERS = [
     query("style", "../../etc/passwd", "unknown-style"),
     query("style", CANARY * 67),
     query("style", f"starry-night\0{CANARY}", "unknown-style"),
-    query("style", f"a\r\nSet-Cookie: {CANARY}=1", "unknown-style"),
+    query("style", f"a\r\nSet-Cookie: {CANARY}=1"),
     query("style", ""),
     *(query("strength", text) for text in
       ("NaN", "Infinity", "-Infinity", "1e309", "-0.1", "1.0001", "one", "", "1,0", "0x1")),
@@ -417,9 +417,21 @@ class TestPictures:
     def test_of_an_animation_the_first_frame_is_taken(self, stack: Running) -> None:
         frames = [PIL.Image.fromarray(noise(seed=seed)) for seed in range(20)]
         data = encode(frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True)
-        assert far(back(stack, data), noise()) <= 2
-        answer = stack.raw("fast-style", data, accept="application/json")
-        assert "20 frames" in str(json.loads(answer.data)["facts"]["warnings"])
+        answer = stack.raw("classify", data, accept="application/json")
+        told = str(json.loads(answer.data)["facts"]["warnings"])
+        assert "only its first frame" in told
+
+    @pytest.mark.parametrize("kind", ["WEBP", "GIF"])
+    def test_an_animation_is_painted_frame_by_frame(self, stack: Running, kind: str) -> None:
+        frames = [PIL.Image.fromarray(noise(seed=seed)) for seed in range(5)]
+        data = encode(frames[0], kind, save_all=True, append_images=frames[1:], duration=70)
+        answer = stack.raw("fast-style", data, prefer="wait=20", accept=f"image/{kind.lower()}")
+        assert answer.status == 200, answer.data
+        with PIL.Image.open(io.BytesIO(answer.data)) as painted:
+            assert (painted.format, painted.n_frames) == (kind, 5)  # type: ignore[attr-defined]
+        bomb = [PIL.Image.new("L", (16, 16), 255 * (number % 2)) for number in range(300)]
+        data = encode(bomb[0], kind, save_all=True, append_images=bomb[1:])
+        problem(stack.raw("fast-style", data), 422, "image-too-large")
 
     def test_a_polyglot_comes_out_clean(self, stack: Running) -> None:
         data = JPEG + b"<script>alert(1)</script>"

@@ -79,7 +79,7 @@ class TestRefusals:
             (["fast-style", "{photo}", "--style", "nope"], "starry-night"),
             (["deep-dream", "{photo}", "--layer", "nope", "-o", "{out}/x.png"], "no such layer"),
             (["classify", "{photo}", "-o", "{out}/x.tiff"], ".npz"),
-            (["classify", "{text}"], "JPEG, PNG or WebP"),
+            (["classify", "{text}"], "JPEG, PNG, WebP or GIF"),
         ],
         ids=lambda value: "" if isinstance(value, str) else "-".join(value[:3:2]),
     )
@@ -156,39 +156,82 @@ class TestWords:
             main(["--help"])
         assert caught.value.code == 0
         told = capsys.readouterr().out
-        for word in ("up", "demo", "models", "styles", "key", "train-style", "grad-cam"):
+        for word in (
+            "up",
+            "demo",
+            "models",
+            "styles",
+            "key",
+            "train-style",
+            "keep-style",
+            "train-styles",
+        ):
             assert word in told
 
 
 class TestTraining:
-    def test_a_trained_style_can_be_painted_with(
-        self, lantern: Lantern, photo: Path, tmp_path: Path
+    @pytest.mark.parametrize("way", ["quick", "thorough"])
+    def test_a_trained_style_can_be_kept_and_painted_with(
+        self, lantern: Lantern, photo: Path, tmp_path: Path, way: str
     ) -> None:
         store = tmp_path / "store"
         shutil.copytree(Settings().styles_path, store / "styles")
+        here = {"LANTERN_MODEL_STORE": str(store)}
         photos = tmp_path / "photos"
         photos.mkdir()
         for number in range(3):
             (photos / f"{number}.png").write_bytes(encode(noise(160, 120, seed=number)))
         painting = tmp_path / "painting.png"
         painting.write_bytes(encode(noise(120, 120, seed=9)))
-        words = (
-            "train-style", painting, "--name", "smoke", "--title", "A test", "--photos", photos,
-            "--loss-model", "efficientnet-lite0", "--steps", "2", "--batch", "1", "--crop", "64",
-            "--style-size", "64", "--width", "4", "--blocks", "1",
+        file = tmp_path / "smoke.safetensors"
+        trained = lantern(
+            "train-style", painting, "-o", file, "--way", way, "--collection", photos,
+            "--steps", "2", "--batch", "1", "--crop", "64", "--style-size", "64", **here,
         )  # fmt: skip
-        trained = lantern(*words, LANTERN_MODEL_STORE=str(store))
         assert trained.returncode == 0, trained.stderr
-        assert trained.stdout.startswith("smoke is in ")
-        facts = json.loads((store / "styles" / "styles.json").read_text())
-        assert set(facts) == {"smoke", "starry-night"}
-        assert facts["smoke"]["title"] == "A test"
-        assert facts["smoke"]["facts"]["loss_model"] == "efficientnet-lite0"
+        words = ("keep-style", file, "--name", "smoke", "--title", "A test", "--made-by", "a test")
+        kept = lantern(*words, **here)
+        assert kept.returncode == 0, kept.stderr
+        assert kept.stdout.startswith("smoke is in ")
+        facts = json.loads((store / "styles" / "styles.json").read_text())["smoke"]
+        assert facts["title"] == "A test"
+        assert facts["blends"] == (way == "quick")
+        assert facts["facts"]["judge"] == "efficientnet-lite0"
+        assert facts["facts"]["command"] == "a test"
         assert kind_of((store / "styles" / "smoke.jpg").read_bytes()) == "JPEG"
 
         out = tmp_path / "painted.png"
+        painted = lantern("fast-style", photo, "-o", out, "--style", "smoke", **here)
+        assert painted.returncode == 0, painted.stderr
+        assert decode(out.read_bytes()).shape == decode(photo.read_bytes()).shape
+
+    def test_what_is_no_style_is_not_kept(self, lantern: Lantern, photo: Path) -> None:
+        refused = lantern("keep-style", photo, "--name", "smoke")
+        assert refused.returncode == 2
+        assert "no style that train-style has written" in refused.stderr
+
+    def test_many_styles_are_trained_together(
+        self, lantern: Lantern, photo: Path, tmp_path: Path
+    ) -> None:
+        store, paintings, photos = (tmp_path / name for name in ("store", "paintings", "photos"))
+        for folder, count in ((paintings, 2), (photos, 3)):
+            folder.mkdir()
+            for number in range(count):
+                path = folder / f"a_{number}.png"
+                path.write_bytes(encode(noise(120, 100, seed=number)))
+        here = {"LANTERN_MODEL_STORE": str(store)}
+        trained = lantern(
+            "train-styles", paintings, "--photos", photos, "--judge", "efficientnet-lite0",
+            "--steps", "2", "--batch", "2", "--crop", "64", "--style-size", "64", "--width", "4",
+            "--blocks", "1", "--state", tmp_path / "state", **here,
+        )  # fmt: skip
+        assert trained.returncode == 0, trained.stderr
+        out = tmp_path / "painted.png"
+        words = ("fast-style", photo, "-o", out, "--style", "a-0:0.3,a-1:0.7")
+        painted = lantern(*words, **here)
+        assert painted.returncode == 0, painted.stderr
         painted = lantern(
-            "fast-style", photo, "-o", out, "--style", "smoke", LANTERN_MODEL_STORE=str(store)
+            "arbitrary-style", photo, "--style", paintings / "a_0.png", "-o", out, **here
         )
         assert painted.returncode == 0, painted.stderr
         assert decode(out.read_bytes()).shape == decode(photo.read_bytes()).shape

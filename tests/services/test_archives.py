@@ -146,7 +146,7 @@ class TestWhatIsSkipped:
     @pytest.mark.parametrize(
         ("name", "reason"),
         [
-            ("notes.txt", "ends in none"), ("png", "ends in none"), ("a.gif", "ends in none"),
+            ("notes.txt", "ends in none"), ("png", "ends in none"), ("a.bmp", "ends in none"),
             ("inner.zip", "archive in an archive"), ("inner.tar.gz", "archive in an archive"),
             ("../up.png", "leads out"), ("/abs.png", "leads out"), ("a/../../b.png", "leads out"),
             ("C:/win.png", "leads out"), ("..\\win.png", "leads out"),

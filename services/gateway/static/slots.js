@@ -11,7 +11,7 @@ export function makeSlot({ name, description, required, least, most }, onChange)
   const id = `slot-${name}`;
   const several = most > 1;
   const input = el("input", {
-    id, name, type: "file", accept: "image/jpeg,image/png,image/webp", className: "visually-hidden", multiple: several,
+    id, name, type: "file", accept: "image/jpeg,image/png,image/webp,image/gif", className: "visually-hidden", multiple: several,
   });
   const error = el("p", { id: `${id}-error`, className: "field-error", hidden: true });
   input.setAttribute("aria-describedby", error.id);

@@ -238,6 +238,7 @@ function setRunning(on) {
 }
 
 async function showResult(technique, artifacts, { facts, original, small }) {
+  if (facts?.style) state.styles = await loadStyles(); // the job has trained one
   const pieces = await Promise.all(artifacts.map(materialise));
   $("stage").replaceChildren(resultView({
     technique: technique.name, pieces, facts, original, small,

@@ -1,0 +1,190 @@
+"""Animations come in frame by frame and go out so, painted without flicker."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from lantern import animation
+from lantern.animation import frames_of
+from lantern.artifact import Animation, Picture
+from lantern.call import is_animated
+from lantern.errors import BadImage
+from lantern.image import Image
+from lantern.registry import find
+from lantern.run import run
+from lantern.styles import painting
+from lantern.styles.library import StyleLibrary
+from lantern.styles.painting import PaintingParams, smoothed, stillness
+from lantern.vision_model import VisionModel
+from tests.paintings import in_float32, network
+
+KINDS = ["GIF", "WEBP", "PNG"]
+
+
+def film(
+    kind: str = "WEBP", count: int = 4, size: tuple[int, int] = (64, 48), times: Any = 80
+) -> bytes:
+    """Return an animation of a bright square that moves over a grey picture."""
+    frames = []
+    for number in range(count):
+        pixels = np.full((size[1], size[0], 3), 90, np.uint8)
+        pixels[8:24, 4 + 8 * number : 20 + 8 * number] = (240, 60, 20)
+        frames.append(PIL.Image.fromarray(pixels))
+    out = io.BytesIO()
+    lossless = {"lossless": True} if kind == "WEBP" else {}
+    frames[0].save(
+        out, kind, save_all=True, append_images=frames[1:], duration=times, loop=0, **lossless
+    )
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_frame_comes_in_with_its_time(kind: str) -> None:
+    image = Image.decode(film(kind, times=[80, 120, 200, 40]))
+    assert Image.probe(film(kind)).frames == 4
+    found = frames_of(image)
+    assert [frame.ms for frame in found] == [80, 120, 200, 40]
+    for number, frame in enumerate(found):
+        red = frame.image.pixels[0] - frame.image.pixels[2]
+        columns = (red.mean(0) > 0.1).nonzero()
+        assert abs(int(columns.min()) - (4 + 8 * number)) <= 2
+    assert torch.equal(found[0].image.pixels, image.pixels)
+
+
+def test_frames_that_claim_no_time_are_shown_as_browsers_do() -> None:
+    assert [frame.ms for frame in frames_of(Image.decode(film("GIF", times=10)))] == [100] * 4
+
+
+def test_a_still_picture_is_no_animation(photo: Image) -> None:
+    for kind in ("image/png", "image/jpeg", "image/webp"):
+        data = photo.encode(kind)
+        assert Image.decode(data).film is None
+        assert Image.probe(data).frames == 1
+        assert not is_animated(find("fast-style"), {"image": data})
+    assert is_animated(find("fast-style"), {"image": film()})
+    assert not is_animated(find("classify"), {"image": film()})
+
+
+def test_frames_are_counted_without_going_through_all() -> None:
+    data = film("GIF", count=2)
+    start = data.index(b"\x2c")
+    speck = b"\x2c" + bytes(4) + b"\1\0\1\0\0" + b"\2\2\x44\1\0"
+    many = data[:start] + speck * 500_000 + b";"
+    assert Image.probe(many).frames == 1000
+    with pytest.raises(BadImage, match="shorten or shrink it"):
+        is_animated(find("fast-style"), {"image": many})
+
+
+@pytest.mark.parametrize("count", [1, 2, 17])
+def test_as_many_frames_are_counted_as_there_are(count: int) -> None:
+    data = film("GIF", count=count, size=(200, 150))
+    with PIL.Image.open(io.BytesIO(data)) as theirs:
+        assert Image.probe(data).frames == theirs.n_frames == count  # type: ignore[attr-defined]
+
+
+def test_a_still_gif_is_a_picture(styles: StyleLibrary) -> None:
+    image = Image.decode(film("GIF", count=1))
+    assert image.film is None
+    assert isinstance(run("fast-style", {"image": image}, styles=styles).principal, Picture)
+
+
+@pytest.mark.parametrize(("most", "pixels"), [(3, 2**26), (200, 3 * 64 * 48)])
+def test_one_too_long_is_refused(most: int, pixels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(animation, "MOST_FRAMES", most)
+    monkeypatch.setattr(animation, "MOST_PIXELS", pixels)
+    with pytest.raises(BadImage, match="shorten or shrink it"):
+        frames_of(Image.decode(film()))
+    with pytest.raises(BadImage, match="shorten or shrink it") as caught:
+        is_animated(find("fast-style"), {"image": film()})
+    assert caught.value.pointer == "/inputs/image"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_that_is_cut_short_is_refused(kind: str, styles: StyleLibrary) -> None:
+    data = film(kind, size=(200, 150))
+
+    def read(end: int) -> None:
+        image = Image.decode(data[:end])
+        if image.film is not None:
+            frames_of(image)
+
+    refused = 0
+    for end in range(len(data) // 2, len(data) - 40, 37):
+        try:
+            read(end)
+        except BadImage:
+            refused += 1
+    assert refused > 0
+
+
+def test_techniques_that_take_one_picture_say_what_they_left_out(
+    styles: StyleLibrary, model: VisionModel
+) -> None:
+    image = Image.decode(film("GIF"))
+    told = run("classify", {"image": image}, model=model).facts["warnings"]
+    assert told == ["a picture is animated; only its first frame is used"]
+    painted = run("fast-style", {"image": image}, {"size": 64}, styles=styles)
+    assert "warnings" not in painted.facts
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_animation_is_painted_as_one(kind: str, styles: StyleLibrary) -> None:
+    image = Image.decode(film(kind, times=[80, 120, 200, 40]))
+    made = run("fast-style", {"image": image}, {"size": 64}, styles=styles).principal
+    assert isinstance(made, Animation)
+    assert made.media_types[0] == "image/webp"
+    again = frames_of(Image.decode(made.encode("image/webp")))
+    assert [frame.ms for frame in again] == [80, 120, 200, 40]
+    assert again[0].image.pixels.shape == image.pixels.shape
+    assert (again[0].image.pixels - again[3].image.pixels).abs().max() > 0.3
+
+
+# --- Flicker -----------------------------------------------------------------------------------
+
+
+def noisy(count: int, photo: Image, move: int = 0) -> list[Image]:
+    chance = torch.Generator().manual_seed(0)
+    frames = []
+    for number in range(count):
+        pixels = photo.pixels.roll(move * number, 2)
+        noise = 0.02 * torch.randn(pixels.shape, generator=chance)
+        frames.append(Image((pixels + noise).clamp(0, 1)))
+    return frames
+
+
+def painted(frames: list[Image], smoothing: float) -> torch.Tensor:
+    ours = network()
+    painter = painting.Painter(ours, in_float32(ours), lambda: in_float32(ours, "measured"))
+    made = smoothed(painter, frames, PaintingParams(size=128, smoothing=smoothing), None)
+    return torch.stack([image.pixels for image in made])
+
+
+def flicker(frames: torch.Tensor) -> float:
+    return float((frames[3:] - frames[2:-1]).abs().mean())
+
+
+def test_where_nothing_moves_nothing_flickers(photo: Image) -> None:
+    frames = noisy(8, photo)
+    assert flicker(painted(frames, 0.8)) < 0.5 * flicker(painted(frames, 0.0))
+
+
+def test_what_moves_leaves_no_trail(photo: Image) -> None:
+    frames = noisy(6, photo, move=8)
+    plain, smooth = painted(frames, 0.0), painted(frames, 0.8)
+    edges = (photo.pixels.roll(8, 2) - photo.pixels).abs().mean(0) > 0.15
+    assert edges.float().mean() > 0.05
+    away = (smooth - plain).abs().mean(1)[-1]
+    assert away[edges.roll(8 * 4, 1)].mean() < 0.1 * plain.std()
+
+
+def test_stillness_tells_noise_from_movement(photo: Image) -> None:
+    still, moved = noisy(2, photo), noisy(2, photo, move=12)
+    assert stillness(*(frame.pixels for frame in still)).mean() > 0.7
+    edges = (photo.pixels.roll(12, 2) - photo.pixels).abs().mean(0) > 0.2
+    assert stillness(*(frame.pixels for frame in moved))[0][edges].mean() < 0.2
