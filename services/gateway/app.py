@@ -18,6 +18,7 @@ from services.gateway import (
     jobs,
     openapi,
     problems,
+    stream,
     styles,
     techniques,
 )
@@ -25,7 +26,7 @@ from services.settings import Settings
 
 STATIC = Path(__file__).parent / "static"
 ROUTES = (
-    *(techniques, jobs, files, collections),
+    *(techniques, stream, jobs, files, collections),
     *(catalogue, styles, bringing, health, openapi),
 )
 
@@ -50,6 +51,11 @@ def create_app(settings: Settings) -> flask.Flask:
     def studio() -> flask.Response:
         """Show the web studio."""
         return flask.send_file(STATIC / "index.html")
+
+    @app.get("/camera")
+    def camera() -> flask.Response:
+        """Show the page on which a camera's picture is painted."""
+        return flask.send_file(STATIC / "camera.html")
 
     @app.get("/docs")
     def docs() -> flask.Response:

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 import flask
 
 from services.gateway.problems import Problem
+from services.gateway.websocket import KEY_PREFIX, protocols
 from services.settings import Settings
 
 OPEN_PATHS = ("/healthz/", "/static/")
-OPEN_PAGES = ("/", "/docs", "/openapi.json")
+OPEN_PAGES = ("/", "/camera", "/docs", "/openapi.json")
 # Who owns jobs and files where no key is asked for.
 NOBODY = "nobody"
 OWNER_DIGITS = 16
@@ -39,7 +40,7 @@ def install(app: flask.Flask, settings: Settings) -> None:
         flask.g.request_id = given if REQUEST_ID.fullmatch(given) else "req_" + secrets.token_hex(8)
         flask.g.owner = NOBODY
         if digests and not _is_open(flask.request.path):
-            header = flask.request.headers.get("Authorization", "")
+            header = flask.request.headers.get("Authorization") or _offered()
             flask.g.owner = _check_key(header, digests)[:OWNER_DIGITS]
 
     @app.after_request
@@ -68,6 +69,12 @@ def owner() -> str:
     """Name the caller of this request: jobs and files are shown to their owner alone."""
     name: str = flask.g.owner
     return name
+
+
+def _offered() -> str:
+    """Return the key that a browser's WebSocket, which can send no header, offers as protocol."""
+    keys = [name for name in protocols() if name.startswith(KEY_PREFIX)]
+    return f"Bearer {keys[0].removeprefix(KEY_PREFIX)}" if keys else ""
 
 
 def _check_key(header: str, digests: Sequence[str]) -> str:

@@ -1,0 +1,180 @@
+"""WebSockets under gunicorn: the answer takes the connection over (RFC 6455)."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import select
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import flask
+from urllib3.util import parse_url
+from wsproto.connection import Connection, ConnectionState, ConnectionType
+from wsproto.events import BytesMessage, CloseConnection, Message, Ping, Pong, TextMessage
+from wsproto.frame_protocol import CloseReason
+from wsproto.utilities import LocalProtocolError, RemoteProtocolError, generate_accept_token
+
+from services.gateway.problems import Problem
+
+BLOCK = 64 * 1024
+PING_EVERY_S = 20.0
+KEY_PREFIX = "bearer."
+
+
+class Gone(Exception):
+    """The caller has left."""
+
+
+class Channel:
+    """Messages to and from one caller, `bytes` or `str`."""
+
+    def __init__(self, sock: Any, *, most: int) -> None:
+        self._sock, self._most = sock, most
+        self._protocol = Connection(ConnectionType.SERVER)
+        self._parts: list[Any] = []  # of a message that comes in pieces
+
+    def send(self, message: bytes | str) -> None:
+        """Send a message.
+
+        Raises:
+            Gone: the caller is not there, or does not take it.
+        """
+        self._write(Message(data=message))
+
+    def receive(self, timeout_s: float) -> list[bytes | str]:
+        """Wait for messages; return all that are there, none where none came in time.
+
+        Raises:
+            Gone: the caller has left, or broke the protocol.
+        """
+        found: list[bytes | str] = []
+        deadline = time.monotonic() + timeout_s
+        while not found and (left := deadline - time.monotonic()) > 0:
+            found = self._arrived(left)
+        while found and (more := self._arrived(0)):
+            found += more
+        return found
+
+    def close(self, code: int = CloseReason.NORMAL_CLOSURE, reason: str = "") -> None:
+        """Take leave, if there is somebody."""
+        if self._protocol.state in (ConnectionState.OPEN, ConnectionState.REMOTE_CLOSING):
+            try:
+                self._write(CloseConnection(code=code, reason=reason))
+            except Gone:
+                return
+
+    def ping(self) -> None:
+        """Ask whether the caller is still there."""
+        self._write(Ping())
+
+    def _arrived(self, timeout_s: float) -> list[bytes | str]:
+        if not select.select([self._sock], [], [], timeout_s)[0]:
+            return []
+        try:
+            data = self._sock.recv(BLOCK)
+            if not data:
+                raise Gone
+            self._protocol.receive_data(data)
+            return [message for event in self._protocol.events() for message in self._met(event)]
+        except (OSError, LocalProtocolError) as error:
+            raise Gone from error
+        except RemoteProtocolError as error:
+            self.close(CloseReason.PROTOCOL_ERROR)
+            raise Gone from error
+
+    def _met(self, event: Any) -> Iterator[bytes | str]:
+        if isinstance(event, CloseConnection):
+            self.close(event.code)
+            raise Gone
+        if isinstance(event, Ping):
+            self._write(Pong(payload=event.payload))
+        elif isinstance(event, TextMessage | BytesMessage):
+            self._parts.append(event.data)
+            if sum(map(len, self._parts)) > self._most:
+                self.close(CloseReason.MESSAGE_TOO_BIG, f"at most {self._most} bytes")
+                raise Gone
+            if event.message_finished:
+                whole, self._parts = self._parts, []
+                yield "".join(whole) if isinstance(event, TextMessage) else b"".join(whole)
+
+    def _write(self, event: Any) -> None:
+        try:
+            self._sock.sendall(self._protocol.send(event))
+        except (OSError, LocalProtocolError) as error:
+            raise Gone from error
+
+
+class Switched(flask.Response):
+    """An answer after which the connection is a WebSocket's."""
+
+    def get_app_iter(self, environ: Any) -> Iterable[bytes]:
+        """Return what takes over; an informational answer has no body otherwise."""
+        return self.response  # type: ignore[return-value]
+
+
+def switch(talk: Callable[[Channel], None], *, most: int) -> flask.Response:
+    """Answer with a WebSocket that `talk` has for as long as it likes, within this request.
+
+    `most` are the bytes of a message. Browsers, which cannot send a key as a header, offer it as
+    the protocol `bearer.<key>` beside another, which is chosen.
+
+    Raises:
+        Problem: the request is no handshake, or comes from a page of another site.
+    """
+    headers = flask.request.headers
+    if headers.get("Upgrade", "").lower() != "websocket":
+        raise Problem(
+            426, "upgrade-required", "this is a WebSocket: connect with ws:// or wss://",
+            headers={"Upgrade": "websocket"},
+        )  # fmt: skip
+    token = headers.get("Sec-WebSocket-Key", "")
+    if headers.get("Sec-WebSocket-Version") != "13" or not _is_token(token):
+        raise Problem(
+            400, "invalid-header", "send Sec-WebSocket-Version 13 and a key of 16 bytes in base64"
+        )
+    origin = headers.get("Origin")
+    if origin is not None and parse_url(origin).netloc != flask.request.host:
+        raise Problem(403, "foreign-origin", "pages of another site may not connect")
+    sock = flask.request.environ.get("gunicorn.socket")
+    if sock is None:
+        raise Problem(501, "not-implemented", "this server has no WebSockets")
+    answer = {
+        "Upgrade": "websocket",
+        "Connection": "Upgrade",
+        "Sec-WebSocket-Accept": generate_accept_token(token.encode()).decode(),
+    }
+    if chosen := [name for name in protocols() if not name.startswith(KEY_PREFIX)]:
+        answer["Sec-WebSocket-Protocol"] = chosen[0]
+    return Switched(
+        flask.stream_with_context(_taken_over(sock, talk, most)), status=101, headers=answer
+    )
+
+
+def protocols() -> list[str]:
+    """Return the protocols that the caller offers."""
+    offered = flask.request.headers.get("Sec-WebSocket-Protocol", "")
+    return [name.strip() for name in offered.split(",") if name.strip()]
+
+
+def _taken_over(sock: Any, talk: Callable[[Channel], None], most: int) -> Iterator[bytes]:
+    yield b""  # now the headers are sent
+    channel = Channel(sock, most=most)
+    try:
+        talk(channel)
+        channel.close()
+    except Gone:
+        pass
+    finally:
+        with contextlib.suppress(OSError):
+            sock.shutdown(socket.SHUT_RDWR)  # nothing after this is HTTP
+
+
+def _is_token(token: str) -> bool:
+    try:
+        return len(base64.b64decode(token, validate=True)) == 16
+    except (binascii.Error, ValueError):
+        return False

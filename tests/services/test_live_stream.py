@@ -1,0 +1,321 @@
+"""A live stream keeps to the rate, takes the newest frame, and outlives mistakes."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import flask
+import pytest
+from flask.testing import FlaskClient
+from wsproto.connection import Connection, ConnectionType
+from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, TextMessage
+
+from lantern import registry
+from lantern.call import Answer, Call
+from lantern.errors import InvalidParameter, LanternError
+from lantern.registry import Technique
+from services.backend import Unavailable
+from services.gateway.app import create_app
+from services.gateway.guard import digest
+from services.gateway.stream import TECHNIQUE, Rate, Session, read_settings
+from services.gateway.websocket import Channel, Gone
+from services.settings import Settings
+from tests.services.gateway import PHOTO, problem
+
+HANDSHAKE = {
+    "Upgrade": "websocket",
+    "Connection": "Upgrade",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+}
+
+
+# --- The rate ----------------------------------------------------------------------------------
+
+
+def settled(rate: Rate, seconds_of: Callable[[int], float], frames: int = 80) -> int:
+    for _ in range(frames):
+        rate.took(seconds_of(rate.size))
+    return rate.size
+
+
+@pytest.mark.parametrize("per_megapixel", [0.05, 0.3, 1.0])
+def test_the_size_is_what_the_rate_allows(per_megapixel: float) -> None:
+    def seconds(size: int) -> float:
+        return per_megapixel * size * size / 1e6
+
+    rate = Rate(12, 1024)
+    size = settled(rate, seconds)
+    assert seconds(size) <= 1 / 12
+    # and not much smaller than it could be
+    assert size >= min(1024, (1e6 / 12 / per_megapixel) ** 0.5) - 3 * rate.step
+
+
+def test_noise_changes_no_size() -> None:
+    rate = Rate(10, 1024)
+    times = iter([0.8, 1.1, 0.9, 1.2, 1.0] * 40)
+    settled(rate, lambda size: 0.3 * size * size / 1e6 * 1.0, 30)
+    sizes = set()
+    for _ in range(60):
+        rate.took(0.3 * rate.size**2 / 1e6 * (0.9 + 0.1 * next(times)))
+        sizes.add(rate.size)
+    assert len(sizes) <= 2
+
+
+def test_sizes_stay_within_bounds() -> None:
+    assert settled(Rate(60, 1024), lambda _: 2.0) == 96
+    assert settled(Rate(1, 700), lambda _: 1e-4) == 700
+    assert settled(Rate(30, 64), lambda _: 2.0) in (64, 96)
+
+
+# --- Messages ----------------------------------------------------------------------------------
+
+
+def message_of(data: bytes | str) -> Event:
+    return TextMessage(data=data) if isinstance(data, str) else BytesMessage(data=data)
+
+
+class Caller:
+    """The other end of a channel."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock, self.protocol = sock, Connection(ConnectionType.CLIENT)
+        sock.settimeout(5)
+
+    def send(self, *messages: bytes | str) -> None:
+        self.sock.sendall(b"".join(self.protocol.send(message_of(m)) for m in messages))
+
+    def events(self) -> list[Any]:
+        self.protocol.receive_data(self.sock.recv(1_000_000) or None)
+        return list(self.protocol.events())
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[Channel, Caller]]:
+    one, other = socket.socketpair()
+    yield Channel(one, most=1000), Caller(other)
+    one.close()
+    other.close()
+
+
+def test_messages_go_both_ways(ends: tuple[Channel, Caller]) -> None:
+    channel, caller = ends
+    caller.send(b"a frame", "a text")
+    assert channel.receive(1) == [b"a frame", "a text"]
+    assert channel.receive(0.01) == []
+    channel.send(b"painted")
+    channel.send("said")
+    assert [e.data for e in caller.events()] == [b"painted", "said"]
+
+
+def test_a_message_in_pieces_is_put_together(ends: tuple[Channel, Caller]) -> None:
+    channel, caller = ends
+    for data, is_last in ((b"one ", False), (b"frame", True)):
+        event = BytesMessage(data=data, message_finished=is_last)
+        caller.sock.sendall(caller.protocol.send(event))
+    caller.sock.sendall(caller.protocol.send(TextMessage(data="ä", message_finished=True)))
+    found: list[bytes | str] = []
+    while len(found) < 2:
+        found += channel.receive(1)
+    assert found == [b"one frame", "ä"]
+
+
+def test_a_ping_is_answered(ends: tuple[Channel, Caller]) -> None:
+    channel, caller = ends
+    caller.sock.sendall(caller.protocol.send(Ping(payload=b"?")))
+    assert channel.receive(0.05) == []
+    (pong,) = caller.events()
+    assert isinstance(pong, Pong)
+    channel.ping()
+    assert isinstance(caller.events()[0], Ping)
+
+
+@pytest.mark.parametrize("how", ["close", "vanish", "huge", "nonsense"])
+def test_who_leaves_or_breaks_the_rules_is_let_go(ends: tuple[Channel, Caller], how: str) -> None:
+    channel, caller = ends
+    codes = {"close": 1000, "huge": 1009, "nonsense": 1002}
+    if how == "close":
+        caller.sock.sendall(caller.protocol.send(CloseConnection(code=1000)))
+    elif how == "vanish":
+        caller.sock.close()
+    elif how == "huge":
+        caller.send(bytes(1001))
+    else:
+        caller.sock.sendall(b"\xff" * 64)
+    with pytest.raises(Gone):
+        channel.receive(1)
+    if how in codes:
+        closing = [e for e in caller.events() if isinstance(e, CloseConnection)]
+        assert [e.code for e in closing] == [codes[how]]
+    else:
+        with pytest.raises(Gone):
+            channel.send(b"x" * 10_000_000)
+
+
+# --- A session ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def application(settings: Settings) -> Iterator[flask.Flask]:
+    app = create_app(settings)
+    with app.test_request_context():
+        flask.g.owner = "me"
+        yield app
+
+
+Engine = Callable[[Technique, Call], Answer]
+
+
+class Talk:
+    """A session in a thread of its own, and its caller."""
+
+    def __init__(self, app: flask.Flask, engine: Engine, **params: str) -> None:
+        self.sock, other = socket.socketpair()
+        fps, call = read_settings({"style": "starry-night"} | params, text=True)
+        self.caller = Caller(other)
+        self.session = Session(registry.find(TECHNIQUE), call, Rate(fps, int(call.params["size"])))
+        channel = Channel(self.sock, most=1_000_000)
+        self.found: list[Any] = []
+
+        def serve() -> None:
+            with app.test_request_context():
+                flask.g.owner = "me"
+                with pytest.raises(Gone):
+                    self.session.serve(channel, engine)
+
+        self.thread = threading.Thread(target=serve)
+        self.thread.start()
+
+    def next(self) -> Any:
+        while not self.found:
+            self.found += [e.data for e in self.caller.events() if hasattr(e, "data")]
+        first = self.found.pop(0)
+        return json.loads(first) if isinstance(first, str) else first
+
+    def end(self) -> None:
+        self.caller.sock.close()
+        self.thread.join(5)
+        self.sock.close()
+        assert not self.thread.is_alive()
+
+
+def test_each_frame_is_a_call_and_the_newest_counts(application: flask.Flask) -> None:
+    calls: list[Call] = []
+    go = threading.Event()
+
+    def engine(_: Technique, call: Call) -> Answer:
+        calls.append(call)
+        assert go.wait(5)
+        return Answer(b"painted " + str(len(calls)).encode(), "image/jpeg", {})
+
+    talk = Talk(application, engine, size="640", strength="0.5")
+    talk.caller.send(PHOTO)
+    while not calls:
+        go.wait(0.01)
+    talk.caller.send(PHOTO + b"1", PHOTO + b"2", PHOTO + b"3")
+    go.set()
+    assert talk.next() == b"painted 1"
+    assert talk.next() == b"painted 2"
+    talk.end()
+    assert [call.inputs["image"] for call in calls] == [PHOTO, PHOTO + b"3"]
+    assert talk.session.dropped == 2
+    assert calls[0].params["strength"] == 0.5
+    assert calls[0].params["size"] == 512
+
+
+def test_parameters_change_on_the_way(application: flask.Flask) -> None:
+    def engine(_: Technique, call: Call) -> Answer:
+        return Answer(json.dumps(call.params).encode(), "image/jpeg", {})
+
+    talk = Talk(application, engine)
+    talk.caller.send(json.dumps({"strength": 0.25, "fps": 5, "size": 320}))
+    assert talk.next()["type"] == "rate"
+    talk.caller.send(PHOTO)
+    params = json.loads(talk.next())
+    assert (params["strength"], params["size"]) == (0.25, 320)
+    assert talk.session.rate.fps == 5
+    talk.end()
+
+
+@pytest.mark.parametrize(
+    ("message", "code"),
+    [
+        ("{", "malformed"),
+        ("[1]", "invalid-parameter"),
+        ('{"fps": 1000}', "invalid-parameter"),
+        ('{"fps": null}', "invalid-parameter"),
+        ('{"strength": "0.5"}', "invalid-parameter"),
+        ('{"style": "nope"}', "unknown-style"),
+        ('{"style": "sty_00000000000000000000000000000000"}', "unknown-style"),
+        ('{"model": "vgg19"}', "invalid-parameter"),
+        ('{"x": "' + "y" * 5000 + '"}', "invalid-parameter"),
+        (b"no picture", "bad-image"),
+        (b"", "bad-image"),
+    ],
+)
+def test_mistakes_are_told_and_the_stream_goes_on(
+    application: flask.Flask, message: bytes | str, code: str
+) -> None:
+    talk = Talk(application, lambda *_: Answer(b"painted", "image/jpeg", {}))
+    talk.caller.send(message)
+    told = talk.next()
+    assert told["type"] == "problem"
+    assert told["problem"]["type"].startswith("/problems/")
+    assert told["problem"]["type"].endswith(code) or message in (b"", b"no picture")
+    talk.caller.send(PHOTO)
+    assert talk.next() == b"painted"
+    talk.end()
+
+
+def test_a_busy_engine_is_told_and_asked_again(application: flask.Flask) -> None:
+    answers = iter([Unavailable("the engine is busy"), LanternError("it is too much")])
+
+    def engine(*_: Any) -> Answer:
+        if error := next(answers, None):
+            raise error
+        return Answer(b"painted", "image/jpeg", {})
+
+    talk = Talk(application, engine)
+    told = []
+    for _ in range(2):
+        talk.caller.send(PHOTO)
+        told.append(talk.next()["problem"]["status"])
+    assert told == [503, 422]
+    talk.caller.send(PHOTO)
+    assert talk.next() == b"painted"
+    talk.end()
+
+
+# --- The handshake -----------------------------------------------------------------------------
+
+
+def test_what_is_no_handshake_is_refused(http: FlaskClient) -> None:
+    told = http.get("/v1/stream")
+    problem(told, 426, "upgrade-required")
+    assert told.headers["Upgrade"] == "websocket"
+    for change in ({"Sec-WebSocket-Version": "8"}, {"Sec-WebSocket-Key": "short"}):
+        problem(http.get("/v1/stream", headers=HANDSHAKE | change), 400, "invalid-header")
+    foreign = HANDSHAKE | {"Origin": "http://elsewhere.example"}
+    problem(http.get("/v1/stream", headers=foreign), 403, "foreign-origin")
+    problem(http.get("/v1/stream", headers=HANDSHAKE), 501, "not-implemented")
+    wrong = {"style": "nope"}
+    problem(http.get("/v1/stream", query_string=wrong, headers=HANDSHAKE), 422, "unknown-style")
+
+
+def test_a_browser_offers_its_key_as_a_protocol(make_http: Callable[..., FlaskClient]) -> None:
+    http = make_http(api_keys=digest("a-key"))
+    problem(http.get("/v1/stream", headers=HANDSHAKE), 401)
+    wrong = HANDSHAKE | {"Sec-WebSocket-Protocol": "lantern, bearer.another"}
+    problem(http.get("/v1/stream", headers=wrong), 401)
+    right = HANDSHAKE | {"Sec-WebSocket-Protocol": "lantern, bearer.a-key"}
+    problem(http.get("/v1/stream", headers=right), 501)
+
+
+def test_rates_are_within_bounds(application: flask.Flask) -> None:
+    for text in ("0", "61", "nan", "x", ""):
+        with pytest.raises(InvalidParameter, match="from 1 to 60"):
+            read_settings({"fps": text}, text=True)
