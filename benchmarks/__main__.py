@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable
+from pathlib import Path
 
-from benchmarks import attribution, durability, service, synthesis
+from benchmarks import attribution, durability, service, style, synthesis
 from benchmarks.measure import Row
 from lantern.zoo import Zoo
 
@@ -16,7 +17,16 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="part", help=f"of {', '.join(PARTS)}")
-    parts = parser.parse_args().parts or PARTS
+    parser.add_argument("--paintings", type=Path, help="those of the styles: judge what they paint")
+    parser.add_argument(
+        "--photographs", type=Path, help="to be painted for that; samples if absent"
+    )
+    chosen = parser.parse_args()
+    if chosen.paintings is not None:
+        _show(style.quality(chosen.paintings, chosen.photographs))
+        if not chosen.parts:
+            return
+    parts = chosen.parts or PARTS
     if unknown := set(parts).difference(PARTS):
         parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     print(service.settings_facts())
@@ -34,6 +44,9 @@ def main() -> None:
         if "service" in parts:
             _show(service.overhead(url))
             _show(service.fast_style(url))
+            _show(style.rates(url))
+            _show(style.crowd(url))
+            _show(style.precision())
             _show(service.grad_cam_service(url, model))
         if "durability" in parts:
             _show(durability.checkpoints(model, run_dir))

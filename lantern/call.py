@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -111,8 +112,8 @@ class Studio:
         Raises:
             LanternError: the call is wrong in any way.
         """
-        decoded = time.perf_counter()
-        images = decode(call.inputs)
+        began = time.perf_counter()
+        images = decoded(call)
         started = time.perf_counter()
         result = self.run(call, images)
         computed = time.perf_counter()
@@ -120,7 +121,7 @@ class Studio:
         body = encode(result, media_type, validate(Rendering, call.rendering))
         ended = time.perf_counter()
         marks = {
-            "decode": started - decoded,
+            "decode": started - began,
             "model": computed - started,
             "encode": ended - computed,
         }
@@ -171,15 +172,38 @@ def by_slot(inputs: Mapping[str, bytes]) -> dict[str, list[bytes]]:
     return slots
 
 
-def decode(inputs: Mapping[str, bytes]) -> dict[str, tuple[Image, ...]]:
+def decoded(call: Call) -> dict[str, tuple[Image, ...]]:
+    """Decode the pictures of a call, no larger than its technique will use them.
+
+    Raises:
+        LanternError: as `decode`, or there is no such technique.
+    """
+    technique = registry.find(call.technique)
+    if not technique.shrinks_to:
+        return decode(call.inputs)
+    usual = technique.params_type.model_fields[technique.shrinks_to].default
+    size = call.params.get(technique.shrinks_to, usual)
+    needed = size if isinstance(size, int) else None  # else it will be refused
+    return decode(call.inputs, {next(iter(technique.inputs)): needed})
+
+
+def decode(
+    inputs: Mapping[str, bytes], needed: Mapping[str, int | None] | None = None
+) -> dict[str, tuple[Image, ...]]:
     """Decode every input: the pictures of each slot, in their order.
+
+    `needed` is the longest side (px) that will be used of a slot's pictures.
 
     Raises:
         BadImage: one is undecodable or too large, or all together are; the pointer says which.
     """
     slots = by_slot(inputs)
     _check_together(slots)
-    return {slot: tuple(_each(slot, Image.decode, several)) for slot, several in slots.items()}
+    sides = needed or {}
+    return {
+        slot: tuple(_each(slot, functools.partial(Image.decode, needed=sides.get(slot)), several))
+        for slot, several in slots.items()
+    }
 
 
 def check(technique: Technique, inputs: Mapping[str, bytes], *, thoroughly: bool) -> None:

@@ -106,17 +106,21 @@ class Image:
             return header
 
     @staticmethod
-    def decode(data: bytes, limits: Limits = LIMITS) -> Image:
+    def decode(data: bytes, limits: Limits = LIMITS, needed: int | None = None) -> Image:
         """Decode JPEG, PNG, WebP or GIF bytes, turned upright and converted to sRGB.
 
         CMYK, palette, 1-bit and 16-bit pictures keep their colours; of an animation the first
-        frame is taken.
+        frame is taken. Where no longer side than `needed` px will be used, a larger JPEG is decoded
+        at a half, a quarter or an eighth of its size, which takes a fraction of the time.
 
         Raises:
             BadImage: undecodable, truncated, or outside the limits.
         """
         with _open(data, limits) as picture:
             notes, is_film = _notes(picture), _frames(picture, data) > 1
+            if needed is not None and picture.format == "JPEG":
+                scale = needed / max(picture.size)
+                picture.draft(None, (round(picture.width * scale), round(picture.height * scale)))
             _load(picture)
             try:
                 image = of_picture(picture, notes)

@@ -103,6 +103,7 @@ class Technique:
     outputs: Mapping[str, str]
     keeps_shape: bool = True
     animates: bool = False
+    shrinks_to: str = ""
     work: Estimator | None = None
     default_model: str = DEFAULT_MODEL
 
@@ -156,6 +157,7 @@ def technique(
     title: str = "",
     keeps_shape: bool = True,
     animates: bool = False,
+    shrinks_to: str = "",
     work: Estimator | None = None,
     default_model: str = DEFAULT_MODEL,
 ) -> Callable[[Callable[..., Outcome]], Callable[..., Outcome]]:
@@ -168,9 +170,10 @@ def technique(
     with a parameter `collection` or `decoder`. `outputs` names each artifact and what it is, the
     principal one first. The title is the name as a heading, unless its writers write it otherwise.
     `keeps_shape` is for techniques whose first slot takes exactly one picture: those made have its
-    aspect ratio and transparency. One that `animates` uses all frames of an animation. `work` says
-    how much a call will take, from its parameters, the sizes of its pictures and the network.
-    `default_model` is the network taken where the caller names none.
+    aspect ratio and transparency. One that `animates` uses all frames of an animation, one that
+    `shrinks_to` the parameter of that name uses no more of its first slot than such a longest side.
+    `work` says how much a call will take, from its parameters, the sizes of its pictures and the
+    network. `default_model` is the network taken where the caller names none.
 
     Raises:
         TypeError: a docstring, source, description or bound is missing, or a name is taken.
@@ -196,6 +199,7 @@ def technique(
             outputs=dict(outputs),
             keeps_shape=keeps_shape,
             animates=animates,
+            shrinks_to=shrinks_to,
             work=work,
             default_model=default_model,
             **_arguments(name, function),

@@ -136,7 +136,7 @@ def _params(chosen: argparse.Namespace, kind: Any) -> Any:
 
 def _technique(chosen: argparse.Namespace, settings: Settings) -> int:
     from lantern.artifact import JSON, Rendering
-    from lantern.call import Call, Studio, decode, number
+    from lantern.call import Call, Studio, decoded, number
     from lantern.progress import silent
     from lantern.run import check_inputs
     from lantern.uncompiled import without_compiler
@@ -156,7 +156,7 @@ def _technique(chosen: argparse.Namespace, settings: Settings) -> int:
     )
     studio = Studio.open(settings.styles_path, settings.models_path, downloads=True)
     watch = _print_progress if technique.takes_progress else silent
-    result = studio.run(call, decode(inputs), watch, collections=collections, decoders=decoders)
+    result = studio.run(call, decoded(call), watch, collections=collections, decoders=decoders)
     output = chosen.output
     media_type, body = _encoded(result, output, _params(chosen, Rendering))
     if output is None and media_type == JSON:

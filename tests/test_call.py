@@ -28,7 +28,7 @@ from lantern.artifact import (
     Table,
     Weights,
 )
-from lantern.call import Call, Studio, by_slot, check, choose, decode, document, number
+from lantern.call import Call, Studio, by_slot, check, choose, decode, decoded, document, number
 from lantern.errors import BadImage, InvalidParameters, MissingInput, UnknownName
 from lantern.image import GIF, Image
 from lantern.run import run
@@ -333,3 +333,17 @@ def test_a_studio_without_styles_says_so(photo: Image, tmp_path: Path) -> None:
     empty = Studio(Zoo(downloads=False), StyleLibrary(tmp_path))
     with pytest.raises(UnknownName, match="no such style"):
         empty.perform(Call("fast-style", {"image": photo.encode()}))
+
+
+@pytest.mark.parametrize(("size", "longest"), [(256, 400), (900, 1600), (4096, 1600)])
+def test_a_large_photograph_is_decoded_no_larger_than_it_is_used(
+    photo: Image, size: int, longest: int
+) -> None:
+    data = photo.resize(1200, 1600).encode("image/jpeg", 95)
+    small = decoded(Call("fast-style", {"image": data}, {"size": size}))["image"][0]
+    whole = decode({"image": data})["image"][0]
+    assert (small.height, small.width) == (longest * 3 // 4, longest)
+    assert longest >= min(size, 1600)
+    alike = small.fit(256).pixels - whole.fit(256).pixels
+    assert alike.abs().mean() < 0.01
+    assert decoded(Call("classify", {"image": data}))["image"][0].width == 1600

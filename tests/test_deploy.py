@@ -858,8 +858,8 @@ def test_the_file_store_is_one_volume_for_all_who_use_it(part: str) -> None:
 
 
 @pytest.mark.parametrize("part", ["gateway", "worker", "fast", "torchserve"])
-def test_networks_are_brought_by_the_gateway_and_read_by_who_runs_them(part: str) -> None:
-    is_reader = part != "gateway"
+def test_who_adds_networks_and_styles_may_write_them_who_runs_them_reads(part: str) -> None:
+    is_reader = part not in ("gateway", "worker")
     for place in PLACES:
         assert environment_of(part, place)["LANTERN_MODELS"] == "/models"
     assert ("models:/models" + is_reader * ":ro") in services()[part]["volumes"]

@@ -55,6 +55,15 @@ class Style:
         return "per-style" if self.file else "many-style"
 
 
+@dataclass(frozen=True)
+class _Listed:
+    """The facts file as it was when it had that stamp."""
+
+    stamp: tuple[int, ...]
+    styles: Mapping[str, Style]
+    digest: str
+
+
 class StyleLibrary:
     """The styles in a folder and those of callers' own; networks are loaded on first use.
 
@@ -73,20 +82,33 @@ class StyleLibrary:
         self.folder, self.own = folder, own or OwnStyles(None)
         self._device, self._engine, self._looker = device, engine, looker
         self._painters: dict[str, Painter] = {}  # by file, the last used last
+        self._listed: _Listed | None = None
         self._shared: Shared | None = None
         self._many: Painter | None = None
         self._lock = threading.RLock()
 
     def styles(self) -> dict[str, Style]:
         """Return every style of the folder by name, as its facts file says now."""
-        path = self.folder / FACTS
-        entries = json.loads(path.read_text()) if path.is_file() else {}
-        return {name: Style(name=name, **entry) for name, entry in sorted(entries.items())}
+        return dict(self._now().styles)
 
     def version(self) -> str:
         """Return what changes with the styles of the folder."""
+        return self._now().digest
+
+    def _now(self) -> _Listed:
+        """Read the facts file, unless it is as it was."""
         path = self.folder / FACTS
-        return hashlib.sha256(path.read_bytes() if path.is_file() else b"").hexdigest()
+        try:
+            found = path.stat()
+            stamp: tuple[int, ...] = (found.st_mtime_ns, found.st_size, found.st_ino)
+        except FileNotFoundError:
+            stamp = ()
+        if self._listed is None or self._listed.stamp != stamp:
+            text = path.read_text() if stamp else "{}"
+            entries = sorted(json.loads(text).items())
+            styles = {name: Style(name=name, **entry) for name, entry in entries}
+            self._listed = _Listed(stamp, styles, hashlib.sha256(text.encode()).hexdigest())
+        return self._listed
 
     def style(self, name: str) -> Style:
         """Find a style.

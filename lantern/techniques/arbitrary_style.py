@@ -36,6 +36,7 @@ class ArbitraryStyleParams(PaintingParams):
     ),
     outputs={"picture": "the painted photograph, an animation where it is one"},
     animates=True,
+    shrinks_to="size",
 )
 def arbitrary_style(
     styles: StyleLibrary,

@@ -39,6 +39,7 @@ class FastStyleParams(PaintingParams):
     ),
     outputs={"picture": "the painted photograph, an animation where it is one"},
     animates=True,
+    shrinks_to="size",
 )
 def fast_style(
     styles: StyleLibrary,

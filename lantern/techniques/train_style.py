@@ -124,7 +124,7 @@ def train_style(
 
     Learning begins with the hand that `arbitrary-style` would paint in. The network chosen judges
     what is painted: by its features' statistics, and by what is left of the photograph. The
-    thorough way changes every weight: on two cores some ten minutes, and it cannot be mixed.
+    thorough way changes every weight: some four minutes on two cores, and it cannot be mixed.
     """
     collection = collections.find(params.collection)
     steps, rate = USUAL[params.way]

@@ -13,6 +13,7 @@ from typing import Any
 
 import flask
 from urllib3.util import parse_url
+from werkzeug.wsgi import ClosingIterator
 from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Message, Ping, Pong, TextMessage
 from wsproto.frame_protocol import CloseReason
@@ -46,7 +47,7 @@ class Channel:
         self._write(Message(data=message))
 
     def receive(self, timeout_s: float) -> list[bytes | str]:
-        """Wait for messages; return all that are there, none where none came in time.
+        """Wait for messages; return those that are there, none where none came in time.
 
         Raises:
             Gone: the caller has left, or broke the protocol.
@@ -55,7 +56,8 @@ class Channel:
         deadline = time.monotonic() + timeout_s
         while not found and (left := deadline - time.monotonic()) > 0:
             found = self._arrived(left)
-        while found and (more := self._arrived(0)):
+        # a caller that never stops sending has its next messages read the next time
+        while found and sum(map(len, found)) < 2 * self._most and (more := self._arrived(0)):
             found += more
         return found
 
@@ -113,7 +115,7 @@ class Switched(flask.Response):
 
     def get_app_iter(self, environ: Any) -> Iterable[bytes]:
         """Return what takes over; an informational answer has no body otherwise."""
-        return self.response  # type: ignore[return-value]
+        return ClosingIterator(self.response, self.close)  # type: ignore[arg-type]
 
 
 def switch(talk: Callable[[Channel], None], *, most: int) -> flask.Response:

@@ -151,7 +151,7 @@ def _put_down(at: Desk, claim: Claim, lane: Lane) -> None:
 
 
 def _run(at: Desk, job: Job, pulse: Pulse) -> Result:
-    from lantern.call import Call, decode
+    from lantern.call import Call, decoded
     from lantern.errors import MissingInput
     from services.job_bytes import input_name
 
@@ -164,7 +164,7 @@ def _run(at: Desk, job: Job, pulse: Pulse) -> Result:
     call = Call(**{**job.call, "inputs": inputs})
     return at.studio.run(
         call,
-        decode(inputs),
+        decoded(call),
         pulse.step,
         _checkpoints(at, job, pulse),
         collections=collections_of(at, job),

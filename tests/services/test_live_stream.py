@@ -306,6 +306,19 @@ def test_what_is_no_handshake_is_refused(http: FlaskClient) -> None:
     problem(http.get("/v1/stream", query_string=wrong, headers=HANDSHAKE), 422, "unknown-style")
 
 
+def test_a_stream_frees_its_seat_when_it_ends(make_http: Callable[..., FlaskClient]) -> None:
+    http = make_http(max_streams=1)
+    for _ in range(3):
+        ours, theirs = socket.socketpair()
+        theirs.close()
+        with ours:
+            answer = http.get(
+                "/v1/stream", headers=HANDSHAKE, environ_overrides={"gunicorn.socket": ours}
+            )
+        assert answer.status_code == 101
+        assert answer.headers["Sec-WebSocket-Accept"] == "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+
+
 def test_a_browser_offers_its_key_as_a_protocol(make_http: Callable[..., FlaskClient]) -> None:
     http = make_http(api_keys=digest("a-key"))
     problem(http.get("/v1/stream", headers=HANDSHAKE), 401)
