@@ -135,7 +135,7 @@ class Image:
 
     def to_uint8(self) -> np.ndarray[Any, Any]:
         """Return uint8 `[H,W,3]`, rounded to the nearest of 256 levels."""
-        levels = self.pixels.detach().clamp(0, 1).mul(255).round().to(torch.uint8)
+        levels = self.pixels.detach().clamp(0, 1).mul_(255).round_().to(torch.uint8)
         return levels.permute(1, 2, 0).contiguous().cpu().numpy()
 
     def resize(self, height: int, width: int) -> Image:
@@ -367,7 +367,8 @@ def _to_srgb(picture: PIL.Image.Image) -> PIL.Image.Image:
 
 
 def _planes(array: np.ndarray[Any, Any]) -> torch.Tensor:
-    return torch.from_numpy(np.array(array)).permute(2, 0, 1).float().div_(255)
+    # sorted by colour while a value is one byte, not four
+    return torch.from_numpy(np.array(array)).permute(2, 0, 1).contiguous().float().div_(255)
 
 
 def _resample(planes: torch.Tensor, height: int, width: int) -> torch.Tensor:

@@ -335,6 +335,7 @@ def _add_training(commands: Any) -> None:
     sub.add_argument("file", type=Path, help="the safetensors file")
     sub.add_argument("--name", required=True, help="name of the style, as callers will write it")
     sub.add_argument("--title", default="", help="painter, title and year")
+    sub.add_argument("--painting", default="", help="file it was trained on, to be kept")
     sub.add_argument("--made-by", default="", help="the command that trained it, to be kept")
     sub.set_defaults(command=_keep_style)
     sub = commands.add_parser("train-styles", help="train the network that many styles share")
@@ -355,7 +356,7 @@ def _keep_style(chosen: argparse.Namespace, settings: Settings) -> int:
 
     style = keep_style(
         settings, chosen.file, name=chosen.name, title=chosen.title or chosen.name,
-        command=chosen.made_by,
+        painting=chosen.painting, command=chosen.made_by,
     )  # fmt: skip
     print(f"{style.name} is in {settings.styles_path}")
     return 0

@@ -223,8 +223,11 @@ class Stack:
 
 
 # glibc keeps in its heap what it was given for a value and freed again, in ever smaller pieces;
-# pages of their own go back to the system.
-REDIS_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
+# pages of their own go back to the system. The heap's end is kept short for the same reason.
+REDIS_MEMORY = {
+    "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1",
+    "MALLOC_TOP_PAD_": "16384", "MALLOC_TRIM_THRESHOLD_": "32768",
+}  # fmt: skip
 REDIS_CONF = """\
 bind 127.0.0.1
 port {port}

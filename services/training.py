@@ -32,8 +32,12 @@ PHOTO_SIDE, PAINTING_SIDE = 512, 400
 NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 
-def keep_style(settings: Settings, file: Path, *, name: str, title: str, command: str) -> Style:
+def keep_style(
+    settings: Settings, file: Path, *, name: str, title: str, painting: str, command: str
+) -> Style:
     """Add a style that `train-style` wrote to the model store.
+
+    `painting` and `command` are kept among its facts: what it was trained on, and how.
 
     Raises:
         LanternError: the name or the file cannot be used, or it is of another shared network.
@@ -45,7 +49,7 @@ def keep_style(settings: Settings, file: Path, *, name: str, title: str, command
     except (OSError, SafetensorError):
         raise DamagedStyle(f"{file} is no style that train-style has written") from None
     library, facts = StyleLibrary(settings.styles_path), json.loads(said.get("facts", "{}"))
-    facts |= {"command": command}
+    facts |= {"painting": painting, "command": command}
     cat = _cat()
     if "architecture" in said:
         network = read_network(file)
@@ -92,9 +96,10 @@ def train_styles(
         Zoo(downloads=True),
         time.monotonic(),
     )
-    paintings = {path.stem.replace("_", "-"): _read(path) for path in _files(pictures.paintings)}
-    for name in paintings:
+    paths = {path.stem.replace("_", "-"): path for path in _files(pictures.paintings)}
+    for name in paths:
         _check_name(name)
+    paintings = {name: _read(path) for name, path in paths.items()}
     photos = [_small(_read(path), PHOTO_SIDE) for path in _files(pictures.photos)]
     more = _files(pictures.others) if pictures.others else []
     unlike = [_small(p, PAINTING_SIDE) for p in [*paintings.values(), *map(_read, more)]]
@@ -134,13 +139,13 @@ def train_styles(
         "seconds": round(time.monotonic() - started),
         "command": command,
     }
-    styles = [
-        (
-            Style(name, name.replace("-", " ").capitalize(), f"{name}.jpg", facts, blends=True),
-            paint_preview(shared.network, hand, cat),
-        )
-        for name, hand in shared.hands.items()
-    ]
+    known, styles = library.styles(), []
+    for name, hand in shared.hands.items():
+        title = known[name].title if name in known else name.replace("-", " ").capitalize()
+        file = known[name].file if name in known else None
+        own = facts | {"painting": paths[name].name}
+        style = Style(name, title, f"{name}.jpg", own, file, blends=True)
+        styles.append((style, paint_preview(shared.network, hand, cat)))
     library.share(shared, styles)
     return [style for style, _ in styles]
 

@@ -327,7 +327,7 @@ def test_every_shipped_style_is_whole(name: str, styles: StyleLibrary, photo: Im
     thumbnail = Image.decode((FOLDER / style.thumbnail).read_bytes())
     assert 64 <= max(thumbnail.height, thumbnail.width) <= 1024
     assert style.title
-    assert {"seed", "params", "losses", "command"} <= style.facts.keys()
+    assert {"painting", "params", "losses", "command"} <= style.facts.keys()
 
 
 def test_every_file_of_the_store_belongs_to_a_style(styles: StyleLibrary) -> None:

@@ -144,7 +144,8 @@ def train_style(
     learnt = _learn(lesson, network, hand, shown, progress, generator, checkpoints)
     network, hand = _rounded(network, hand)
     facts = {"way": params.way, "judge": model.name, **learnt.facts()}
-    kept = _written(network, hand, shared.trunk, facts | {"title": params.title})
+    said = facts | {"params": params.model_dump(mode="json")}
+    kept = _written(network, hand, shared.trunk, said)
     return Outcome((Picture("preview", paint_preview(network, hand, shown)), kept), facts)
 
 

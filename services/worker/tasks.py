@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import redis
@@ -33,9 +34,9 @@ if TYPE_CHECKING:
 # A shorter run says little of a long one.
 LEAST_TO_LEARN_S = 0.5
 # What the processes of a lane run before their first job.
-WARM_UP: dict[Lane, tuple[str, dict[str, Any]]] = {
-    "jobs": ("deep-dream", {"steps": 1, "octaves": 1, "size": 64}),
-    "fast": ("grad-cam", {}),
+WARM_UP: dict[Lane, Sequence[tuple[str, dict[str, Any]]]] = {
+    "jobs": [("deep-dream", {"steps": 1, "octaves": 1, "size": 64})],
+    "fast": [("grad-cam", {}), ("fast-style", {"size": 64})],
 }
 log = get_task_logger(__name__)
 
@@ -74,9 +75,10 @@ def tidy() -> None:
 def _get_ready(**_: object) -> None:
     """Do before the first job comes what takes long the first time; then give way to others."""
     mine = desk()
-    for lane, (technique, params) in WARM_UP.items():
+    for lane, calls in WARM_UP.items():
         if queue_of(lane) in app.amqp.queues.consume_from:
-            warm_up(mine, technique, params)
+            for technique, params in calls:
+                warm_up(mine, technique, params)
     os.nice(read().niceness)
 
 
