@@ -12,12 +12,13 @@ import torch
 import urllib3
 from torch import Tensor
 
-from benchmarks.measure import Row
+from benchmarks.measure import Row, take_turns
 from lantern import samples
 from lantern.image import SUFFIXES, Image
 from lantern.styles.library import Style, StyleLibrary
 from lantern.styles.loss import PaintingLoss, PaintingLossParams
 from lantern.styles.painting import Painter
+from lantern.styles.train import in_fours
 from lantern.zoo import Zoo
 from services.settings import Settings
 
@@ -29,16 +30,15 @@ SIDE, ITERATIONS = 256, 100
 
 
 def rates(url: str) -> list[Row]:
-    """Time whole calls of several sizes, one after the other."""
-    rows = []
-    for width, height in SIZES:
-        paint = _caller(url, width, height)
-        paint()
-        times = [_timed(paint) for _ in range(15)]
-        median = float(np.median(times))
-        figures = f"{1 / median:5.1f} frames a second ({median * 1e3:.0f} ms)"
-        rows.append(Row(f"fast-style {width}x{height}, whole service, one caller", figures))
-    return rows
+    """Time whole calls of several sizes, in turns."""
+    callers = {f"{width}x{height}": _caller(url, width, height) for width, height in SIZES}
+    return [
+        Row(
+            f"fast-style {size}, whole service, one caller",
+            f"{1 / own.median:5.1f} frames a second ({own.median * 1e3:.0f} ms)",
+        )
+        for size, own in take_turns(callers, rounds=15).items()
+    ]
 
 
 def crowd(url: str) -> list[Row]:
@@ -71,7 +71,7 @@ def precision() -> list[Row]:
     for style in library.styles().values():
         painter = library.painter({style.name: 1.0})
         name = painter.whole.name
-        for photo in map(_whole, _photographs(None)):
+        for photo in map(in_fours, _photographs(None)):
             apart = (_levels(painter.paint(photo).pixels) - _levels(_plain(painter, photo))).abs()
             worst = max(worst, (float(apart.mean()), style.name))
     figures = f"mean {worst[0]:.3f} levels at most ({worst[1]})"
@@ -85,24 +85,19 @@ def quality(paintings: Path, photographs: Path | None) -> Iterator[Row]:
     not trained on, the samples if there is no folder.
     """
     library, zoo = StyleLibrary(Settings().styles_path), Zoo(downloads=False)
-    photos = [_whole(image.cover(SIDE)) for image in _photographs(photographs)]
+    photos = [in_fours(image.cover(SIDE)) for image in _photographs(photographs)]
     params = PaintingLossParams()
     for style in library.styles().values():
         path = paintings / str(style.facts["painting"])
         judge = zoo.load(str(style.facts.get("judge") or style.facts["loss_model"]))
         painting = Image.decode(path.read_bytes()).cover(int(style.facts["params"]["style_size"]))
-        for kind, painter in _painters(library, style):
-            ours, theirs = [], []
-            with PaintingLoss.by(judge) as loss:
-                wanted = loss.hand(painting.pixels[None])
-                for photo in photos:
-                    pixels, painted = photo.pixels[None], painter.paint(photo).pixels[None]
-                    with torch.no_grad():
-                        ours.append(float(loss(painted, pixels, wanted).total(params)))
-                    theirs.append(_optimised(loss, pixels, wanted, params))
-            mean, other = float(np.mean(ours)), float(np.mean(theirs))
-            figures = f"{mean:.3f}, L-BFGS {ITERATIONS} iterations {other:.3f}"
-            yield Row(f"loss of {style.name}, {kind}", figures, "no worse", mean <= other)
+        with PaintingLoss.by(judge) as loss:
+            wanted = loss.hand(painting.pixels[None])
+            other = np.mean([_optimised(loss, p.pixels[None], wanted, params) for p in photos])
+            for kind, painter in _painters(library, style):
+                mean = np.mean([_judged(loss, painter.paint(p), p, wanted, params) for p in photos])
+                figures = f"{mean:.3f}, L-BFGS {ITERATIONS} iterations {other:.3f}"
+                yield Row(f"loss of {style.name}, {kind}", figures, "no worse", bool(mean <= other))
 
 
 def _painters(library: StyleLibrary, style: Style) -> Iterator[tuple[str, Painter]]:
@@ -110,6 +105,17 @@ def _painters(library: StyleLibrary, style: Style) -> Iterator[tuple[str, Painte
         yield "a network of its own", library.painter({style.name: 1.0})
     if style.blends:
         yield "a hand", library.painter_of(library.shared().hands[style.name])
+
+
+def _judged(
+    loss: PaintingLoss,
+    painted: Image,
+    photo: Image,
+    wanted: dict[str, Tensor],
+    params: PaintingLossParams,
+) -> float:
+    with torch.no_grad():
+        return float(loss(painted.pixels[None], photo.pixels[None], wanted).total(params))
 
 
 def _optimised(
@@ -126,8 +132,8 @@ def _optimised(
         return total
 
     optimizer.step(closure)  # type: ignore[no-untyped-call]
-    with torch.no_grad():
-        return float(loss(pixels.clamp(0, 1), photo, wanted).total(params))
+    painted = Image(pixels.detach().clamp(0, 1)[0])
+    return _judged(loss, painted, Image(photo[0]), wanted, params)
 
 
 def _caller(url: str, width: int, height: int) -> Callable[[], None]:
@@ -160,11 +166,6 @@ def _plain(painter: Painter, photo: Image) -> Tensor:
     with torch.inference_mode():
         painted: Tensor = painter.network(photo.pixels[None], painter.hand)[0]
     return painted
-
-
-def _whole(photo: Image) -> Image:
-    """Cut a photograph to sides that no network has to pad."""
-    return photo.crop(0, 0, photo.height // 4 * 4, photo.width // 4 * 4)
 
 
 def _levels(pixels: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from lantern.checkpoint import Checkpoints
 from lantern.collections.library import Collections
 from lantern.decoders.library import Decoders
 from lantern.errors import BadImage, LanternError
-from lantern.image import LIMITS, Image
+from lantern.image import LIMITS, Header, Image
 from lantern.networks import Networks
 from lantern.progress import Progress, silent
 from lantern.registry import Technique
@@ -30,7 +30,6 @@ from lantern.styles.own import OwnStyles
 from lantern.zoo import DEFAULT_MODEL, Zoo
 
 ANYTHING = "*/*"
-JPEG_START = b"\xff\xd8"
 # What all pictures of a call may have together; each by itself keeps to `LIMITS`.
 MOST_BYTES, MOST_PIXELS = 2 * LIMITS.max_bytes, 2 * LIMITS.max_pixels
 T = TypeVar("T")
@@ -206,8 +205,10 @@ def decode(
     }
 
 
-def check(technique: Technique, inputs: Mapping[str, bytes], *, thoroughly: bool) -> None:
+def check(technique: Technique, inputs: Mapping[str, bytes], *, thoroughly: bool) -> bool:
     """Check that the inputs fit, by their headers or, thoroughly, by decoding them.
+
+    Return whether every frame of an animation will be worked on, which may take its time.
 
     Raises:
         MissingInput: a slot is empty, too full or unknown.
@@ -215,33 +216,18 @@ def check(technique: Technique, inputs: Mapping[str, bytes], *, thoroughly: bool
     """
     slots = by_slot(inputs)
     check_inputs(technique, slots)
-    _check_together(slots)
-    is_animated(technique, inputs)
+    headers = _check_together(slots, _probe_film if technique.animates else Image.probe)
     if thoroughly:
         for slot, several in slots.items():
             list(_each(slot, Image.check, several))
+    return technique.animates and any(header.frames > 1 for header in headers)
 
 
-def is_animated(technique: Technique, inputs: Mapping[str, bytes]) -> bool:
-    """Tell whether every frame of an animation will be worked on: that may take its time.
-
-    Raises:
-        BadImage: a picture is outside the limits, or an animation too long.
-    """
-
-    def frames(data: bytes) -> int:
-        if data.startswith(JPEG_START):
-            return 1
-        header = Image.probe(data)
-        check_length(header.frames, header.width, header.height)
-        return header.frames
-
-    if not technique.animates:
-        return False
-    slots = by_slot(inputs)
-    return any(
-        found > 1 for slot, several in slots.items() for found in _each(slot, frames, several)
-    )
+def _probe_film(data: bytes) -> Header:
+    """Read the header of a picture all frames of which will be worked on."""
+    header = Image.probe(data)
+    check_length(header.frames, header.width, header.height)
+    return header
 
 
 def check_bytes(pictures: Iterable[bytes]) -> None:
@@ -259,12 +245,12 @@ def check_bytes(pictures: Iterable[bytes]) -> None:
         )  # fmt: skip
 
 
-def _check_together(slots: Mapping[str, Sequence[bytes]]) -> None:
-    """Check each picture's header, and what all of them will need."""
+def _check_together(
+    slots: Mapping[str, Sequence[bytes]], probe: Callable[[bytes], Header] = Image.probe
+) -> list[Header]:
+    """Check each picture's header, and what all of them will need; return the headers."""
     check_bytes(data for several in slots.values() for data in several)
-    headers = [
-        header for slot, several in slots.items() for header in _each(slot, Image.probe, several)
-    ]
+    headers = [header for slot, several in slots.items() for header in _each(slot, probe, several)]
     found = sum(header.width * header.height for header in headers)
     if found > MOST_PIXELS:
         raise BadImage(
@@ -272,6 +258,7 @@ def _check_together(slots: Mapping[str, Sequence[bytes]]) -> None:
             "shrink them, or send fewer",
             code="image-too-large", pointer="/inputs",
         )  # fmt: skip
+    return headers
 
 
 def _each(slot: str, action: Callable[[bytes], T], several: Sequence[bytes]) -> Iterator[T]:

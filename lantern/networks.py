@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lantern.brought import Brought, Presets, check_weights, record_of
 from lantern.errors import UnknownName
-from lantern.shelf import Shelf
+from lantern.shelf import Shelf, of_owner
 from lantern.vision_model import VisionModel
 from lantern.zoo import RECORDS, Record, record, sketch, sketched
 
@@ -94,8 +94,7 @@ class Networks:
     def every(self, owner: str) -> list[Entry]:
         """Return the networks that somebody has brought, the oldest first."""
         names = self._there().names("net_") if self.folder else []
-        found = [entry for name in names if (entry := self.entry(name)) and entry.owner == owner]
-        return sorted(found, key=lambda entry: entry.created_at)
+        return of_owner(owner, map(self.entry, names))
 
     def bring(
         self, owner: str, brought: Brought, weights: bytes, *, most: int | None = None

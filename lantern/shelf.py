@@ -6,12 +6,34 @@ import contextlib
 import secrets
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 # After so long nobody is at work on what is half written any more.
 LEFT_S = 3600.0
+
+
+class Owned(Protocol):
+    """What somebody has put on a shelf, and when."""
+
+    @property
+    def owner(self) -> str:
+        """Whose it is."""
+
+    @property
+    def created_at(self) -> float:
+        """When it came, in seconds since 1970."""
+
+
+OwnedT = TypeVar("OwnedT", bound=Owned)
+
+
+def of_owner(owner: str, entries: Iterable[OwnedT | None]) -> list[OwnedT]:
+    """Return the entries of an owner, the oldest first."""
+    found = [entry for entry in entries if entry is not None and entry.owner == owner]
+    return sorted(found, key=lambda entry: entry.created_at)
 
 
 @dataclass(frozen=True)

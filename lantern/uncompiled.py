@@ -40,9 +40,8 @@ class _Compiler(ModuleType):
         return function
 
     def __getattr__(self, name: str) -> Any:
-        if (
-            name.startswith("__") and name != "__path__"
-        ):  # what looks at every module asks for these
+        # what goes through all modules asks for such names; only an import asks for the path
+        if name.startswith("__") and name != "__path__":
             raise AttributeError(name)
         with self._lock:
             if sys.modules[NAME] is self:

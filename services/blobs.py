@@ -9,7 +9,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
@@ -64,17 +64,13 @@ class Blobs:
             StorageFull: Redis has no memory left, or the disk no room.
         """
         key = _key(owner, name)
-        try:
+        with needing_room():
             if in_file or len(data) > self._inline_bytes:
                 self._write(f"{owner}/{name}", data)
                 value = IN_FILE
             else:
                 value = HERE + data
             self._redis.set(key, value, ex=ttl_s)
-        except (redis.exceptions.ResponseError, OSError) as error:
-            if not is_full(error):
-                raise
-            raise StorageFull from error
 
     def read(self, owner: str, name: str) -> bytes | None:
         """Return the bytes, None where there are none."""
@@ -222,6 +218,21 @@ class Blobs:
 def _key(owner: str, name: str) -> str:
     assert NAME.fullmatch(name), name
     return f"{BLOB}{owner}/{name}"
+
+
+@contextlib.contextmanager
+def needing_room() -> Iterator[None]:
+    """Store something.
+
+    Raises:
+        StorageFull: Redis has no memory left, or the disk no room.
+    """
+    try:
+        yield
+    except (redis.exceptions.ResponseError, OSError) as error:
+        if not is_full(error):
+            raise
+        raise StorageFull from error
 
 
 def is_full(error: Exception) -> bool:

@@ -29,10 +29,8 @@ def publish(own: OwnStyles, job: Job, result: Result) -> str:
     from lantern.artifact import SAFETENSORS, Picture
     from lantern.styles.own import OwnStyle
 
-    preview, (weights,) = (
-        result.principal,
-        [part for part in result.artifacts if part.name == ARTIFACT],
-    )
+    preview = result.principal
+    (weights,) = [part for part in result.artifacts if part.name == ARTIFACT]
     assert isinstance(preview, Picture)
     params, name = result.params.model_dump(mode="json"), style_id(job.id)
     style = OwnStyle(

@@ -19,7 +19,7 @@ from lantern.image import SUFFIXES, Image
 from lantern.progress import Progress, Step
 from lantern.styles.files import DamagedStyle
 from lantern.styles.library import Style, StyleLibrary
-from lantern.styles.train import Photographs, paint_preview
+from lantern.styles.train import Photographs, paint_preview, small
 from lantern.styles.train_shared import TrainSharedParams, train_shared
 from lantern.styles.trained import read_hand, read_network
 from lantern.zoo import DEFAULT_MODEL, Zoo
@@ -91,18 +91,15 @@ def train_styles(
     Raises:
         LanternError: a name, a painting or the photographs cannot be used.
     """
-    library, zoo, started = (
-        StyleLibrary(settings.styles_path),
-        Zoo(downloads=True),
-        time.monotonic(),
-    )
+    started = time.monotonic()
+    library, zoo = StyleLibrary(settings.styles_path), Zoo(downloads=True)
     paths = {path.stem.replace("_", "-"): path for path in _files(pictures.paintings)}
     for name in paths:
         _check_name(name)
     paintings = {name: _read(path) for name, path in paths.items()}
-    photos = [_small(_read(path), PHOTO_SIDE) for path in _files(pictures.photos)]
+    photos = [small(_read(path), PHOTO_SIDE) for path in _files(pictures.photos)]
     more = _files(pictures.others) if pictures.others else []
-    unlike = [_small(p, PAINTING_SIDE) for p in [*paintings.values(), *map(_read, more)]]
+    unlike = [small(p, PAINTING_SIDE) for p in [*paintings.values(), *map(_read, more)]]
     # as many paintings as photographs are looked at to learn what hands look like
     looked_at = photos + unlike * max(1, len(photos) // len(unlike))
 
@@ -111,20 +108,13 @@ def train_styles(
         if preview is not None and (step.done % PREVIEW_EVERY == 0 or step.done == step.total):
             preview.write_bytes(step.preview().encode("image/png"))
 
-    def save(data: bytes) -> None:
-        if state is not None:
-            passing = state.with_suffix(".new")
-            passing.write_bytes(data)
-            passing.replace(state)
-
-    saved = state.read_bytes() if state is not None and state.exists() else None
     begin = read_network(library.folder / f"{start}.safetensors") if start else None
     cat = _cat()
     shared, trace = train_shared(
         paintings, Photographs(looked_at, PAINTING_SIDE * 2 // 3), Photographs(photos, params.crop),
         cat, zoo.load(judge), zoo.load(DEFAULT_MODEL), params,
         progress=watch, generator=torch.Generator().manual_seed(seed),
-        checkpoints=Checkpoints(save, saved, every_s=STATE_EVERY_S), start=begin,
+        checkpoints=_checkpoints(state), start=begin,
     )  # fmt: skip
     facts: dict[str, Any] = {
         "judge": judge,
@@ -150,6 +140,20 @@ def train_styles(
     return [style for style, _ in styles]
 
 
+def _checkpoints(state: Path | None) -> Checkpoints | None:
+    """Keep the state of a run in a file, and go on from what is there."""
+    if state is None:
+        return None
+
+    def save(data: bytes) -> None:
+        passing = state.with_suffix(".new")
+        passing.write_bytes(data)
+        passing.replace(state)
+
+    saved = state.read_bytes() if state.exists() else None
+    return Checkpoints(save, saved, every_s=STATE_EVERY_S)
+
+
 def _check_name(name: str) -> None:
     if not NAME.fullmatch(name) or len(name) > 64:
         raise InvalidParameter(
@@ -169,11 +173,6 @@ def _read(path: Path) -> Image:
         return Image.decode(path.read_bytes())
     except OSError as error:
         raise BadImage(f"{path} cannot be read: {error.strerror}") from None
-
-
-def _small(image: Image, side: int) -> Any:
-    is_small = min(image.height, image.width) <= side
-    return (image if is_small else image.cover(side)).to_uint8()
 
 
 def _cat() -> Image:

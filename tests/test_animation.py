@@ -13,7 +13,7 @@ import torch
 from lantern import animation
 from lantern.animation import frames_of
 from lantern.artifact import Animation, Picture
-from lantern.call import is_animated
+from lantern.call import check
 from lantern.errors import BadImage
 from lantern.image import Image
 from lantern.registry import find
@@ -66,9 +66,9 @@ def test_a_still_picture_is_no_animation(photo: Image) -> None:
         data = photo.encode(kind)
         assert Image.decode(data).film is None
         assert Image.probe(data).frames == 1
-        assert not is_animated(find("fast-style"), {"image": data})
-    assert is_animated(find("fast-style"), {"image": film()})
-    assert not is_animated(find("classify"), {"image": film()})
+        assert not check(find("fast-style"), {"image": data}, thoroughly=False)
+    assert check(find("fast-style"), {"image": film()}, thoroughly=False)
+    assert not check(find("classify"), {"image": film()}, thoroughly=False)
 
 
 def test_frames_are_counted_without_going_through_all() -> None:
@@ -78,7 +78,7 @@ def test_frames_are_counted_without_going_through_all() -> None:
     many = data[:start] + speck * 500_000 + b";"
     assert Image.probe(many).frames == 1000
     with pytest.raises(BadImage, match="shorten or shrink it"):
-        is_animated(find("fast-style"), {"image": many})
+        check(find("fast-style"), {"image": many}, thoroughly=False)
 
 
 @pytest.mark.parametrize("count", [1, 2, 17])
@@ -101,7 +101,7 @@ def test_one_too_long_is_refused(most: int, pixels: int, monkeypatch: pytest.Mon
     with pytest.raises(BadImage, match="shorten or shrink it"):
         frames_of(Image.decode(film()))
     with pytest.raises(BadImage, match="shorten or shrink it") as caught:
-        is_animated(find("fast-style"), {"image": film()})
+        check(find("fast-style"), {"image": film()}, thoroughly=False)
     assert caught.value.pointer == "/inputs/image"
 
 

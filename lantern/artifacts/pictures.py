@@ -171,7 +171,7 @@ class Grid(Artifact):
 class Animation(Artifact):
     """Pictures of one size shown one after another, each for `frame_ms` milliseconds, endlessly.
 
-    `times_ms` are those of each frame where they differ.
+    Where frames are not shown equally long, `frame_ms` has a number for each.
 
     Raises:
         ValueError: there is no frame or no time, or frames differ in size.
@@ -180,8 +180,7 @@ class Animation(Artifact):
     kind = "animation"
     name: str
     frames: tuple[Image, ...]
-    frame_ms: int
-    times_ms: tuple[int, ...] = ()
+    frame_ms: int | tuple[int, ...]
 
     def __post_init__(self) -> None:
         shapes, times = {frame.pixels.shape for frame in self.frames}, self._times()
@@ -201,7 +200,9 @@ class Animation(Artifact):
         )
 
     def _times(self) -> tuple[int, ...]:
-        return self.times_ms or (self.frame_ms,) * max(1, len(self.frames))
+        if isinstance(self.frame_ms, tuple):
+            return self.frame_ms
+        return (self.frame_ms,) * max(1, len(self.frames))
 
     def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
         """Return float32 `[T,3,H,W]`, sRGB, 0..1."""

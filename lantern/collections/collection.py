@@ -59,6 +59,10 @@ class Collection:
     def __len__(self) -> int:
         return len(self.names)
 
+    def spread(self, count: int) -> list[int]:
+        """Return the places of so many pictures, evenly spread over all."""
+        return [n * len(self) // count for n in range(count)]
+
     def __iter__(self) -> Iterator[Entry]:
         return (Entry(name, self._read) for name in self.names)
 

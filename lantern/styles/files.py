@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from lantern.artifact import Weights
 from lantern.errors import LanternError
 
 POINTER = "/params/style"
@@ -21,11 +21,9 @@ class DamagedStyle(LanternError):
     code = "damaged-style"
 
 
-def write(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> None:
-    """Write tensors as float16, and facts into the header."""
-    halves = {name: value.half().contiguous() for name, value in tensors.items()}
-    save_file(halves, path, metadata=dict(facts))
-    path.chmod(0o644)  # safetensors makes it readable to its owner only
+def halves(name: str, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> Weights:
+    """Return tensors as a file of float16, with facts in the header."""
+    return Weights(name, {key: value.half() for key, value in tensors.items()}, facts)
 
 
 @contextmanager

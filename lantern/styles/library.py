@@ -21,7 +21,7 @@ from lantern.image import Image
 from lantern.styles.engine import Engine, Hands, engine_for
 from lantern.styles.files import POINTER
 from lantern.styles.network import StyleNetwork
-from lantern.styles.own import THUMBNAIL, WEIGHTS, OwnStyles
+from lantern.styles.own import THUMBNAIL, WEIGHTS, OwnStyle, OwnStyles
 from lantern.styles.painting import Painter
 from lantern.styles.prediction import painting_pixels, signature
 from lantern.styles.shared import Shared, read_shared, write_shared
@@ -117,6 +117,12 @@ class StyleLibrary:
             UnknownName: there is none of that name.
         """
         return self._found([name])[0]
+
+    def of_a_caller(self, entry: OwnStyle) -> Style:
+        """Return a style of a caller's own."""
+        file = None if entry.blends else str(self.own.path(entry.id, WEIGHTS))
+        thumbnail = str(self.own.path(entry.id, THUMBNAIL))
+        return Style(entry.id, entry.title, thumbnail, entry.facts, file, entry.blends)
 
     def check(self, mix: Mapping[str, float]) -> list[Style]:
         """Return the styles of a mixture.
@@ -240,15 +246,10 @@ class StyleLibrary:
 
     def _found(self, names: Iterable[str]) -> list[Style]:
         known = self.styles()
-        return [self._of_a_caller(name) or _named(name, known) for name in names]
-
-    def _of_a_caller(self, name: str) -> Style | None:
-        entry = self.own.entry(name)
-        if entry is None:
-            return None
-        file = None if entry.blends else str(self.own.path(name, WEIGHTS))
-        thumbnail = str(self.own.path(name, THUMBNAIL))
-        return Style(name, entry.title, thumbnail, entry.facts, file, entry.blends)
+        return [
+            self.of_a_caller(entry) if (entry := self.own.entry(name)) else _named(name, known)
+            for name in names
+        ]
 
     def _hand(self, name: str) -> Tensor:
         shared = self.shared()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lantern.shelf import Shelf
+from lantern.shelf import Shelf, of_owner
 
 OWN_ID = re.compile(r"sty_[0-9a-f]{32}")
 FACTS, WEIGHTS, THUMBNAIL = "style.json", "style.safetensors", "thumbnail.jpg"
@@ -43,8 +43,7 @@ class OwnStyles:
     def every(self, owner: str) -> list[OwnStyle]:
         """Return the styles that were trained for somebody, the oldest first."""
         names = self._shelf.names("sty_") if self._shelf else []
-        found = [entry for name in names if (entry := self.entry(name)) and entry.owner == owner]
-        return sorted(found, key=lambda entry: entry.created_at)
+        return of_owner(owner, map(self.entry, names))
 
     def path(self, name: str, file: str) -> Path:
         """Return where a file of a style is."""

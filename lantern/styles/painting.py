@@ -111,7 +111,7 @@ def repainted(
     frames = frames_of(image)
     times = tuple(frame.ms for frame in frames)
     pictures = smoothed(painter, [frame.image for frame in frames], params, mask)
-    return Animation("picture", tuple(pictures), times[0], times)
+    return Animation("picture", tuple(pictures), times)
 
 
 def smoothed(
@@ -124,11 +124,12 @@ def smoothed(
     """
     before: tuple[Tensor, Tensor] | None = None
     for frame in frames:
-        photo, made = frame.fit(params.size).pixels, painted(painter, frame, params, mask)
+        photo = frame.fit(params.size)
+        made = painted(painter, photo, params, mask)
         if before is not None and params.smoothing > 0:
-            stays = params.smoothing * stillness(photo, before[0])
+            stays = params.smoothing * stillness(photo.pixels, before[0])
             made = dataclasses.replace(made, pixels=torch.lerp(made.pixels, before[1], stays))
-        before = (photo, made.pixels)
+        before = (photo.pixels, made.pixels)
         yield made
 
 

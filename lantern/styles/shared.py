@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lantern.styles.files import reading, write
+from lantern.artifact import SAFETENSORS
+from lantern.styles.files import halves, reading
 from lantern.styles.network import Architecture, StyleNetwork, made
 from lantern.styles.prediction import Predictor
 
@@ -59,7 +60,7 @@ def write_shared(shared: Shared, path: Path) -> None:
         "architecture": json.dumps(dataclasses.asdict(shared.network.architecture)),
         "names": json.dumps(list(shared.hands)),
     }
-    write(path, tensors, facts)
+    path.write_bytes(halves("shared", tensors, facts).encode(SAFETENSORS))
 
 
 def read_shared(path: Path) -> Shared:

@@ -45,6 +45,17 @@ class Photographs:
         return box.pixels.flip(-1) if flip < 0.5 else box.pixels
 
 
+def small(image: Image, side: int) -> np.ndarray[Any, Any]:
+    """Return a picture as it is kept for training: uint8, shrunk to a short side of `side` px."""
+    is_small = min(image.height, image.width) <= side
+    return (image if is_small else image.cover(side)).to_uint8()
+
+
+def in_fours(image: Image) -> Image:
+    """Cut a picture to sides that are multiples of 4, which no network has to pad."""
+    return image.crop(0, 0, image.height // 4 * 4, image.width // 4 * 4)
+
+
 @dataclass(frozen=True)
 class Lesson:
     """What is painted, how it should look, and who judges it.
@@ -128,8 +139,7 @@ def learn(
 
 def paint_preview(network: StyleNetwork, hand: Tensor | None, photo: Image) -> Image:
     """Paint a photograph as the network, or a hand `[D]`, is now, 256 px on its short side."""
-    small = photo.cover(256)
-    pixels = small.crop(0, 0, small.height // 4 * 4, small.width // 4 * 4).pixels[None]
+    pixels = in_fours(photo.cover(256)).pixels[None]
     device = next(network.parameters()).device
     with torch.inference_mode():
         return Image(network(pixels.to(device), None if hand is None else hand[None])[0].cpu())

@@ -14,9 +14,9 @@ from lantern.optimize.ascend import Trace, ascend
 from lantern.progress import Progress
 from lantern.styles.loss import PaintingLoss, PaintingLossParams
 from lantern.styles.network import Architecture, StyleNetwork, made
-from lantern.styles.prediction import LOOKED_AT, Predictor, signature
+from lantern.styles.prediction import Predictor, painting_pixels, signature
 from lantern.styles.shared import Shared
-from lantern.styles.train import Photographs, schedule
+from lantern.styles.train import Photographs, in_fours, schedule
 from lantern.vision_model import VisionModel
 
 
@@ -126,10 +126,9 @@ def preview(
     shared: SharedStyle, looker: VisionModel, photo: Image, paintings: Sequence[Image]
 ) -> Image:
     """Paint a photograph in every hand: above as they were learnt, below as they are predicted."""
-    small = photo.cover(192)
-    pixels = small.crop(0, 0, small.height // 4 * 4, small.width // 4 * 4).pixels[None]
+    pixels = in_fours(photo.cover(192)).pixels[None]
     with torch.inference_mode():
-        looks = [painting.cover(LOOKED_AT).pixels[None] for painting in paintings]
+        looks = [painting_pixels(painting) for painting in paintings]
         predicted = [shared.predicted(signature(looker, look)) for look in looks]
         rows = [
             torch.cat([shared.network(pixels, hand)[0] for hand in hands], 2)

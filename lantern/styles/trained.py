@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from lantern.artifact import Weights
-from lantern.styles.files import DamagedStyle, reading
+from lantern.styles.files import DamagedStyle, halves, reading
 from lantern.styles.network import Architecture, StyleNetwork, made
 
 _PROBLEM = "the style's file {name} is missing or damaged; train the style again"
@@ -19,13 +19,12 @@ _PROBLEM = "the style's file {name} is missing or damaged; train the style again
 def network_weights(name: str, network: StyleNetwork, facts: Mapping[str, str]) -> Weights:
     """Return a network as a file of half precision; facts beside what it is."""
     architecture = json.dumps(dataclasses.asdict(network.architecture))
-    tensors = {key: value.half() for key, value in network.state_dict().items()}
-    return Weights(name, tensors, {**facts, "architecture": architecture})
+    return halves(name, network.state_dict(), {**facts, "architecture": architecture})
 
 
 def hand_weights(name: str, hand: Tensor, trunk: str, facts: Mapping[str, str]) -> Weights:
     """Return a hand `[D]` of the shared network with that digest as a file of half precision."""
-    return Weights(name, {"hand": hand.half()}, {**facts, "trunk": trunk})
+    return halves(name, {"hand": hand}, {**facts, "trunk": trunk})
 
 
 def read_network(path: Path) -> StyleNetwork:

@@ -221,7 +221,7 @@ def _examples(
         )
     pixels: list[Tensor] = []
     codes: tuple[list[Tensor], list[Tensor]] = ([], [])
-    places = [n * len(collection) // count for n in range(count)]
+    places = collection.spread(count)
     with model.capture([layer]) as features:
         for at in range(0, count, BATCH):
             entries = [collection.entry(place) for place in places[at : at + BATCH]]

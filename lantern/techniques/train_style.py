@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 from typing import Annotated, Any, Literal
 
@@ -21,7 +22,7 @@ from lantern.registry import technique
 from lantern.styles.library import StyleLibrary
 from lantern.styles.loss import PaintingLossParams
 from lantern.styles.network import Architecture, StyleNetwork, made
-from lantern.styles.train import Learnt, Lesson, Photographs, learn, paint_preview
+from lantern.styles.train import Learnt, Lesson, Photographs, learn, paint_preview, small
 from lantern.styles.trained import hand_weights, network_weights
 from lantern.vision_model import VisionModel
 from lantern.work import WHOLE, Sizes, Work, survey
@@ -80,16 +81,20 @@ MOST_PHOTOS = 256
 def _work(params: TrainStyleParams, sizes: Sizes, model: VisionModel) -> Work:
     # a network looks at each photograph and at what is painted of it, and back from the latter
     painted = (params.steps or USUAL[params.way][0]) * params.batch
-    forward = survey(made(Architecture()), 3, 64)[WHOLE]
-    share = params.crop**2 / 64**2
     layers = (*model.style_layers, *model.content_layers) or (WHOLE,)
     return Work(
         3 * painted,
         params.crop**2,
         layers,
         at_once=params.batch * params.crop**2,
-        more=3 * painted * forward.operations * share,
+        more=3 * painted * params.crop**2 * _operations(),
     )
+
+
+@functools.cache
+def _operations() -> float:
+    """Return what painting takes for each pixel, forward."""
+    return survey(made(Architecture()), 3, 64)[WHOLE].operations / 64**2
 
 
 @technique(
@@ -184,11 +189,8 @@ def _written(
 
 
 def _photos(collection: Collection, crop: int) -> list[Any]:
-    count = min(len(collection), MOST_PHOTOS)
-    places = [n * len(collection) // count for n in range(count)]
-    pictures = (collection.entry(place).image for place in places)
-    side = 2 * crop
-    return [(p if min(p.height, p.width) <= side else p.cover(side)).to_uint8() for p in pictures]
+    places = collection.spread(min(len(collection), MOST_PHOTOS))
+    return [small(collection.entry(place).image, 2 * crop) for place in places]
 
 
 def _shown(collection: Collection) -> Image:

@@ -9,7 +9,7 @@ from lantern.errors import InvalidParameter, InvalidParameters, MissingInput
 from lantern.networks import TooManyNetworks
 from lantern.run import validate
 from lantern.zoo import RECORDS
-from services.blobs import StorageFull, is_full
+from services.blobs import needing_room
 from services.gateway.catalogue import described
 from services.gateway.context import DECODING, current
 from services.gateway.guard import owner
@@ -28,17 +28,13 @@ def bring_network() -> flask.Response:
     brought, weights = _given(settings.max_model_bytes)
     current().stores.blobs.require_room()
     try:
-        with DECODING:
+        with DECODING, needing_room():
             entry = networks.bring(owner(), brought, weights, most=settings.max_models)
     except TooManyNetworks as error:
         raise Problem(
             429, "too-many-models",
             f"you have brought {settings.max_models} networks; delete one first",
         ) from error  # fmt: skip
-    except OSError as error:
-        if is_full(error):
-            raise StorageFull from error
-        raise
     response = flask.jsonify(described(networks.record_of(entry), entry))
     response.status_code = 201
     response.headers["Location"] = f"/v1/models/{entry.id}"

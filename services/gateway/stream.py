@@ -152,8 +152,7 @@ class Session:
         self, channel: Channel, frame: bytes, engine: Callable[[Technique, Call], Answer]
     ) -> None:
         started = time.monotonic()
-        size = min(self.rate.size, self.rate.most)
-        params = dict(self.call.params) | {"size": size}
+        params = dict(self.call.params) | {"size": self.rate.size}
         call = dataclasses.replace(self.call, inputs={"image": frame}, params=params)
         try:
             calls.check(self.technique, call.inputs, thoroughly=False)
@@ -227,4 +226,4 @@ def _fps(given: Any) -> float:
 
 
 def _most_size(call: Call) -> int:
-    return int(call.params["size"] or 1024)
+    return int(call.params["size"])

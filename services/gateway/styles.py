@@ -84,8 +84,9 @@ def _own(name: str) -> OwnStyle | None:
 
 
 def _of_yours(entry: OwnStyle) -> dict[str, Any]:
-    style = current().styles.style(entry.id)
-    return _described(style) | {"created_at": moment(entry.created_at)}
+    return _described(current().styles.of_a_caller(entry)) | {
+        "created_at": moment(entry.created_at)
+    }
 
 
 def _described(style: Style) -> dict[str, Any]:

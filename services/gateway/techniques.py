@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -55,14 +54,11 @@ def run_technique(name: str) -> flask.Response:
     pinned, trained = pin(technique, call), find_trained(technique, call)
     # the engine knows the built-in collections alone, and no decoders
     is_own = trained is not None or (pinned is not None and pinned.manifest is not None)
-    as_job = (
-        technique.runs == "job"
-        or "respond-async" in prefer
-        or is_own
-        or calls.is_animated(technique, call.inputs)
-    )
-    with DECODING if as_job else contextlib.nullcontext():
-        calls.check(technique, call.inputs, thoroughly=as_job)
+    is_film = calls.check(technique, call.inputs, thoroughly=False)
+    as_job = technique.runs == "job" or "respond-async" in prefer or is_own or is_film
+    if as_job:
+        with DECODING:
+            calls.check(technique, call.inputs, thoroughly=True)
     styles = check_styles(technique, call)
     if as_job:
         _check_model(technique, call)

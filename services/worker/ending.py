@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import redis
 
 from services import job_bytes, published
-from services.blobs import StorageFull, is_full
+from services.blobs import needing_room
 from services.jobs import Claim
 from services.record import Job, Status
 from services.worker.desk import Desk
@@ -90,13 +90,8 @@ class Ending:
         """Keep a trained style for longer than the job; return what there is to say of it."""
         if result.technique != published.TRAINER:
             return {}
-        try:
-            name = published.publish(self.desk.studio.styles.own, self.job, result)
-        except OSError as error:
-            if is_full(error):
-                raise StorageFull from error
-            raise
-        return {"style": name}
+        with needing_room():
+            return {"style": published.publish(self.desk.studio.styles.own, self.job, result)}
 
     def _store_artifact(self, prefix: str, artifact: Any) -> dict[str, Any]:
         """Store the form that loses nothing; callers get any other made from it."""
