@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import json
+import math
 import os
 import secrets
 import signal
@@ -43,7 +44,7 @@ class Child:
     niceness: int = 0
     process: subprocess.Popen[bytes] | None = None
     started_at: float = 0.0
-    not_before: float = 0.0
+    not_before: float = -math.inf
     failures: int = 0
     restarts: int = 0
 
