@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from lantern.artifact import Grid, Heatmap, Picture
 from lantern.errors import InvalidParameter, LanternError
 from lantern.image import Image
+from lantern.patches import coarse_to_fine, patches, spread
 from lantern.run import run
-from lantern.techniques.occlusion import patches, spread
 from lantern.techniques.rise import draw_masks
 from lantern.vision_model import VisionModel
 
@@ -114,6 +114,48 @@ class TestOcclusion:
     def test_pixels_between_patches_have_no_value(self) -> None:
         found = spread(torch.ones(4), patches(10, 2, 8), 10)
         assert float(found[5].abs().max()) == 0
+
+    @pytest.mark.parametrize("size", [4, 8, 12, 16, 20, 24])
+    @pytest.mark.parametrize("share", [0.0, 1e-9, 0.3, 1.0])
+    def test_coarse_to_fine_takes_what_is_near_something(self, size: int, share: float) -> None:
+        boxes = patches(size, 4, 4)
+        side = math.isqrt(len(boxes))
+        # every patch does something, the more the nearer it is to the middle
+        middle = (side - 1) / 2
+        true = {
+            box: 1 / (1 + math.dist(divmod(at, side), (middle, middle))) ** 4
+            for at, box in enumerate(boxes)
+        }
+        asked: list[tuple[int, int, int, int]] = []
+
+        def fall(some: list[tuple[int, int, int, int]]) -> Tensor:
+            asked.extend(some)
+            return torch.tensor([true[box] for box in some])
+
+        falls, taken = coarse_to_fine(fall, boxes, share)
+        assert taken == len(asked) == len(set(asked))
+        for box, value in zip(boxes, falls.tolist(), strict=True):
+            if box in asked:
+                assert value == pytest.approx(true[box])
+        if share < 0.1:
+            assert taken == len(boxes)
+        elif side > 4:
+            assert taken < len(boxes)
+        assert min(true.values()) <= float(falls.min()) + 1e-6
+        assert float(falls.max()) <= max(true.values()) + 1e-6
+
+    def test_coarse_to_fine_looks_closely_at_what_counts(
+        self, looker: VisionModel, bright: Image
+    ) -> None:
+        given = {"patch": 2, "stride": 2, "fill": "black"}
+        whole = heatmap("occlusion", looker, bright, **given)
+        result = run(
+            "occlusion", {"image": bright}, {"target": 1, "coarse": 0.2, **given}, model=looker
+        )
+        assert isinstance(result.principal, Heatmap)
+        assert torch.allclose(result.principal.values[SEEN], whole[SEEN], atol=1e-6)
+        assert result.facts["patches"] == 16**2
+        assert 64 < result.facts["taken"] < 110
 
     def test_a_neuron_can_be_watched(self, looker: VisionModel, bright: Image) -> None:
         pixels = bright.pixels.clone()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lantern.image import Image
 from lantern.local_change import LocalChange, covered
-from lantern.techniques.occlusion import patches
+from lantern.patches import patches
 from lantern.vision_model import VisionModel
 
 SIDE = 128

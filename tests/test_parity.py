@@ -417,7 +417,7 @@ def test_integrated_gradients_equal_captums(network: str) -> None:
     wanted = method.attribute(
         image.pixels[None], grey, target=2, n_steps=50, method="gausslegendre"
     )
-    got = field("integrated-gradients", model, image, target=2, steps=50, gap=1.0)
+    got = field("integrated-gradients", model, image, target=2, steps=50, gap=1.0, exact=True)
     assert_close(got, wanted[0].sum(0).float(), 1e-5)
 
 
@@ -430,9 +430,35 @@ def test_integrated_gradients_of_the_real_network_equal_captums(
         image.pixels[None], black, target=285, n_steps=16, internal_batch_size=8
     )
     got = field(
-        "integrated-gradients", model, image, target=285, steps=16, gap=1.0, baseline="black"
+        "integrated-gradients",
+        model,
+        image,
+        target=285,
+        steps=16,
+        gap=1.0,
+        baseline="black",
+        exact=True,
     )
     assert_close(got, wanted[0].sum(0).float(), 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "finer"),
+    [
+        ("integrated-gradients", {"steps": 24, "gap": 1.0}, {"steps": 48}),
+        ("saliency", {"method": "smooth-grad", "reduce": "signed"}, {"samples": 32}),
+    ],
+)
+def test_quicker_arithmetic_moves_a_mean_by_less_than_more_gradients_do(
+    name: str, more: dict[str, object], finer: dict[str, object], model: VisionModel, photo: Image
+) -> None:
+    image = photo.resize(224, 224)
+    given = {"target": 285, **more}
+    exact = field(name, model, image, **given, exact=True)
+    quick = field(name, model, image, **given)
+    other = field(name, model, image, **(given | finer), exact=True)
+    assert not torch.equal(quick, exact)
+    assert (quick - exact).norm() < 0.25 * (other - exact).norm()
 
 
 def test_points_are_doubled_until_the_shares_add_up(model: VisionModel, photo: Image) -> None:
@@ -457,7 +483,8 @@ def test_smooth_grad_of_the_same_noise_equals_captums() -> None:
     gradients = Saliency(oracle(model).logits).attribute(
         copies.requires_grad_(), target=2, abs=False
     )
-    given = {"target": 2, "samples": 6, "noise": 0.2, "reduce": "signed", "evidence": 0}
+    given = {"target": 2, "samples": 6, "noise": 0.2, "reduce": "signed", "evidence": 0,
+             "exact": True}  # fmt: skip
     for method, wanted in (
         ("smooth-grad", gradients.mean(0)),
         ("var-grad", gradients.var(0, correction=0)),

@@ -37,6 +37,20 @@ class ExplainParams(Params):
     )
 
 
+class GradientsParams(ExplainParams):
+    """Also by which arithmetic the mean of many gradients is found."""
+
+    exact: bool = Field(
+        False,
+        description="take the network's own arithmetic for each of many gradients, at about half "
+        "the speed; without it rounding moves their mean by less than more of them would",
+    )
+
+    def network(self, model: VisionModel) -> VisionModel:
+        """Return the network to take many gradients of, each of which adds little."""
+        return model if self.exact else model.quick()
+
+
 @dataclass(frozen=True)
 class Attribution:
     """A map `[h,w]` over the network's view, for a class, and what was found on the way."""

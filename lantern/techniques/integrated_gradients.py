@@ -13,7 +13,7 @@ from lantern.artifact import Outcome
 from lantern.image import Image
 from lantern.optimize.regularize import blur
 from lantern.registry import technique
-from lantern.techniques.explained import Attribution, ExplainParams, explained
+from lantern.techniques.explained import Attribution, GradientsParams, explained
 from lantern.techniques.saliency import class_gradient
 from lantern.techniques.target import choose_class
 from lantern.vision_model import TOGETHER, VisionModel
@@ -24,7 +24,7 @@ BLUR = 12.0
 Baseline = Literal["grey", "black", "white", "blur"]
 
 
-class IntegratedGradientsParams(ExplainParams):
+class IntegratedGradientsParams(GradientsParams):
     """What to explain, and the way to go."""
 
     baseline: Baseline = Field("grey", description="picture of nothing, where the way begins")
@@ -61,9 +61,9 @@ def integrated_gradients(
             logits = model.logits(torch.cat([pixels, nothing]))
         target = choose_class(model, logits[:1], target)
         change = float(logits[0, target] - logits[1, target])
-        steps = params.steps
+        steps, network = params.steps, params.network(model)
         while True:
-            shares = integrate(model, pixels, nothing, target, steps)
+            shares = integrate(network, pixels, nothing, target, steps)
             total = float(shares.sum())
             gap = abs(total - change) / max(abs(change), 1e-6)
             if gap <= params.gap or 2 * steps > params.most_steps:

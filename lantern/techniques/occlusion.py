@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Literal
 
 import torch
@@ -10,20 +9,18 @@ from pydantic import Field
 from torch import Tensor
 
 from lantern.artifact import Outcome
-from lantern.errors import InvalidParameter
 from lantern.image import Image
 from lantern.local_change import Box, LocalChange, covered
 from lantern.optimize.regularize import blur
+from lantern.patches import coarse_to_fine, patches, spread
 from lantern.registry import technique
-from lantern.scoring import compiled_scorer
+from lantern.scoring import Scorer, compiled_scorer
 from lantern.techniques.explained import Attribution, ExplainParams, explained
 from lantern.techniques.target import check_channel, choose_class
 from lantern.vision_model import TOGETHER, VisionModel
 
 # Sigma of the blur that covers, px at 224.
 BLUR = 12.0
-# More patches than this are hours.
-MOST_PATCHES = 20_000
 
 
 class OcclusionParams(ExplainParams):
@@ -43,6 +40,13 @@ class OcclusionParams(ExplainParams):
         False,
         description="take the network's own arithmetic, at less than half the speed; without it "
         "scores may differ by 1e-5 of the largest",
+    )
+    coarse: float = Field(
+        0,
+        ge=0,
+        le=1,
+        description="take every second patch first, and those between only where the score moves "
+        "by this share of its largest move; 0 takes all",
     )
     layer: str | None = Field(
         None, max_length=200, description="watch a channel of this layer instead of the class"
@@ -74,67 +78,36 @@ def occlusion(
         filling = _filling(model, pixels, params)
         with torch.inference_mode():
             logits = model.logits(pixels)
-            target = choose_class(model, logits, target)
-            if params.layer is None:
-                seen = _logits(model, pixels, filling, boxes, exact=params.exact)
-                scores = (seen if params.score == "logit" else seen.softmax(1))[:, target]
-            else:
-                scores = _answers(model, params.layer, params.channel, pixels, filling, boxes)
-            field = spread(scores[0] - scores[1:], boxes, pixels.shape[-1])
-        return Attribution(field.clone(), logits.clone(), target, {"patches": len(boxes)})
+            chosen = choose_class(model, logits, target)
+
+            def fall(some: list[Box]) -> Tensor:
+                if params.layer is None:
+                    seen = _logits(model, pixels, filling, some, quick=quick)
+                    scores = (seen if params.score == "logit" else seen.softmax(1))[:, chosen]
+                else:
+                    scores = _answers(model, params.layer, params.channel, pixels, filling, some)
+                return scores[0] - scores[1:]
+
+            # one arithmetic for all, however many there will be
+            quick = None if params.exact else compiled_scorer(model, len(boxes))
+            falls, taken = coarse_to_fine(fall, boxes, params.coarse)
+            field = spread(falls, boxes, pixels.shape[-1])
+        facts = {"patches": len(boxes), "taken": taken}
+        return Attribution(field.clone(), logits.clone(), chosen, facts)
 
     return explained(model, image, params, explain)
 
 
 def _logits(
-    model: VisionModel, pixels: Tensor, filling: Tensor, boxes: list[Box], *, exact: bool
+    model: VisionModel, pixels: Tensor, filling: Tensor, boxes: list[Box], *, quick: Scorer | None
 ) -> Tensor:
-    """Return the logits `[1+P,C]` of the picture, and of it under each patch, the quickest way."""
-    score = None if exact else compiled_scorer(model, len(boxes))
-    if score is None:
+    """Return the logits `[1+P,C]` of the picture, and of it under each patch."""
+    if quick is None:
         hidden = LocalChange(model, pixels, boxes).logits(filling, boxes)
         return torch.cat([model.logits(pixels), hidden])
     parts = [boxes[at : at + TOGETHER] for at in range(0, len(boxes), TOGETHER)]
     # all of one kind: what rounding adds to each is nearly the same, and falls out of differences
-    return torch.cat([score(pixels), *(score(covered(pixels, filling, part)) for part in parts)])
-
-
-def patches(side: int, patch: int, stride: int) -> list[Box]:
-    """Return where patches lie on a square, row by row; those at the end are cut off.
-
-    Raises:
-        InvalidParameter: the patch is larger than the square, or there are too many of them.
-    """
-    if patch > side:
-        raise InvalidParameter(
-            f"patch is {patch}; the network looks at {side} px", pointer="/params/patch"
-        )
-    count = 1 + math.ceil((side - patch) / stride)
-    if count**2 > MOST_PATCHES:
-        raise InvalidParameter(
-            f"these would be {count**2} patches; at most {MOST_PATCHES} are taken: choose a "
-            "larger stride",
-            pointer="/params/stride",
-        )
-    spans = [(at * stride, min(side, at * stride + patch)) for at in range(count)]
-    return [(*rows, *columns) for rows in spans for columns in spans]
-
-
-def spread(drops: Tensor, boxes: list[Box], side: int) -> Tensor:
-    """Return the mean `[S,S]` of the drops `[P]` of all patches that cover a pixel."""
-    total, count = torch.zeros(2, side + 1, side + 1, dtype=torch.float64)
-    corners = torch.tensor(boxes).T
-    top, bottom, left, right = corners
-    values = drops.double().cpu()
-    for corner, sign in (
-        ((top, left), 1), ((bottom, right), 1), ((top, right), -1), ((bottom, left), -1)
-    ):  # fmt: skip
-        total.index_put_(corner, sign * values, accumulate=True)
-        count.index_put_(corner, torch.full_like(values, sign), accumulate=True)
-    covered = count.cumsum(0).cumsum(1)[:side, :side]
-    summed = total.cumsum(0).cumsum(1)[:side, :side]
-    mean: Tensor = summed / covered.clamp_min(1)
-    return mean.float()
+    return torch.cat([quick(pixels), *(quick(covered(pixels, filling, part)) for part in parts)])
 
 
 def _answers(

@@ -11,12 +11,12 @@ from torch import Tensor
 from lantern.artifact import Outcome
 from lantern.image import Image
 from lantern.registry import technique
-from lantern.techniques.explained import Attribution, ExplainParams, explained
+from lantern.techniques.explained import Attribution, GradientsParams, explained
 from lantern.techniques.target import choose_class
 from lantern.vision_model import TOGETHER, VisionModel
 
 
-class SaliencyParams(ExplainParams):
+class SaliencyParams(GradientsParams):
     """What to explain, how to calm the gradient and how to reduce it to one map."""
 
     reduce: Literal["abs-max", "signed", "gradient-x-input"] = Field(
@@ -63,7 +63,7 @@ def saliency(
         with torch.no_grad():
             logits = model.logits(pixels)
         target = choose_class(model, logits, target)
-        field = _over_copies(model, pixels, target, params, generator)
+        field = _over_copies(params.network(model), pixels, target, params, generator)
         return Attribution(field, logits, target)
 
     return explained(model, image, params, explain)
