@@ -149,7 +149,37 @@ def test_the_estimate_is_of_what_was_asked(model: VisionModel) -> None:
     assert deep["gigaflop"] > 3 * one["gigaflop"]
 
 
-def test_more_pictures_than_one_run_may_make_are_refused(model: VisionModel) -> None:
-    with pytest.raises(InvalidParameter, match="at most 256") as caught:
-        make(model, objectives=["_conv_head:*"], steps=1, size=48)
-    assert caught.value.pointer == "/params/objectives/0"
+@pytest.mark.parametrize(
+    ("params", "found", "pointer"),
+    [
+        ({"variants": 2, "size": 48}, "at most 1024", "/params/objectives/0"),
+        ({"size": 192}, "choose a smaller size", "/params/size"),
+    ],
+)
+def test_more_pictures_than_one_run_may_make_are_refused(
+    model: VisionModel, params: dict[str, Any], found: str, pointer: str
+) -> None:
+    with pytest.raises(InvalidParameter, match=found) as caught:
+        make(model, objectives=["_conv_head:*"], steps=1, **params)
+    assert caught.value.pointer == pointer
+
+
+def test_a_layer_of_many_channels_is_one_sheet(model: VisionModel) -> None:
+    result = make(model, objectives=["_blocks.15:*"], steps=1, size=48)
+    assert isinstance(result.principal, Grid)
+    assert len(result.principal.images) == model.channel_count("_blocks.15") == 320
+
+
+@pytest.mark.parametrize(
+    "params", [{}, {"variants": 3, "diversity": 10.0}, {"method": "maco", "variants": 2}]
+)
+def test_how_many_pass_together_changes_nothing(
+    model: VisionModel, monkeypatch: pytest.MonkeyPatch, params: dict[str, Any]
+) -> None:
+    made = []
+    for count in (1, 5, 1000):
+        monkeypatch.setattr(VisionModel, "together", lambda self, side, count=count: count)
+        given = {"objectives": ["class:130", "_blocks.4:3"], "steps": 3, "size": 64, **params}
+        made.append(pictures(make(model, **given)))
+    for other in made[1:]:
+        assert torch.allclose(made[0], other, atol=5e-3)

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lantern.optimize.tiles import Box, Tile, cut, draw_offset, summed
+from lantern.optimize.parts import summed
+from lantern.optimize.tiles import Box, Tile, cut, draw_offset
 from tests.alive import watched
 
 KERNEL = torch.randn(4, 3, 3, 3, generator=torch.Generator().manual_seed(3))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lantern.optimize import tiles
 from lantern.optimize.objectives import Guide, guided
+from lantern.optimize.parts import summed
 from lantern.optimize.tiles import Tile
 
 # How many of a guide's feature vectors are matched at most, spread evenly over it.
@@ -46,7 +47,7 @@ class Excitement:
             weight = tile.core.area / (height * width * len(pixels))
             return weight * worth.sum() / max(1, worth[0].numel())
 
-        return tiles.summed(share, pixels, parts)
+        return summed(share, pixels, parts)
 
     def _worth(self, seen: Tensor) -> Tensor:
         """Return what each position is worth, `[N,1,h,w]`."""

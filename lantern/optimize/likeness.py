@@ -11,10 +11,13 @@ from torch import Tensor
 
 from lantern.optimize import tiles
 from lantern.optimize.objectives import content_loss
+from lantern.optimize.parts import summed
 from lantern.optimize.style import Grams, Moments, Style
 from lantern.optimize.tiles import Tile
 
 Activations = Mapping[str, Tensor]
+# Places where the borders of tiles lie in turn, so that none shows.
+BORDERS = 4
 
 
 class Look(Protocol):
@@ -66,24 +69,29 @@ def likeness(
     size: tuple[int, int],
     side: int,
     strides: Mapping[str, int],
+    style_weight: float = 1.0,
 ) -> Likeness:
     """Judge pictures of a `size` (height, width) by views, in tiles where it is over `side` px.
 
-    `strides` are the pixels that a position of each layer stands for.
+    `style_weight` is that of the style in the total; `strides` are the pixels that a position of each layer stands for.
 
     Raises:
         ValueError: a style that is not one of Gram matrices can't be judged in tiles.
     """
     if max(size) <= side:
-        return _Whole(look, views, drawing)
-    return _Tiled(look, views, drawing, size=size, side=side, strides=strides)
+        return _Whole(look, views, drawing, style_weight)
+    return _Tiled(
+        look, views, drawing, size=size, side=side, strides=strides, style_weight=style_weight
+    )
 
 
 class _Whole:
     """Looks at all of a picture at once."""
 
-    def __init__(self, look: Look, views: Sequence[View], drawing: Drawing | None) -> None:
-        self._look, self._views = look, views
+    def __init__(
+        self, look: Look, views: Sequence[View], drawing: Drawing | None, style_weight: float
+    ) -> None:
+        self._look, self._views, self._style_weight = look, views, style_weight
         self._weight = drawing.weight if drawing else 0.0
         self._wanted: list[Activations] = []
         if drawing is not None:
@@ -94,10 +102,11 @@ class _Whole:
         """Return the losses of pictures."""
         hand, drawn = self._look(rolled(pixels, self._views[view].by))
         style = self._views[view].style.moved(self._views[view].by).loss(hand).sum()
+        weighed = self._style_weight * style
         if not self._wanted:
-            return Terms(style, style.item(), 0.0)
+            return Terms(weighed, style.item(), 0.0)
         content = content_loss(drawn, self._wanted[view]).sum()
-        return Terms(style + self._weight * content, style.item(), content.item())
+        return Terms(weighed + self._weight * content, style.item(), content.item())
 
 
 class _Tiled:
@@ -117,8 +126,10 @@ class _Tiled:
         size: tuple[int, int],
         side: int,
         strides: Mapping[str, int],
+        style_weight: float,
     ) -> None:
         self._look, self._drawing, self._strides = look, drawing, strides
+        self._style_weight = style_weight
         self._weight = drawing.weight if drawing else 0.0
         self._views: list[tuple[Grams, tuple[int, int], list[Tile]]] = []
         for number, view in enumerate(views):
@@ -139,6 +150,7 @@ class _Tiled:
         with torch.no_grad():
             moments = _summed_moments(self._hand, style, seen, parts)
         value, slopes = _touched(style, moments)
+        weighed, slopes = self._style_weight * value, [self._style_weight * s for s in slopes]
 
         def share(part: Tensor, tile: Tile) -> Tensor:
             hand, drawn = self._counted(part, tile)
@@ -149,8 +161,8 @@ class _Tiled:
             return descent + self._weight * far
 
         level = _along(slopes, moments)
-        total = tiles.summed(share, seen, parts) + (value - level)
-        content = (total.item() - value.item()) / self._weight if self._weight else 0.0
+        total = summed(share, seen, parts) + (weighed - level)
+        content = (total.item() - weighed.item()) / self._weight if self._weight else 0.0
         return Terms(total, value.item(), content)
 
     def _hand(self, part: Tensor, tile: Tile) -> Activations:
@@ -184,6 +196,18 @@ class _Tiled:
             for name, act in drawn.items()
         ]
         return torch.stack(errors).mean(0).sum()
+
+
+def views_of(
+    style: Style, shifts: Sequence[tuple[int, int]], *, size: tuple[int, int], side: int
+) -> list[View]:
+    """Return the views of a style from places some pixels apart, (down, right).
+
+    Pictures over `side` px are seen in tiles, whose borders lie elsewhere in each view: there are
+    at least `BORDERS`.
+    """
+    count = len(shifts) if max(size) <= side else max(len(shifts), BORDERS)
+    return [View(style, shifts[n % len(shifts)]) for n in range(count)]
 
 
 def rolled(pixels: Tensor, by: tuple[int, int]) -> Tensor:

@@ -79,6 +79,13 @@ class _Region:
     mask: Tensor | None = None
 
 
+def _over_layers(errors: Mapping[str, Tensor], shares: Mapping[str, float]) -> Tensor:
+    """Return the mean of the layers' errors, each counting by its share, 1 if it has none."""
+    weights = [shares.get(name, 1.0) for name in errors]
+    parts = [weight * error for weight, error in zip(weights, errors.values(), strict=True)]
+    return torch.stack(parts).sum(0) / sum(weights)
+
+
 class Grams:
     """The Gram matrices of paintings, by layer: blended, or each in a region of the picture.
 
@@ -86,29 +93,38 @@ class Grams:
     2017, "Controlling Perceptual Factors in Neural Style Transfer", section 4.1, for regions.
     """
 
-    def __init__(self, regions: Sequence[_Region]) -> None:
-        self._regions = tuple(regions)
+    def __init__(
+        self, regions: Sequence[_Region], shares: Mapping[str, float] | None = None
+    ) -> None:
+        self._regions, self._shares = tuple(regions), shares or {}
 
     @staticmethod
     def blended(
-        paintings: Sequence[Mapping[str, Tensor]], weights: Sequence[float] | None
+        paintings: Sequence[Mapping[str, Tensor]],
+        weights: Sequence[float] | None,
+        shares: Mapping[str, float] | None = None,
     ) -> Grams:
-        """Blend paintings by weights; without these each sample has a painting of its own."""
+        """Blend paintings by weights; without these each sample has a painting of its own.
+
+        `shares` say how much a layer counts, 1 where they say nothing.
+        """
         blend = {name: _blended([p[name] for p in paintings], weights) for name in paintings[0]}
-        return Grams([_Region(blend)])
+        return Grams([_Region(blend)], shares)
 
     @staticmethod
     def by_region(
         paintings: Sequence[Mapping[str, Tensor]],
         masks: Sequence[Tensor],
         weights: Sequence[float],
+        shares: Mapping[str, float] | None = None,
     ) -> Grams:
         """Give each painting where its mask `[H,W]`, 0..1, is white; soft edges are soft."""
         return Grams(
             [
                 _Region(painting, weight / sum(weights), mask[None, None])
                 for painting, mask, weight in zip(paintings, masks, weights, strict=True)
-            ]
+            ],
+            shares,
         )
 
     def moved(self, by: tuple[int, int]) -> Grams:
@@ -119,11 +135,12 @@ class Grams:
             [
                 dataclasses.replace(r, mask=None if r.mask is None else r.mask.roll(by, (2, 3)))
                 for r in self._regions
-            ]
+            ],
+            self._shares,
         )
 
     def loss(self, seen: Mapping[str, Tensor]) -> Tensor:
-        """Return the mean relative error of the Gram matrices over layers and regions, `[N]`."""
+        """Return the relative error of the Gram matrices over layers and regions, `[N]`."""
         return self.judged(self.moments(seen))
 
     def moments(self, seen: Mapping[str, Tensor], core: Box | None = None) -> list[Moments]:
@@ -140,11 +157,11 @@ class Grams:
         losses = []
         for region in self._regions:
             grams = {name: next(found).gram() for name in region.targets}
-            errors = [
-                relative_error(grams[name], target.expand_as(grams[name]))
+            errors = {
+                name: relative_error(grams[name], target.expand_as(grams[name]))
                 for name, target in region.targets.items()
-            ]
-            losses.append(region.share * torch.stack(errors).mean(0))
+            }
+            losses.append(region.share * _over_layers(errors, self._shares))
         return torch.stack(losses).sum(0)
 
 
@@ -167,7 +184,9 @@ class SlicedWasserstein:
         paintings: Sequence[Mapping[str, Tensor]],
         weights: Sequence[float] | None,
         generator: torch.Generator,
+        shares: Mapping[str, float] | None = None,
     ) -> None:
+        self._shares = shares or {}
         self._directions = {
             name: _directions(act.shape[1], generator).to(act.device)
             for name, act in paintings[0].items()
@@ -179,13 +198,13 @@ class SlicedWasserstein:
 
     def loss(self, seen: Mapping[str, Tensor]) -> Tensor:
         """Return the mean relative distance of the quantiles over the layers."""
-        errors = [
-            relative_error(
+        errors = {
+            name: relative_error(
                 self._quantiles(name, seen[name]), target.expand(len(seen[name]), -1, -1)
             )
             for name, target in self._targets.items()
-        ]
-        return torch.stack(errors).mean(0)
+        }
+        return _over_layers(errors, self._shares)
 
     def moved(self, by: tuple[int, int]) -> SlicedWasserstein:
         """Return the same: distributions forget where things are."""

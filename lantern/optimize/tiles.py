@@ -1,11 +1,9 @@
-"""A sum over a picture's tiles and its gradient, one tile at a time, in bounded memory."""
+"""Tiles of a picture that is too large to be looked at as a whole."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -66,6 +64,10 @@ class Tile:
 
     core: Box
     seen: Box
+
+    def of(self, planes: Tensor) -> Tensor:
+        """Return what is seen of `[...,H,W]`, a view."""
+        return self.seen.of(planes)
 
     def counted(self, activation: Tensor, stride: int) -> Tensor:
         """Return the positions of `[N,C,h,w]`, made of what is seen, that belong to the core.
@@ -129,48 +131,3 @@ def draw_offset(side: int, halo: int, generator: torch.Generator) -> tuple[int, 
     choices = (side - 2 * halo) // GRID
     down, right = (torch.rand(2, generator=generator) * choices).long().tolist()
     return down * GRID, right * GRID
-
-
-def summed(
-    function: Callable[[Tensor, Tile], Tensor],
-    pixels: Tensor,
-    parts: Sequence[Tile],
-) -> Tensor:
-    """Return the sum of `function(pixels of a tile, tile)` over the tiles, a scalar.
-
-    The function gets what a tile sees of pictures `[N,3,H,W]` and returns a scalar. Its gradient is
-    taken as soon as it has been called: only the activations of one tile are alive at a time.
-    """
-    total: Tensor = _Summed.apply(pixels, function, parts)  # type: ignore[no-untyped-call]
-    return total
-
-
-class _Summed(torch.autograd.Function):
-    """Computes value and gradient together, so that nothing has to be kept for later."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        pixels: Tensor,
-        function: Callable[[Tensor, Tile], Tensor],
-        parts: Sequence[Tile],
-    ) -> Tensor:
-        wants_gradient = ctx.needs_input_grad[0]
-        gradient = torch.zeros_like(pixels) if wants_gradient else pixels.new_empty(0)
-        total = pixels.new_zeros(())
-        for tile in parts:
-            seen = tile.seen.of(pixels).detach()
-            with torch.set_grad_enabled(wants_gradient):
-                value = function(seen.requires_grad_(wants_gradient), tile)
-                if wants_gradient:
-                    (slope,) = torch.autograd.grad(value, seen)
-                    tile.seen.of(gradient).add_(slope)
-            total += value.detach()
-        ctx.save_for_backward(gradient)
-        return total
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
-        (gradient,) = ctx.saved_tensors
-        return upstream * gradient, None, None

@@ -22,6 +22,7 @@ from lantern.optimize.goals import Goal, Goals, read
 from lantern.optimize.objectives import gram
 from lantern.optimize.optimizers import NormalisedAscent
 from lantern.optimize.parametrize import Canvas, Fourier, Phase, Pixels
+from lantern.optimize.parts import Few, by, summed
 from lantern.optimize.regularize import alpha_norm, blur, keep_largest
 from lantern.optimize.transforms import Movement, moved, windows
 from lantern.params import Params
@@ -31,7 +32,8 @@ from lantern.techniques.evidence import evidence
 from lantern.vision_model import VisionModel
 from lantern.work import Sizes, Work
 
-MOST = 256
+# What one run makes: pictures, and pixels of all of them.
+MOST, MOST_PIXELS = 2048, 10_000_000
 Method = Literal["fourier", "pixels", "yosinski", "maco", "decoder"]
 
 
@@ -153,14 +155,14 @@ LOOKS, WIDE, NARROW, NOISE = 4, 0.95, 0.4, 0.04
 
 
 def _work(params: ActivationMaximizationParams, sizes: Sizes, model: VisionModel) -> Work:
-    looks = LOOKS if params.method == "maco" else 1
-    goals = read(params.objectives, model, most=MOST // params.variants)
+    looks = _looks(params)
+    goals = _goals(params, model)
     looked_at = len(goals) * params.variants * looks
     return Work(
         2 * params.steps * looked_at,
         params.size**2,
         _layers(params, Goals(goals), model),
-        at_once=looked_at * params.size**2,
+        at_once=min(looked_at, _together(params, model)) * params.size**2,
     )
 
 
@@ -190,29 +192,36 @@ def activation_maximization(
 ) -> Outcome:
     """Make pictures that excite a class, a channel, a neuron or any mix of them.
 
-    All pictures are made at once, as one batch. The table tells whether the network still sees the
-    class after a blur (patterns that only a network sees do not survive it), and how much of the
-    picture is fine grain.
+    All pictures are made at once, as one batch, be they all channels of a layer. The table tells
+    whether the network still sees the class after a blur (patterns that only a network sees do not
+    survive it), and how much of the picture is fine grain.
     """
-    chosen = read(params.objectives, model, most=MOST // params.variants)
+    chosen = _goals(params, model)
     wanted = [goal for goal in chosen for _ in range(params.variants)]
-    recipe = _recipe(params)
+    recipe, looks = _recipe(params), _looks(params)
     decoder = _decoder(params, decoders, model)
     canvas = _canvas(params, len(wanted), generator, model.device, decoder)
-    looks = LOOKS if params.method == "maco" else 1
-    goals = Goals([g for g in wanted for _ in range(looks)], cosine_power=params.cosine_power)
-    layers = _layers(params, goals, model)
+    every = [goal for goal in wanted for _ in range(looks)]
+    judges = {
+        few: Goals(every[few.first : few.last], cosine_power=params.cosine_power)
+        for few in by(_together(params, model), len(every))
+    }
+    layers = _layers(params, Goals(chosen), model)
     with model.quick(layers).capture(layers, pointer="/params/objectives") as features:
+
+        def share(pixels: Tensor, few: Few) -> Tensor:
+            seen = features(pixels)
+            value = -judges[few].values(seen).sum() / looks
+            if _is_diverse(params):
+                likeness = _likeness(seen[model.cam_layer], params.variants, looks)
+                value = value + params.diversity * likeness
+            return value
 
         def loss(step: int) -> Tensor:
             pixels = canvas.pixels()
-            seen = features(_look(pixels, params, recipe, step / params.steps, generator))
-            value = -goals.values(seen).view(len(wanted), looks).mean(1).sum()
-            if recipe.l2:
-                value = value + recipe.l2 * _length(canvas, pixels)
-            if params.diversity and params.variants > 1:
-                value = value + params.diversity * _likeness(seen[model.cam_layer], params.variants)
-            return value
+            looked_at = _look(pixels, params, recipe, step / params.steps, generator)
+            value = summed(share, looked_at, list(judges))
+            return value + recipe.l2 * _length(canvas, pixels) if recipe.l2 else value
 
         trace = ascend(
             loss,
@@ -233,10 +242,38 @@ def activation_maximization(
     return Outcome((sheet, Table("scores", rows)), facts)
 
 
+def _goals(params: ActivationMaximizationParams, model: VisionModel) -> tuple[Goal, ...]:
+    """Read the objectives, of which there are not too many for one run."""
+    goals = read(params.objectives, model, most=MOST // params.variants)
+    pixels = len(goals) * params.variants * params.size**2
+    if pixels > MOST_PIXELS:
+        raise InvalidParameter(
+            f"the pictures would have {pixels} pixels together; at most {MOST_PIXELS} are made in "
+            "one run: choose a smaller size, or name fewer channels",
+            pointer="/params/size",
+        )
+    return goals
+
+
+def _looks(params: ActivationMaximizationParams) -> int:
+    """Return how often each picture is looked at in a step."""
+    return LOOKS if params.method == "maco" else 1
+
+
+def _is_diverse(params: ActivationMaximizationParams) -> bool:
+    return params.diversity > 0 and params.variants > 1
+
+
+def _together(params: ActivationMaximizationParams, model: VisionModel) -> int:
+    """Return how many looks pass together; variants that shun each other are not parted."""
+    whole = params.variants * _looks(params) if _is_diverse(params) else 1
+    return whole * max(1, model.together(params.size) // whole)
+
+
 def _layers(
     params: ActivationMaximizationParams, goals: Goals, model: VisionModel
 ) -> tuple[str, ...]:
-    return (*goals.layers, *([model.cam_layer] if params.diversity else []))
+    return (*goals.layers, *([model.cam_layer] if _is_diverse(params) else []))
 
 
 def _recipe(params: ActivationMaximizationParams) -> Recipe:
@@ -331,12 +368,14 @@ def _regulariser(canvas: Canvas, recipe: Recipe, model: VisionModel) -> Callable
     return after
 
 
-def _likeness(activation: Tensor, variants: int) -> Tensor:
+def _likeness(activation: Tensor, variants: int, looks: int) -> Tensor:
     """Return the mean cosine of the Gram matrices of an objective's variants, summed over all.
+
+    Of several looks at a picture, one after the other in the batch, the mean counts.
 
     Source: Olah et al. 2017, "Feature Visualization", diversity.
     """
-    flat = gram(activation).flatten(1)
+    flat = gram(activation).flatten(1).unflatten(0, (-1, looks)).mean(1)
     unit = F.normalize(flat, dim=1).view(-1, variants, flat.shape[1])
     likeness = torch.bmm(unit, unit.transpose(1, 2))
     others = 1 - torch.eye(variants, device=activation.device)

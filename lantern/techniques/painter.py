@@ -19,9 +19,9 @@ from lantern.optimize.likeness import (
     Activations,
     Drawing,
     Likeness,
-    View,
     grams_of,
     likeness,
+    views_of,
 )
 from lantern.optimize.octaves import Size, octaves
 from lantern.optimize.parametrize import Pyramid
@@ -85,7 +85,7 @@ class Painter:
         layers = layers_of(params, model)
         with model.quick(layers).capture(layers, pointer="/params/style_layers") as features:
             content, cover = self._content(photos, size), self._cover(size)
-            judge = self._likeness(features, photos[0], content, shifts)
+            judge, views = self._likeness(features, photos[0], content, shifts)
 
             def shown() -> Tensor:
                 pixels = canvas.pixels()
@@ -93,7 +93,7 @@ class Painter:
 
             def loss(step: int) -> Tensor:
                 pixels = shown()
-                found = judge(pixels, step % params.shifts)
+                found = judge(pixels, step % views)
                 rough = total_variation(pixels).sum()
                 terms.update(style=found.style, content=found.content, tv=rough.item())
                 return found.total + params.tv_weight * rough
@@ -117,8 +117,8 @@ class Painter:
 
     def _likeness(
         self, features: Features, photo: Image, content: Tensor, shifts: Sequence[tuple[int, int]]
-    ) -> Likeness:
-        """Return how like paintings and photographs pictures of one size are."""
+    ) -> tuple[Likeness, int]:
+        """Return how like paintings and photographs pictures of one size are, and its views."""
         params, model = self.params, self.model
         style_layers, content_layers = (
             style_layers_of(params, model),
@@ -134,8 +134,12 @@ class Painter:
         strides = {name: model.stride(name) for name in layers_of(params, model)}
         style = self._style(lambda pixels: look(pixels)[0], photo, size, strides)
         drawing = Drawing(content, params.content_weight) if params.content_weight else None
-        views = [View(style, by) for by in shifts]
-        return likeness(look, views, drawing, size=size, side=params.tile_size, strides=strides)
+        views = views_of(style, shifts, size=size, side=params.tile_size)
+        judge = likeness(
+            look, views, drawing, size=size, side=params.tile_size, strides=strides,
+            style_weight=params.style_weight,
+        )  # fmt: skip
+        return judge, len(views)
 
     def _style(
         self,
@@ -147,18 +151,20 @@ class Painter:
         """Return what is taken from the paintings, which are looked at one by one."""
         params = self.params
         weights = params.style_weights or (1.0,) * len(self.paintings)
+        layers = style_layers_of(params, self.model)
+        shares = dict(zip(layers, params.style_layer_weights, strict=False))
         if params.statistic == "sliced-wasserstein":
             with torch.no_grad():
                 hands = [hand(self._painting(one, photo, size)) for one in self.paintings]
-            return SlicedWasserstein(hands, weights, self.generator)
+            return SlicedWasserstein(hands, weights, self.generator, shares)
         grams = [
             grams_of(hand, self._painting(one, photo, size), side=params.tile_size, strides=strides)
             for one in self.paintings
         ]
         if not self.masks:
-            return Grams.blended(grams, weights)
+            return Grams.blended(grams, weights, shares)
         masks = [grey(m).resize(*size).pixels[0].to(self.model.device) for m in self.masks]
-        return Grams.by_region(grams, masks, weights)
+        return Grams.by_region(grams, masks, weights, shares)
 
     def _content(self, photos: Sequence[Image], size: tuple[int, int]) -> Tensor:
         drawn = [grey(p) if self.params.color == "luminance" else p for p in photos]

@@ -12,10 +12,7 @@ from lantern.artifact import Outcome, numbered
 from lantern.checkpoint import Checkpoints
 from lantern.errors import InvalidParameter
 from lantern.image import Image
-from lantern.optimize.likeness import (
-    seen_at_once,
-    seen_in_step,
-)
+from lantern.optimize.likeness import BORDERS, seen_at_once, seen_in_step
 from lantern.optimize.octaves import Size, fitted
 from lantern.optimize.style import Statistic
 from lantern.params import Params
@@ -69,8 +66,9 @@ class StyleTransferParams(Params):
         description="places the picture is looked at in, in turn, a few pixels apart; 1 is the "
         "paper's way, which is quicker and paints grain with some networks",
     )
+    style_weight: float = Field(1.0, ge=0, le=100, description="weight of the paintings' hand")
     content_weight: float = Field(
-        0.2, ge=0, le=100, description="how much of the photograph is kept, against style = 1"
+        0.2, ge=0, le=100, description="weight of what the photograph shows"
     )
     style_weights: tuple[Annotated[float, Field(gt=0, le=100)], ...] = Field(
         (), max_length=8, description="share of each painting; equal if empty"
@@ -91,6 +89,9 @@ class StyleTransferParams(Params):
     )
     style_layers: tuple[LayerName, ...] = Field(
         (), max_length=16, description="layers of the style; the network's own choice if empty"
+    )
+    style_layer_weights: tuple[Annotated[float, Field(gt=0, le=1e6)], ...] = Field(
+        (), max_length=16, description="share of each of these layers in the style; equal if empty"
     )
     content_layers: tuple[LayerName, ...] = Field(
         (), max_length=16, description="layers of the content; the network's own choice if empty"
@@ -118,10 +119,11 @@ def _work(params: StyleTransferParams, sizes: Sizes, model: VisionModel) -> Work
     pixels, passes = 0.0, 0
     for photo in photos:
         for size in sizes_of(photo, params):
-            # the content of every shift is looked at once
+            # the content of every view is looked at once
             pixels += params.steps * seen_in_step(size, params.tile_size, has_drawing=True)
-            pixels += params.shifts * size[0] * size[1] + paintings * _painting_area(size, params)
-            passes += 2 * params.steps + params.shifts + paintings
+            views = params.shifts if max(size) <= params.tile_size else max(params.shifts, BORDERS)
+            pixels += views * size[0] * size[1] + paintings * _painting_area(size, params)
+            passes += 2 * params.steps + views + paintings
     at_once = [
         len(places) * seen_at_once(photos[places[0]], params.tile_size)
         for places in _batches(photos, params)
@@ -200,7 +202,14 @@ def _painting_area(size: Size, params: StyleTransferParams) -> float:
 
 
 def _check_layers(params: StyleTransferParams, model: VisionModel) -> None:
-    """Refuse layers the network lacks, and for the style those without positions."""
+    """Refuse layers the network lacks, for the style those without positions, and odd weights."""
+    layers, weights = style_layers_of(params, model), params.style_layer_weights
+    if weights and len(weights) != len(layers):
+        raise InvalidParameter(
+            f"there are {len(weights)} weights for the {len(layers)} layers of the style, "
+            f"{', '.join(layers)}; give one for each or none",
+            pointer="/params/style_layer_weights",
+        )
     for name in content_layers_of(params, model):
         model.shape(name, pointer="/params/content_layers")
     for name in style_layers_of(params, model):

@@ -16,7 +16,13 @@ from lantern.artifact import Outcome, numbered
 from lantern.checkpoint import Checkpoints
 from lantern.image import Image
 from lantern.optimize.ascend import Settled, ascend
-from lantern.optimize.likeness import Activations, View, likeness, seen_at_once, seen_in_step
+from lantern.optimize.likeness import (
+    Activations,
+    likeness,
+    seen_at_once,
+    seen_in_step,
+    views_of,
+)
 from lantern.optimize.objectives import gram
 from lantern.optimize.octaves import fitted
 from lantern.optimize.parametrize import Pixels
@@ -195,15 +201,15 @@ class _Maker:
                 share = size[0] / params.height
                 style = self._style([look(self._exemplar(e, share))[0] for e in self.exemplars])
             strides = {name: model.stride(name) for name in _layers(params, model)}
+            views = views_of(style, [(0, 0)], size=size, side=_side(params))
             judge = likeness(
-                look, [View(style)], None, size=size,
-                side=_side(params),
+                look, views, None, size=size, side=_side(params),
                 strides=strides | {f"colours/{n}": n for n in COLOURS},
             )  # fmt: skip
 
             def loss(step: int) -> Tensor:
                 pixels = canvas.pixels()
-                matched = judge(self._rolled(pixels)).total
+                matched = judge(self._rolled(pixels), step % len(views)).total
                 return matched + params.tv_weight * total_variation(pixels).sum()
 
             trace = ascend(
