@@ -33,7 +33,9 @@ def main() -> None:
     model = Zoo(downloads=False).load()
     if "attribution" in parts:
         _show(attribution.grad_cam(model))
+        _show(attribution.cams(model))
         _show(attribution.gradients(model))
+        _show(attribution.rules(model))
         _show(attribution.perturbations(model))
     if "synthesis" in parts:
         _show(synthesis.style(model))

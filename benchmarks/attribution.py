@@ -7,11 +7,28 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from captum.attr import IntegratedGradients, LayerGradCam, NoiseTunnel, Occlusion, Saliency
+from captum.attr import (
+    Deconvolution,
+    GuidedBackprop,
+    IntegratedGradients,
+    LayerGradCam,
+    NoiseTunnel,
+    Occlusion,
+    Saliency,
+)
 from torch import Tensor, nn
 
 from benchmarks.measure import Row, take_turns
-from benchmarks.peers import Classifier, ClassifierOutputTarget, GradCAM
+from benchmarks.peers import (
+    AblationCAM,
+    Classifier,
+    ClassifierOutputTarget,
+    GradCAM,
+    GradCAMPlusPlus,
+    HiResCAM,
+    LayerCAM,
+    ScoreCAM,
+)
 from lantern import samples
 from lantern.artifact import Heatmap
 from lantern.faithfulness import curves
@@ -20,7 +37,16 @@ from lantern.run import run
 from lantern.techniques.grad_cam import class_activation
 from lantern.vision_model import VisionModel
 
-SAMPLES, POINTS, PATCH, STRIDE, MASKS = 16, 50, 32, 16, 1000
+SAMPLES, POINTS, PATCH, STRIDE, MASKS, FEW = 16, 50, 32, 16, 1000, 4
+Contenders = dict[str, Callable[[], object]]
+# The peers' classes, and the layer; those that try every channel do so where there are few.
+CAMS = {
+    "grad-cam++": (GradCAMPlusPlus, "_conv_head"),
+    "hires-cam": (HiResCAM, "_conv_head"),
+    "layer-cam": (LayerCAM, "_conv_head"),
+    "score-cam": (ScoreCAM, "_blocks.10"),
+    "ablation-cam": (AblationCAM, "_blocks.10"),
+}
 
 
 @dataclass(frozen=True)
@@ -43,6 +69,10 @@ class _Scene:
     @property
     def pixels(self) -> Tensor:
         return self.image.pixels[None].clone()
+
+    def way(self, name: str, **params: Any) -> Callable[[], Tensor]:
+        """Return how a technique's map is made, to be timed."""
+        return lambda: self.ours(name, **params)
 
     def ours(self, name: str, **params: Any) -> Tensor:
         """Return a technique's map, without evidence, as the peers give none."""
@@ -92,16 +122,21 @@ def gradients(model: VisionModel) -> list[Row]:
     spread = 0.15 * float(scene.pixels.max() - scene.pixels.min())
     grey = model.grey.expand_as(scene.pixels).clone()
 
-    def plain() -> None:
+    def once() -> None:
         saliency.attribute(scene.pixels.requires_grad_(), target=scene.target)
 
-    def noisily() -> None:
-        noisy.attribute(scene.pixels, nt_samples=SAMPLES, stdevs=spread, target=scene.target)
+    def noisily(at_once: int | None) -> None:
+        noisy.attribute(
+            scene.pixels, nt_samples=SAMPLES, nt_samples_batch_size=at_once, stdevs=spread,
+            target=scene.target,
+        )  # fmt: skip
 
-    def along() -> None:
-        integrated.attribute(scene.pixels, grey, target=scene.target, n_steps=POINTS)
+    def along(at_once: int | None) -> None:
+        integrated.attribute(
+            scene.pixels, grey, target=scene.target, n_steps=POINTS, internal_batch_size=at_once
+        )
 
-    one = {"ours": lambda: scene.ours("saliency"), "captum": plain}
+    one = {"ours": lambda: scene.ours("saliency"), "captum": once}
     return [
         *_times("saliency", one, None, rounds=20),
         *_many(
@@ -121,7 +156,7 @@ def _many(
     name: str,
     given: Mapping[str, Any],
     finer: Mapping[str, Any],
-    captum: Callable[[], None],
+    captum: Callable[[int | None], None],
 ) -> list[Row]:
     """Compare a mean of many gradients, and say what its quicker arithmetic costs."""
     exact = scene.ours(name, **given, exact=True)
@@ -131,11 +166,12 @@ def _many(
 
     moved = apart(scene.ours(name, **given))
     more = apart(scene.ours(name, **{**given, **finer}, exact=True))
-    own = {"ours": lambda: scene.ours(name, **given), "captum": captum}
-    plain = {"ours": lambda: scene.ours(name, **given, exact=True), "captum": captum}
+    peers = {"captum": lambda: captum(None), f"{FEW} at once": lambda: captum(FEW)}
+    own = {"ours": scene.way(name, **given), **peers}
+    plain = {"ours": scene.way(name, **given, exact=True), **peers}
     return [
-        *_times(what, own, 1.5, rounds=5),
-        *_times(f"{what}, exact", plain, None, rounds=5),
+        *_times(what, own, 1.5, rounds=4),
+        *_times(f"{what}, exact", plain, None, rounds=2),
         Row(
             f"{what}: what the quicker arithmetic moves",
             f"{moved:.1%} of the map; twice as many gradients move {more:.1%}",
@@ -143,6 +179,46 @@ def _many(
             moved < more,
         ),
     ]
+
+
+def cams(model: VisionModel) -> list[Row]:
+    """Compare the rest of Grad-CAM's family with pytorch-grad-cam's, from picture to map."""
+    scene = _Scene.of(model)
+    rows = []
+    for method, (peer, layer) in CAMS.items():
+        with peer(model=scene.peer, target_layers=[model.layer(layer)]) as cam:
+
+            def theirs(cam: Any = cam) -> None:
+                # it needs a gradient somewhere, and the network's weights have none
+                pixels = scene.pixels.requires_grad_()
+                cam(input_tensor=pixels, targets=[ClassifierOutputTarget(scene.target)])
+
+            given = {"method": method, "layer": layer, "channels": 4096}
+            contenders: Contenders = {
+                "ours": scene.way("grad-cam", **given),
+                "pytorch-grad-cam": theirs,
+            }
+            rows += _times(method, contenders, None, rounds=3)
+    return rows
+
+
+def rules(model: VisionModel) -> list[Row]:
+    """Compare guided backpropagation and deconvnet with captum's, which know nn.ReLU alone."""
+    twin = model.copy()
+    for name, module in list(twin.network.named_modules()):
+        if isinstance(module, nn.ReLU6):
+            parent, _, leaf = name.rpartition(".")
+            setattr(twin.network.get_submodule(parent), leaf, nn.ReLU())
+    scene = _Scene.of(twin)
+    rows = []
+    for rule, peer in (("guided", GuidedBackprop), ("deconvnet", Deconvolution)):
+
+        def theirs(peer: Any = peer) -> None:
+            peer(scene.peer).attribute(scene.pixels.requires_grad_(), target=scene.target)
+
+        contenders: Contenders = {"ours": scene.way("guided-backprop", rule=rule), "captum": theirs}
+        rows += _times(f"{rule}, ReLU for ReLU6", contenders, None, rounds=10)
+    return rows
 
 
 def perturbations(model: VisionModel) -> list[Row]:
@@ -180,7 +256,8 @@ def perturbations(model: VisionModel) -> list[Row]:
         difference = float((maps[name] - maps["captum"]).abs().max() / maps["captum"].abs().max())
         what = f"occlusion, {name}, largest difference from captum"
         rows.append(Row(what, f"{difference:.1e}", "<= 1e-5", difference <= 1e-5))
-    return [*rows, *_rise(scene)]
+    coarse = {"ours": scene.way("occlusion", coarse=0.2), "all": scene.way("occlusion")}
+    return [*rows, *_times("occlusion, coarse to fine", coarse, None, rounds=3), *_rise(scene)]
 
 
 def _rise(scene: _Scene) -> list[Row]:

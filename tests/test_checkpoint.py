@@ -57,6 +57,19 @@ CASES: list[tuple[str, tuple[str, ...], dict[str, Any]]] = [
         ("image", "style"),
         {"steps": 12, "size": 72, "optimizer": "l-bfgs", "init": "noise"},
     ),
+    (
+        "style-transfer",
+        ("image", "style", "mask"),
+        {"steps": 6, "size": 96, "scales": 2, "shifts": 3},
+    ),
+    *(
+        (
+            "texture-synthesis",
+            ("image",),
+            {"method": method, "steps": 6, "scales": 2, "height": 128, "width": 128},
+        )
+        for method in ("gram", "sliced-wasserstein")
+    ),
     ("deep-dream", ("image",), {"steps": 4, "octaves": 3, "octave_scale": 1.1, "size": 72}),
     *(
         (

@@ -20,6 +20,7 @@ from lantern.optimize.likeness import (
     grams_of,
     likeness,
     rolled,
+    views_of,
 )
 from lantern.optimize.objectives import gram
 from lantern.optimize.style import Grams, SlicedWasserstein
@@ -80,8 +81,12 @@ def test_value_and_gradient_are_those_of_the_whole(
     drawing = Drawing(noise(2, 3, *SIZE, seed=5), 0.3) if has_content else None
     pixels = noise(2, 3, *SIZE, seed=6)
     whole, tiled = (
-        likeness(look, views, drawing, size=SIZE, side=side, strides=STRIDES) for side in (512, 256)
-    )
+        likeness(
+            look, views, drawing, size=SIZE, side=side, strides=STRIDES,
+            style_weight=2.5 if has_content else 1.0,
+        )
+        for side in (512, 256)
+    )  # fmt: skip
     for view in range(2):
         expected, values = judged(whole, pixels, view)
         found, others = judged(tiled, pixels, view)
@@ -96,15 +101,18 @@ def test_gram_matrices_in_tiles_are_those_of_the_whole() -> None:
         assert torch.allclose(found[name], gram(activation), rtol=1e-4)
 
 
-def test_borders_lie_elsewhere_in_each_view() -> None:
-    """So none is seen in the sum of many steps."""
+@pytest.mark.parametrize("shifts", [[(0, 0)], [(n, n) for n in range(6)]])
+def test_borders_lie_elsewhere_in_each_view(shifts: list[tuple[int, int]]) -> None:
+    """So none is seen in the sum of many steps, also where the picture is not shifted."""
     seen: list[tuple[int, ...]] = []
 
     def spy(pixels: Tensor) -> tuple[Activations, Activations]:
         seen.append(tuple(pixels.shape[2:]))
         return look(pixels)
 
-    views = [View(blended(), (n, n)) for n in range(4)]
+    views = views_of(blended(), shifts, size=(700, 700), side=256)
+    assert [view.by for view in views] == (shifts * 4 if len(shifts) == 1 else shifts)
+    assert len(views_of(blended(), shifts, size=(200, 256), side=256)) == len(shifts)
     judge = likeness(spy, views, None, size=(700, 700), side=256, strides=STRIDES)
     shapes = []
     for view in range(4):

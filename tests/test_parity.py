@@ -445,8 +445,8 @@ def test_integrated_gradients_of_the_real_network_equal_captums(
 @pytest.mark.parametrize(
     ("name", "more", "finer"),
     [
-        ("integrated-gradients", {"steps": 24, "gap": 1.0}, {"steps": 48}),
-        ("saliency", {"method": "smooth-grad", "reduce": "signed"}, {"samples": 32}),
+        ("integrated-gradients", {"steps": 10, "gap": 1.0}, {"steps": 20}),
+        ("saliency", {"method": "smooth-grad", "reduce": "signed", "samples": 4}, {"samples": 8}),
     ],
 )
 def test_quicker_arithmetic_moves_a_mean_by_less_than_more_gradients_do(

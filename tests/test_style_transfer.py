@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,10 +16,11 @@ from lantern.errors import InvalidParameter, UnknownName
 from lantern.image import Image
 from lantern.metrics import psnr
 from lantern.optimize.objectives import gram
-from lantern.optimize.style import Grams, SlicedWasserstein, smoothed
+from lantern.optimize.style import Grams, SlicedWasserstein, Style, smoothed
 from lantern.palette import grey, luma, recoloured, with_colours_of
 from lantern.run import run
 from lantern.vision_model import VisionModel
+from lantern.zoo import RECORDS, presented
 
 SHORT = {"size": 96, "steps": 24, "scales": 1}
 
@@ -68,6 +70,18 @@ class TestStyles:
             errors.append(((gram(seen[name]) - target) ** 2).sum() / (target**2).sum())
         blend = Grams.blended([grams(one), grams(two)], [3.0, 1.0]).loss(seen).item()
         assert blend == pytest.approx(float(sum(errors)) / 2, rel=1e-5)
+
+    def test_layers_count_by_their_shares(self) -> None:
+        own, seen, shares = features(0), features(1), {"a": 3.0, "b": 1.0}
+        ways: list[Callable[[dict[str, Tensor], dict[str, float] | None], Style]] = [
+            lambda only, shares: Grams.blended([grams(only)], [1.0], shares),
+            lambda only, shares: SlicedWasserstein([only], [1.0], generator(), shares),
+        ]
+        for style in ways:
+            # directions are drawn layer by layer, those of "a" first
+            a, both = style({"a": own["a"]}, None).loss(seen), style(own, None).loss(seen)
+            b = 2 * both - a
+            assert torch.allclose(style(own, shares).loss(seen), (3 * a + b) / 4, rtol=1e-4)
 
     def test_a_region_looks_only_under_its_mask(self) -> None:
         left = torch.zeros(6, 8)
@@ -143,6 +157,11 @@ def photo() -> Image:
 
 
 @pytest.fixture(scope="module")
+def brick() -> Image:
+    return Image.decode(samples.textures()["brick"].read_bytes()).crop(0, 0, 256, 256)
+
+
+@pytest.fixture(scope="module")
 def painting() -> Image:
     return Image.decode(samples.photographs()["coffee"].read_bytes()).crop(0, 100, 300, 300)
 
@@ -192,12 +211,63 @@ def test_the_papers_way_brings_every_layer_to_a_tenth(
     assert (style_errors(model, made, painting) <= 0.1 * before).all()
 
 
-def test_without_a_style_the_photograph_is_what_comes(
+def test_without_a_style_the_photograph_stays(
     model: VisionModel, photo: Image, painting: Image
 ) -> None:
-    params: dict[str, Any] = {"content_weight": 100.0, "tv_weight": 0.0, "learning_rate": 0.002}
-    made = drawn(paint(model, {"image": photo, "style": painting}, **params))
-    assert psnr(made.pixels, photo.fit(96).pixels) > 25
+    images, small = {"image": photo, "style": painting}, photo.fit(96).pixels
+    kept, repainted = (
+        psnr(drawn(paint(model, images, style_weight=weight, tv_weight=0.0)).pixels, small)
+        for weight in (0.0, 1.0)
+    )
+    assert kept > 40
+    assert repainted < 25
+
+
+def test_paintings_count_by_their_weights(
+    model: VisionModel, photo: Image, painting: Image, brick: Image
+) -> None:
+    for weights, more, less in (([9.0, 1.0], painting, brick), ([1.0, 9.0], brick, painting)):
+        made = drawn(
+            paint(
+                model, {"image": photo, "style": [painting, brick]}, style_weights=weights,
+                content_weight=0.02,
+            )
+        )  # fmt: skip
+        assert style_errors(model, made, more).mean() < style_errors(model, made, less).mean()
+
+
+def test_it_begins_with_what_it_is_given(model: VisionModel, photo: Image, brick: Image) -> None:
+    images = {"image": photo, "style": photo}
+    start = {"start": brick.resize(96, 96)}
+    begun = {
+        "start": drawn(paint(model, images | start, steps=1)).pixels,
+        "noise": drawn(paint(model, images, steps=1, init="noise")).pixels,
+        "content": drawn(paint(model, images, steps=1)).pixels,
+    }
+    for name, wanted in (("start", start["start"].pixels), ("content", photo.fit(96).pixels)):
+        far = {other: float((pixels - wanted).abs().mean()) for other, pixels in begun.items()}
+        assert far.pop(name) < 0.06
+        assert min(far.values()) > 0.1
+
+
+@pytest.mark.parametrize(
+    ("name", "params"),
+    [
+        ("squeezenet1-1", {}),
+        ("alexnet", {"optimizer": "l-bfgs"}),
+        ("resnet18", {"smoothing": True}),
+        ("densenet121", {"statistic": "sliced-wasserstein"}),
+    ],
+)
+def test_other_networks_paint_by_their_own_layers(
+    name: str, params: dict[str, Any], photo: Image, painting: Image
+) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        other = presented(RECORDS[name], RECORDS[name].build(), "")
+    images, given = {"image": photo, "style": painting}, {"size": 64, "steps": 10, **params}
+    facts = paint(other, images, **given, tv_weight=0.0).facts
+    assert facts["loss"]["last"] < 0.8 * facts["loss"]["first"]
 
 
 def test_a_mask_keeps_the_painting_in_its_region(
@@ -209,6 +279,20 @@ def test_a_mask_keeps_the_painting_in_its_region(
     change = (drawn(paint(model, images)).pixels - photo.fit(96).pixels).abs()
     assert change[:, :, :48].mean() > 0.05
     assert change[:, :, 48:].max() < 1e-5
+
+
+def test_each_painting_has_the_region_of_its_mask(
+    model: VisionModel, photo: Image, painting: Image, brick: Image
+) -> None:
+    left = torch.zeros(3, 96, 96)
+    left[:, :, :48] = 1
+    images = {
+        "image": photo, "style": [painting, brick], "mask": [Image(left), Image(1 - left)],
+    }  # fmt: skip
+    made = drawn(paint(model, images, content_weight=0.02))
+    for half, own, other in ((0, painting, brick), (48, brick, painting)):
+        part = made.crop(0, half, 96, 48)
+        assert style_errors(model, part, own).mean() < style_errors(model, part, other).mean()
 
 
 def test_the_photographs_colours_are_kept(model: VisionModel, photo: Image) -> None:
@@ -283,6 +367,7 @@ def test_the_estimate_follows_size_steps_and_scales(
         ({}, {"style_weights": [1.0, 2.0]}, "/params/style_weights"),
         ({"mask": 2}, {}, "/inputs/mask"),
         ({"mask": 1}, {"statistic": "sliced-wasserstein"}, "/params/statistic"),
+        ({}, {"style_layer_weights": [1.0]}, "/params/style_layer_weights"),
         ({}, {"style_layers": ["nowhere"]}, "/params/style_layers"),
         ({}, {"style_layers": ["_fc"]}, "/params/style_layers"),
         ({}, {"content_layers": ["nowhere"]}, "/params/content_layers"),
@@ -300,6 +385,30 @@ def test_what_does_not_fit_is_refused(
     images |= {slot: [grey(photo)] * count for slot, count in inputs.items()}
     with pytest.raises((InvalidParameter, UnknownName)) as caught:
         paint(model, images, **params)
+    assert caught.value.pointer == pointer
+
+
+@pytest.mark.parametrize(
+    ("bound", "params", "pointer"),
+    [
+        ("MOST_PIXELS", {}, "/params/size"),
+        ("MOST_LBFGS_PIXELS", {"optimizer": "l-bfgs"}, "/params/size"),
+        ("MOST_PAINTING", {"style_scale": 4.0}, "/params/style_scale"),
+    ],
+)
+def test_what_would_take_too_much_memory_is_refused(
+    bound: str,
+    params: dict[str, Any],
+    pointer: str,
+    model: VisionModel,
+    photo: Image,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    images = {"image": photo, "style": photo}
+    assert paint(model, images, steps=1, **params).facts["steps"] == 1
+    monkeypatch.setattr(f"lantern.techniques.style_transfer.{bound}", 300)
+    with pytest.raises(InvalidParameter, match="300") as caught:
+        paint(model, images, steps=1, **params)
     assert caught.value.pointer == pointer
 
 

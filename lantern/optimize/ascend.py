@@ -17,10 +17,14 @@ from lantern.progress import Progress, Step
 
 @dataclass(frozen=True)
 class Settled:
-    """Stop early once the loss of the last `window` steps improved by less than `gain` (share)."""
+    """Stop early once the loss of the last `window` steps improved by less than `gain` (share).
+
+    Not before `least` steps.
+    """
 
     window: int
     gain: float
+    least: int = 0
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,7 @@ def _step(
 
 
 def _has_settled(losses: Sequence[float], settled: Settled | None) -> bool:
-    if settled is None or len(losses) < 2 * settled.window:
+    if settled is None or len(losses) < max(settled.least, 2 * settled.window):
         return False
     window = settled.window
     before = sum(losses[-2 * window : -window]) / window

@@ -73,7 +73,8 @@ def likeness(
 ) -> Likeness:
     """Judge pictures of a `size` (height, width) by views, in tiles where it is over `side` px.
 
-    `style_weight` is that of the style in the total; `strides` are the pixels that a position of each layer stands for.
+    `style_weight` is that of the style in the total; `strides` are the pixels that a position of
+    each layer stands for.
 
     Raises:
         ValueError: a style that is not one of Gram matrices can't be judged in tiles.

@@ -375,7 +375,7 @@ def _likeness(activation: Tensor, variants: int, looks: int) -> Tensor:
 
     Source: Olah et al. 2017, "Feature Visualization", diversity.
     """
-    flat = gram(activation).flatten(1).unflatten(0, (-1, looks)).mean(1)
+    flat = gram(activation).view(-1, looks, activation.shape[1] ** 2).mean(1)
     unit = F.normalize(flat, dim=1).view(-1, variants, flat.shape[1])
     likeness = torch.bmm(unit, unit.transpose(1, 2))
     others = 1 - torch.eye(variants, device=activation.device)

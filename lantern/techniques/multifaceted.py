@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from lantern.collections.collection import Entry
 from lantern.collections.library import Collections
 from lantern.errors import InvalidParameter
 from lantern.image import Image
-from lantern.optimize.ascend import ascend
+from lantern.optimize.ascend import Settled, Trace, ascend
 from lantern.optimize.goals import Goal, Goals, read_one
 from lantern.optimize.optimizers import NormalisedAscent
 from lantern.optimize.parametrize import Canvas, Fourier
@@ -74,7 +75,7 @@ class MultifacetedParams(Params):
     looked_at: int = Field(
         512, ge=1, le=4096, description="most pictures of the collection, evenly spread over it"
     )
-    steps: int = Field(200, ge=1, le=2000, description="steps of the ascent")
+    steps: int = Field(200, ge=1, le=2000, description="most steps; fewer once it has settled")
     size: int = Field(
         192, ge=48, le=512, description="side of a picture", json_schema_extra={"unit": "px"}
     )
@@ -93,9 +94,13 @@ class MultifacetedParams(Params):
         le=2,
         description="sigma of the weight around the centre at the first step, as a share of a side",
     )
-    center_end: float = Field(0.5, ge=0.02, le=2, description="the same at the last step")
+    center_end: float = Field(
+        0.5, ge=0.02, le=2, description="the same from three quarters of the steps on"
+    )
 
 
+# Share of the steps in which the weight around the centre widens.
+WIDENS = 0.75
 # Components kept of the features; and pictures looked at together.
 COMPONENTS, BATCH = 50, 16
 # Longest side at which a given picture is checked, px: as large as pictures come.
@@ -164,7 +169,7 @@ def multifaceted(
     facets = _facets(seen, model, params, generator)
     means = torch.stack([facet.mean for facet in facets])
     canvas = Fourier(means.to(model.device))
-    _ascend(model, goal, canvas, params, looks, generator, checkpoints)
+    trace = _ascend(model, goal, canvas, params, looks, generator, checkpoints)
     sheet = _sheet(means, canvas, facets, goal)
     made = sheet.images[len(means) :]
     rows, likeness = _judged(model, target, goal, facets, made, layer)
@@ -173,6 +178,8 @@ def multifaceted(
         "pictures": {"from": "image" if image else "collection", "count": len(seen)},
         "feature_cosine": likeness,
         "layer": layer,
+        "steps": len(trace.losses),
+        "settled": trace.settled,
     }
     return Outcome((sheet, Table("scores", rows)), facts)
 
@@ -315,7 +322,7 @@ def _ascend(
     looks: Looks,
     generator: torch.Generator,
     checkpoints: Checkpoints,
-) -> None:
+) -> Trace:
     count = len(canvas.parameters[0])
     goals, size = Goals([goal] * count), (params.size, params.size)
     movement = Movement(params.jitter)
@@ -323,7 +330,7 @@ def _ascend(
     with model.quick(layers).capture(layers, pointer="/params/objective") as features:
 
         def loss(step: int) -> Tensor:
-            share = step / max(1, params.steps - 1)
+            share = min(1.0, step / max(1.0, WIDENS * (params.steps - 1)))
             sigma = params.center + (params.center_end - params.center) * share
             weight = around_centre(params.size, sigma).to(model.device)
             pixels = canvas.pixels()
@@ -333,7 +340,7 @@ def _ascend(
             rough = total_variation(weighed) * params.size**2
             return -goals.values(seen).sum() + params.tv_weight * 1e-3 * rough.sum()
 
-        ascend(
+        return ascend(
             loss,
             NormalisedAscent(canvas.parameters, params.learning_rate, by="length"),
             steps=params.steps,
@@ -341,6 +348,8 @@ def _ascend(
             span=looks.span,
             preview=lambda: Image(_pictures(canvas)[0]),
             after=lambda step: canvas.project(),
+            # what counts changes until the weight is at its widest
+            settled=Settled(window=32, gain=5e-3, least=math.ceil(WIDENS * params.steps) + 64),
             checkpoints=checkpoints,
             generator=generator,
         )
