@@ -351,3 +351,55 @@ def test_a_channel_needs_its_layer(model: VisionModel, photo: Image) -> None:
     with pytest.raises(InvalidParameter) as caught:
         run("guided-backprop", {"image": photo}, {"channel": 3}, model=model)
     assert caught.value.pointer == "/params/channel"
+
+
+# of each technique that can explain a neuron
+OWN: dict[str, dict[str, object]] = {
+    "guided-backprop": {"rule": "vanilla"},
+    "occlusion": {"patch": 8, "stride": 8},
+}
+
+
+class TestNeurons:
+    @pytest.mark.parametrize("name", OWN)
+    def test_curves_of_the_class_are_left_out(
+        self, name: str, looker: VisionModel, bright: Image
+    ) -> None:
+        given = OWN[name] | {"layer": "pass_on", "channel": 1}
+        facts = run(name, {"image": bright}, given, model=looker).facts
+        assert facts["neuron"]["layer"] == "pass_on"
+        index, value = facts["neuron"]["index"], facts["neuron"]["value"]
+        assert index[0] == 1
+        assert value == float(bright.pixels[1].max()) == float(bright.pixels[*index])
+        assert any("neuron" in warning for warning in facts["warnings"])
+        assert not {"insertion", "deletion"} & facts.keys()
+
+    @pytest.mark.parametrize("name", OWN)
+    def test_curves_of_a_class_are_there(
+        self, name: str, looker: VisionModel, bright: Image
+    ) -> None:
+        facts = run(name, {"image": bright}, OWN[name], model=looker).facts
+        assert "neuron" not in facts
+        assert {"insertion", "deletion"} <= facts.keys()
+        assert not any("neuron" in warning for warning in facts.get("warnings", ()))
+
+    def test_a_layer_may_have_no_positions(self, small_model: VisionModel, photo: Image) -> None:
+        # those of the last layer are the classes
+        for name, params in OWN.items():
+            of_class = {"score": "logit"} if name == "occlusion" else {}
+            wanted = heatmap(name, small_model, photo, **params, **of_class, target=2)
+            got = heatmap(name, small_model, photo, **params, layer="fc", channel=2)
+            assert float((got - wanted).abs().max()) <= 1e-4 * float(wanted.abs().max())
+
+
+@pytest.mark.parametrize("fit", ["squash", "crop"])
+def test_a_map_that_says_the_same_everywhere_is_called_so(
+    fit: str, looker: VisionModel, bright: Image
+) -> None:
+    wide = bright.resize(SIDE, 2 * SIDE)
+    for patch, is_same in ((SIDE, True), (SIDE // 2, False)):
+        params = {"fit": fit, "target": 1, "patch": patch, "stride": patch}
+        result = run("occlusion", {"image": wide}, params, model=looker)
+        assert isinstance(result.principal, Heatmap)
+        assert float(result.principal.values.abs().max()) > 0
+        assert result.facts["degenerate"] == is_same
