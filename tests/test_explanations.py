@@ -403,3 +403,19 @@ def test_a_map_that_says_the_same_everywhere_is_called_so(
         assert isinstance(result.principal, Heatmap)
         assert float(result.principal.values.abs().max()) > 0
         assert result.facts["degenerate"] == is_same
+
+
+@pytest.mark.parametrize("method", ["grad-cam", "guided-grad-cam"])
+def test_the_signed_map_is_that_without_relu(method: str, model: VisionModel, photo: Image) -> None:
+    given = {"method": method, "target": 1, "evidence": 0}
+    both = run("grad-cam", {"image": photo}, given, model=model)
+    alone = run("grad-cam", {"image": photo}, given | {"relu": False}, model=model)
+    assert [artifact.name for artifact in both.artifacts] == ["heatmap", "signed"]
+    assert [artifact.name for artifact in alone.artifacts] == ["heatmap"]
+    kept, signed = both.artifacts
+    assert isinstance(kept, Heatmap)
+    assert isinstance(signed, Heatmap)
+    assert isinstance(alone.principal, Heatmap)
+    assert torch.equal(signed.values, alone.principal.values)
+    assert kept.bounds[0] >= 0 > signed.bounds[0]
+    assert ("warnings" in both.facts) == (method == "guided-grad-cam")
