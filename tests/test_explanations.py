@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lantern.artifact import Grid, Heatmap, Picture
+from lantern.artifact import Heatmap, Picture
 from lantern.errors import InvalidParameter, LanternError
 from lantern.image import Image
 from lantern.patches import coarse_to_fine, patches, spread
@@ -296,34 +296,6 @@ class TestSegment:
             assert isinstance(mask, Heatmap)
             _, pieces = ndimage.label(mask.values.numpy())
             assert pieces == 1 or not largest
-
-
-class TestCompareMethods:
-    def test_all_explain_the_same_class_and_are_judged(
-        self, model: VisionModel, photo: Image
-    ) -> None:
-        methods = ["saliency", "grad-cam", "layer-cam"]
-        result = run(
-            "compare-methods", {"image": photo}, {"methods": methods, "evidence": 2}, model=model
-        )
-        sheet, *maps = result.artifacts
-        assert isinstance(sheet, Grid)
-        assert sheet.captions == ("picture", *methods)
-        assert [artifact.name for artifact in maps] == ["heatmap", "heatmap-2", "heatmap-3"]
-        judged = result.facts["methods"]
-        assert list(judged) == methods
-        assert all(0 <= judged[name]["insertion"]["auc"] <= 1 for name in methods)
-        alone = run("grad-cam", {"image": photo}, {"evidence": 2}, model=model)
-        assert isinstance(alone.principal, Heatmap)
-        assert isinstance(maps[1], Heatmap)
-        assert torch.allclose(alone.principal.values, maps[1].values, atol=1e-6)
-        assert alone.facts["insertion"] == judged["grad-cam"]["insertion"]
-        assert result.facts["class"] == alone.facts["class"]
-
-    def test_a_method_named_twice_is_shown_once(self, model: VisionModel, photo: Image) -> None:
-        given = {"methods": ["grad-cam", "grad-cam"], "evidence": 0}
-        result = run("compare-methods", {"image": photo}, given, model=model)
-        assert len(result.artifacts) == 2
 
 
 def test_a_neuron_is_what_guided_backprop_goes_back_from(model: VisionModel, photo: Image) -> None:
