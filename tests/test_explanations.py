@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lantern.artifact import Grid, Heatmap, Picture
+from lantern.artifact import Heatmap, Picture
 from lantern.errors import InvalidParameter, LanternError
 from lantern.image import Image
 from lantern.patches import coarse_to_fine, patches, spread
@@ -298,34 +298,6 @@ class TestSegment:
             assert pieces == 1 or not largest
 
 
-class TestCompareMethods:
-    def test_all_explain_the_same_class_and_are_judged(
-        self, model: VisionModel, photo: Image
-    ) -> None:
-        methods = ["saliency", "grad-cam", "layer-cam"]
-        result = run(
-            "compare-methods", {"image": photo}, {"methods": methods, "evidence": 2}, model=model
-        )
-        sheet, *maps = result.artifacts
-        assert isinstance(sheet, Grid)
-        assert sheet.captions == ("picture", *methods)
-        assert [artifact.name for artifact in maps] == ["heatmap", "heatmap-2", "heatmap-3"]
-        judged = result.facts["methods"]
-        assert list(judged) == methods
-        assert all(0 <= judged[name]["insertion"]["auc"] <= 1 for name in methods)
-        alone = run("grad-cam", {"image": photo}, {"evidence": 2}, model=model)
-        assert isinstance(alone.principal, Heatmap)
-        assert isinstance(maps[1], Heatmap)
-        assert torch.allclose(alone.principal.values, maps[1].values, atol=1e-6)
-        assert alone.facts["insertion"] == judged["grad-cam"]["insertion"]
-        assert result.facts["class"] == alone.facts["class"]
-
-    def test_a_method_named_twice_is_shown_once(self, model: VisionModel, photo: Image) -> None:
-        given = {"methods": ["grad-cam", "grad-cam"], "evidence": 0}
-        result = run("compare-methods", {"image": photo}, given, model=model)
-        assert len(result.artifacts) == 2
-
-
 def test_a_neuron_is_what_guided_backprop_goes_back_from(model: VisionModel, photo: Image) -> None:
     layer = "_blocks.5"
     image = photo.resize(224, 224)
@@ -351,3 +323,71 @@ def test_a_channel_needs_its_layer(model: VisionModel, photo: Image) -> None:
     with pytest.raises(InvalidParameter) as caught:
         run("guided-backprop", {"image": photo}, {"channel": 3}, model=model)
     assert caught.value.pointer == "/params/channel"
+
+
+# of each technique that can explain a neuron
+OWN: dict[str, dict[str, object]] = {
+    "guided-backprop": {"rule": "vanilla"},
+    "occlusion": {"patch": 8, "stride": 8},
+}
+
+
+class TestNeurons:
+    @pytest.mark.parametrize("name", OWN)
+    def test_curves_of_the_class_are_left_out(
+        self, name: str, looker: VisionModel, bright: Image
+    ) -> None:
+        given = OWN[name] | {"layer": "pass_on", "channel": 1}
+        facts = run(name, {"image": bright}, given, model=looker).facts
+        assert facts["neuron"]["layer"] == "pass_on"
+        index, value = facts["neuron"]["index"], facts["neuron"]["value"]
+        assert index[0] == 1
+        assert value == float(bright.pixels[1].max()) == float(bright.pixels[*index])
+        assert any("neuron" in warning for warning in facts["warnings"])
+        assert not {"insertion", "deletion"} & facts.keys()
+
+    @pytest.mark.parametrize("name", OWN)
+    def test_curves_of_a_class_are_there(
+        self, name: str, looker: VisionModel, bright: Image
+    ) -> None:
+        facts = run(name, {"image": bright}, OWN[name], model=looker).facts
+        assert "neuron" not in facts
+        assert {"insertion", "deletion"} <= facts.keys()
+        assert not any("neuron" in warning for warning in facts.get("warnings", ()))
+
+    def test_a_layer_may_have_no_positions(self, small_model: VisionModel, photo: Image) -> None:
+        # those of the last layer are the classes
+        for name, params in OWN.items():
+            of_class = {"score": "logit"} if name == "occlusion" else {}
+            wanted = heatmap(name, small_model, photo, **params, **of_class, target=2)
+            got = heatmap(name, small_model, photo, **params, layer="fc", channel=2)
+            assert float((got - wanted).abs().max()) <= 1e-4 * float(wanted.abs().max())
+
+
+@pytest.mark.parametrize("fit", ["squash", "crop"])
+def test_a_map_that_says_the_same_everywhere_is_called_so(
+    fit: str, looker: VisionModel, bright: Image
+) -> None:
+    wide = bright.resize(SIDE, 2 * SIDE)
+    for patch, is_same in ((SIDE, True), (SIDE // 2, False)):
+        params = {"fit": fit, "target": 1, "patch": patch, "stride": patch}
+        result = run("occlusion", {"image": wide}, params, model=looker)
+        assert isinstance(result.principal, Heatmap)
+        assert float(result.principal.values.abs().max()) > 0
+        assert result.facts["degenerate"] == is_same
+
+
+@pytest.mark.parametrize("method", ["grad-cam", "guided-grad-cam"])
+def test_the_signed_map_is_that_without_relu(method: str, model: VisionModel, photo: Image) -> None:
+    given = {"method": method, "target": 1, "evidence": 0}
+    both = run("grad-cam", {"image": photo}, given, model=model)
+    alone = run("grad-cam", {"image": photo}, given | {"relu": False}, model=model)
+    assert [artifact.name for artifact in both.artifacts] == ["heatmap", "signed"]
+    assert [artifact.name for artifact in alone.artifacts] == ["heatmap"]
+    kept, signed = both.artifacts
+    assert isinstance(kept, Heatmap)
+    assert isinstance(signed, Heatmap)
+    assert isinstance(alone.principal, Heatmap)
+    assert torch.equal(signed.values, alone.principal.values)
+    assert kept.bounds[0] >= 0 > signed.bounds[0]
+    assert ("warnings" in both.facts) == (method == "guided-grad-cam")

@@ -99,6 +99,29 @@ def test_one_bad_picture_leaves_the_others_of_its_batch_alone(
         assert [entry["pointer"] for entry in said["errors"]] == ["/inputs/image"]
 
 
+EXPLANATIONS: dict[str, dict[str, Any]] = {
+    "saliency": {},
+    "grad-cam": {},
+    "integrated-gradients": {"steps": 4, "gap": 1.0},
+    "occlusion": {"patch": 64, "stride": 80},
+}
+
+
+def test_explanations_of_a_batch_are_those_of_each_alone(
+    answer: Callable[..., Any], photo: Image
+) -> None:
+    pictures = [image.encode("image/png") for image in (photo, Image(photo.pixels.flip(2)))]
+    calls = [
+        Call(name, {"image": picture}, params, accept=["application/x-npz"])
+        for name, params in EXPLANATIONS.items()
+        for picture in pictures
+    ]
+    together, context = answer(*calls)
+    assert [context.get_response_status(at)[0] for at in range(len(calls))] == [200] * len(calls)
+    assert len(set(together)) == len(calls)
+    assert together == [answer(call)[0][0] for call in calls]
+
+
 def test_an_answer_says_its_type_and_where_its_time_went(
     answer: Callable[..., Any], photo: Image
 ) -> None:

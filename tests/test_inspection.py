@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import cast
 
 import numpy as np
@@ -15,6 +16,7 @@ from lantern.errors import InvalidParameter, UnknownName
 from lantern.image import Image
 from lantern.run import run
 from lantern.vision_model import VisionModel
+from lantern.zoo import RECORDS, sketched
 
 
 def filters(model: VisionModel, **params: object) -> tuple[Grid, dict[str, object]]:
@@ -29,6 +31,24 @@ def weights(model: VisionModel, name: str) -> torch.Tensor:
     return layer.weight.detach()
 
 
+def with_first_layer(name: str) -> VisionModel:
+    """Return a network of the zoo of which only the first layer has weights, by chance."""
+    model = sketched(RECORDS[name])
+    first = next(m for m in model.network.modules() if isinstance(m, nn.Conv2d))
+    first.to_empty(device="cpu")
+    first.weight.data.normal_(generator=torch.Generator().manual_seed(0))
+    return model
+
+
+def read_back(model: VisionModel, tiles: torch.Tensor, **params: object) -> torch.Tensor:
+    """Undo the scaling of tiles `[N,3,h,w]`."""
+    table = run("filters", {}, params, model=model).artifacts[1]
+    assert isinstance(table, Table)
+    assert [row["filter"] for row in table.rows] == list(range(len(tiles)))
+    low, high = (torch.tensor([row[end] for row in table.rows]) for end in ("low", "high"))
+    return tiles * (high - low)[:, None, None, None] + low[:, None, None, None]
+
+
 class TestFilters:
     def test_the_first_layer_is_in_colour_and_can_be_read_back(self, model: VisionModel) -> None:
         grid, facts = filters(model, scaling="global", enlarge=1)
@@ -37,6 +57,30 @@ class TestFilters:
         assert grid.images.shape == own.shape
         low, high = cast(list[float], facts["range"])
         assert torch.allclose(grid.images * (high - low) + low, own, atol=1e-6)
+
+    @pytest.mark.parametrize("name", ["alexnet", "resnet18", "resnet101", "densenet121"])
+    @pytest.mark.parametrize("scaling", ["filter", "global", "symmetric"])
+    def test_first_layers_can_be_read_back(self, name: str, scaling: str) -> None:
+        model = with_first_layer(name)
+        grid, facts = filters(model, scaling=scaling, enlarge=1)
+        own = weights(model, str(facts["layer"]))
+        assert grid.images.shape == own.shape
+        assert own.shape[:2] == (64, 3)
+        assert torch.allclose(read_back(model, grid.images, scaling=scaling), own, atol=1e-6)
+
+    @pytest.mark.parametrize(
+        ("given", "groups"), [(3, 3), (1, 1), (12, 4)], ids=["by colour", "grey", "deeper groups"]
+    )
+    def test_only_filters_of_colours_are_in_colour(self, given: int, groups: int) -> None:
+        layer = nn.Conv2d(given, 12, 3, groups=groups)
+        model = VisionModel(
+            "one", nn.Sequential(layer), mean=(0.5,) * 3, std=(0.2,) * 3, input_size=32,
+            resize_size=32, labels=(),
+        )  # fmt: skip
+        grid, _ = filters(model, enlarge=1)
+        assert torch.equal(grid.images[:, 0], grid.images[:, 2])
+        first = read_back(model, grid.images)[:, 0, :3, :3]
+        assert torch.allclose(first, layer.weight.detach()[:, 0], atol=1e-6)
 
     def test_each_filter_has_its_own_range(self, model: VisionModel) -> None:
         grid, facts = filters(model, enlarge=1)
@@ -115,6 +159,26 @@ class TestActivations:
         shown = own[[int(caption) for caption in grid.captions]]
         wanted = (shown - shown.min()) / (shown.max() - shown.min())
         assert torch.allclose(grid.images[:, 0, ::2, ::2], wanted, atol=1e-5)
+
+    @pytest.mark.parametrize("scaling", ["channel", "layer"])
+    def test_the_arrays_are_what_the_layer_made(
+        self, model: VisionModel, photo: Image, scaling: str
+    ) -> None:
+        image, layer = photo.resize(224, 224), "_blocks.5"
+        made: list[torch.Tensor] = []
+        handle = model.layer(layer).register_forward_hook(lambda m, i, o: made.append(o))
+        with torch.inference_mode():
+            model.logits(image.pixels[None])
+        handle.remove()
+        given = {"layer": layer, "scaling": scaling, "most": 9, "rank": "mean"}
+        result = run("activations", {"image": image}, given, model=model)
+        with np.load(io.BytesIO(result.npz())) as arrays:
+            maps = arrays["maps"]
+        grid = next(a for a in result.artifacts if isinstance(a, Grid))
+        wanted = made[0][0, [int(caption) for caption in grid.captions]].numpy()
+        assert maps.dtype == np.float32
+        assert maps.shape == wanted.shape
+        assert np.abs(maps - wanted).max() <= 1e-6
 
     def test_what_is_not_there_is_refused(self, model: VisionModel, photo: Image) -> None:
         for params, pointer in (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from typing import cast
 
@@ -19,6 +20,7 @@ from captum.attr import (
     Occlusion,
     Saliency,
 )
+from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
 from benchmarks.peers import (
@@ -127,6 +129,15 @@ def field(name: str, model: VisionModel, image: Image, **params: object) -> Tens
     return artifact.values
 
 
+def blurred(image: Image) -> Tensor:
+    """Return the pixels `[1,3,S,S]` blurred as what is to say nothing, by other code."""
+    sigma = 12 * image.width / 224
+    levels = gaussian_filter(
+        image.pixels.double().numpy(), (0, sigma, sigma), mode="mirror", radius=math.ceil(3 * sigma)
+    )
+    return torch.from_numpy(levels).float()[None]
+
+
 def captum_saliency(model: VisionModel, image: Image, target: int) -> Tensor:
     pixels = image.pixels[None].clone().requires_grad_()
     gradient: Tensor = Saliency(model.logits).attribute(pixels, target=target, abs=True)
@@ -153,8 +164,7 @@ def assert_close(got: Tensor, wanted: Tensor, relative: float) -> None:
 def test_saliency_equals_captum(network: str, target: int) -> None:
     model, image = made(NETWORKS[network]), square(SIDE)
     wanted = captum_saliency(oracle(model), image, target)
-    assert wanted.max() > 1e-3
-    assert (field("saliency", model, image, target=target) - wanted).abs().max() < 1e-6
+    assert_close(field("saliency", model, image, target=target), wanted, 1e-5)
 
 
 @pytest.mark.parametrize("target", [None, 285])
@@ -164,8 +174,7 @@ def test_saliency_of_the_real_network_equals_captum(
     image = photo.resize(224, 224)
     chosen = target if target is not None else int(model.logits(image.pixels[None]).argmax())
     wanted = captum_saliency(model, image, chosen)
-    got = field("saliency", model, image, target=target)
-    assert (got - wanted).abs().max() < 1e-6 * max(1.0, float(wanted.max()))
+    assert_close(field("saliency", model, image, target=target), wanted, 1e-5)
 
 
 @pytest.mark.parametrize("target", range(CLASSES))
@@ -241,6 +250,16 @@ def test_the_map_over_the_picture_is_the_raw_one_enlarged(model: VisionModel, ph
         got = field("grad-cam", model, square_photo, target=1, relu=relu)
         assert_close(got, enlarged, 1e-5)
     assert raw.min() < 0
+
+
+def test_maps_of_early_layers_are_those_of_the_plain_network(
+    model: VisionModel, photo: Image
+) -> None:
+    image, layer = photo.resize(224, 224), "_blocks.3"
+    raw = captum_grad_cam(oracle(model), image, 285, layer)
+    wanted = F.interpolate(raw[None, None], size=(224, 224), mode="bilinear")[0, 0]
+    got = field("grad-cam", model, image, target=285, layer=layer, relu=False, evidence=0)
+    assert_close(got, wanted, 1e-5)
 
 
 def test_grad_cam_of_a_pooled_linear_head_is_the_class_activation_map() -> None:
@@ -409,15 +428,24 @@ def swap_relus(network: nn.Module) -> None:
 # --- Integrated gradients, SmoothGrad, occlusion -----------------------------------------------
 
 
+@pytest.mark.parametrize("baseline", ["grey", "black", "white", "blur"])
 @pytest.mark.parametrize("network", NETWORKS)
-def test_integrated_gradients_equal_captums(network: str) -> None:
+def test_integrated_gradients_equal_captums(network: str, baseline: str) -> None:
     model, image = made(NETWORKS[network]), square(SIDE)
-    grey = model.grey.expand(1, 3, SIDE, SIDE)
+    nothing = {
+        "grey": model.grey.expand(1, 3, SIDE, SIDE),
+        "black": torch.zeros(1, 3, SIDE, SIDE),
+        "white": torch.ones(1, 3, SIDE, SIDE),
+        "blur": blurred(image),
+    }[baseline]
     method = IntegratedGradients(oracle(model).logits)
     wanted = method.attribute(
-        image.pixels[None], grey, target=2, n_steps=50, method="gausslegendre"
+        image.pixels[None], nothing, target=2, n_steps=50, method="gausslegendre"
     )
-    got = field("integrated-gradients", model, image, target=2, steps=50, gap=1.0, exact=True)
+    got = field(
+        "integrated-gradients", model, image, target=2, steps=50, gap=1.0, exact=True,
+        baseline=baseline,
+    )  # fmt: skip
     assert_close(got, wanted[0].sum(0).float(), 1e-5)
 
 
@@ -473,6 +501,20 @@ def test_points_are_doubled_until_the_shares_add_up(model: VisionModel, photo: I
     assert fine["steps"] > 4
     assert fine["gap"] <= 0.15 < rough["gap"]
     assert fine["sum"] == pytest.approx(fine["change"], rel=0.151)
+
+
+def test_the_shares_add_up_or_it_is_said(model: VisionModel, photo: Image) -> None:
+    given = {"evidence": 0, "most_steps": 50}  # as many as it begins with: more take their time
+    facts = run("integrated-gradients", {"image": photo}, given, model=model).facts
+    is_wide = facts["completeness"]["gap"] > 0.01
+    assert is_wide == any("most_steps" in warning for warning in facts.get("warnings", ()))
+
+
+@pytest.mark.parametrize(("gap", "is_said"), [(1.0, False), (1e-6, True)])
+def test_a_gap_that_stays_is_warned_of(gap: float, is_said: bool) -> None:
+    given = {"steps": 2, "most_steps": 4, "gap": gap}
+    facts = run("integrated-gradients", {"image": square(SIDE)}, given, model=made(Reused)).facts
+    assert any("most_steps" in warning for warning in facts.get("warnings", ())) == is_said
 
 
 def test_smooth_grad_of_the_same_noise_equals_captums() -> None:

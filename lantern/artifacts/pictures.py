@@ -95,6 +95,8 @@ class Heatmap(Artifact):
 class Grid(Artifact):
     """A contact sheet: `images` float32 `[N,3,h,w]`, sRGB, 0..1, row by row in `columns`.
 
+    `raw` `[N,...]` are the numbers that were drawn, where these are not pictures.
+
     Raises:
         ValueError: there is no picture or column, or not one caption for each picture.
     """
@@ -104,6 +106,7 @@ class Grid(Artifact):
     images: Tensor
     columns: int
     captions: tuple[str, ...] = ()
+    raw: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.images.ndim != 4 or not self.images.numel() or self.columns < 1:
@@ -123,8 +126,9 @@ class Grid(Artifact):
         return self.sheet().encode(media_type, rendering.quality)
 
     def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
-        """Return float32 `[N,3,h,w]`, without gaps and captions."""
-        return {self.name: self.images.detach().cpu().numpy()}
+        """Return float32 `[N,3,h,w]`, without gaps and captions; `raw` where it is there."""
+        shown = self.images if self.raw is None else self.raw
+        return {self.name: shown.detach().cpu().numpy()}
 
     def sheet(self) -> Image:
         """Return the sheet as one picture; places the last row leaves empty are white."""

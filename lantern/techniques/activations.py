@@ -45,7 +45,7 @@ class ActivationsParams(Params):
     source="Yosinski et al. 2015, arXiv:1506.06579, section 2",
     outputs={
         "heatmap": "map of one channel over the picture, in the layer's own unit",
-        "maps": "maps of the channels in grey, the strongest first",
+        "maps": "maps of the channels in grey, the strongest first; raw, as the layer made them",
         "ranking": "channels, the strongest first, with their largest value and their mean",
     },
 )
@@ -78,9 +78,9 @@ def activations(
         for at in shown
     )
     heatmap = Heatmap("heatmap", framing.to_picture(maps[chosen]), image)
-    sheet = Grid(
-        "maps", _tiles(maps[shown], params), math.ceil(math.sqrt(len(shown))), _captions(shown)
-    )
+    strongest = maps[shown]
+    columns = math.ceil(math.sqrt(len(shown)))
+    sheet = Grid("maps", _tiles(strongest, params), columns, _captions(shown), raw=strongest)
     facts = {
         "layer": layer,
         "shape": list(maps.shape),

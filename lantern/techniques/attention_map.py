@@ -57,7 +57,7 @@ def attention_map(
         found = flow_back(model.logits, pixels, choose, params.method)
         assert chosen is not None
         facts = {"grid": list(found.field.shape), "attention_layers": found.layers}
-        return Attribution(found.field, found.logits, chosen, facts)
+        return Attribution(found.field, found.logits, chosen, facts, warnings=warnings)
 
-    warnings = [_BLIND] if params.method == "rollout" else []
-    return explained(model, image, params, explain, warnings=warnings)
+    warnings = (_BLIND,) if params.method == "rollout" else ()
+    return explained(model, image, params, explain)

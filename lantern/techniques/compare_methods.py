@@ -9,6 +9,7 @@ from pydantic import Field
 
 from lantern import registry
 from lantern.artifact import Grid, Heatmap, Outcome
+from lantern.errors import InvalidParameter, LanternError
 from lantern.image import Image
 from lantern.registry import technique
 from lantern.techniques.explained import ExplainParams
@@ -19,12 +20,17 @@ Method = Literal[
     "smooth-grad",
     "integrated-gradients",
     "guided-backprop",
+    "deconvnet",
     "grad-cam",
     "grad-cam++",
     "hires-cam",
     "layer-cam",
+    "score-cam",
+    "ablation-cam",
+    "guided-grad-cam",
     "occlusion",
     "rise",
+    "attention-map",
 ]
 
 
@@ -34,8 +40,9 @@ class CompareMethodsParams(ExplainParams):
     methods: list[Method] = Field(
         ["saliency", "smooth-grad", "integrated-gradients", "guided-backprop", "grad-cam", "rise"],
         min_length=1,
-        max_length=10,
-        description="methods, in the order of the sheet",
+        max_length=15,
+        description="methods, in the order of the sheet; one that the network has nothing for is "
+        "left out",
     )
     size: int = Field(224, ge=64, le=512, description="longer side of each picture, px")
 
@@ -59,34 +66,69 @@ def compare_methods(
     """Explain one picture by several methods, on one sheet, with the evidence for each.
 
     All explain the same class. The facts say how faithful each map is: use it to choose a method.
+    A method that refuses the network is left out of the sheet, and the facts say why.
     """
-    outcomes: dict[str, Outcome] = {}
-    for method in dict.fromkeys(params.methods):
-        target = params.target
-        if outcomes:  # of the first one, where the network chose it
-            target = next(iter(outcomes.values())).facts["class"]["index"]
-        shared = params.model_dump(include={"fit", "evidence", "sanity"}) | {"target": target}
-        outcomes[method] = _explained(method, model, image, generator, shared)
-    maps = [_map(outcome) for outcome in outcomes.values()]
-    drawn = [maps[0].under, *(heatmap.drawn() for heatmap in maps)]
+    outcomes, refused = _ask(model, image, generator.initial_seed(), params)
+    if not outcomes:
+        reasons = "; ".join(f"{method}: {reason}" for method, reason in refused.items())
+        raise InvalidParameter(f"every method refuses: {reasons}", pointer="/params/methods")
+    heatmaps = _numbered(outcomes)
+    drawn = [heatmaps[0].under, *(heatmap.drawn() for heatmap in heatmaps)]
     pictures = torch.stack([picture.fit(params.size).pixels for picture in drawn])
     sheet = Grid("sheet", pictures, min(len(pictures), 4), ("picture", *outcomes))
-    facts = next(iter(outcomes.values())).facts
+    facts = {"class": next(iter(outcomes.values())).facts["class"]}
+    warnings = _warnings(outcomes, refused)
 
     def judged() -> dict[str, Any]:
-        return {"methods": {name: _judged(outcome) for name, outcome in outcomes.items()}}
+        found = {method: _judged(outcome) for method, outcome in outcomes.items()}
+        found |= {method: {"refused": reason} for method, reason in refused.items()}
+        return {"methods": {m: found[m] for m in dict.fromkeys(params.methods)}}
 
-    numbered = tuple(
-        Heatmap("heatmap" if at == 1 else f"heatmap-{at}", heatmap.values, heatmap.under)
-        for at, heatmap in enumerate(maps, 1)
-    )
-    return Outcome((sheet, *numbered), {"class": facts["class"]}, judged)
+    return Outcome((sheet, *heatmaps), facts | ({"warnings": warnings} if warnings else {}), judged)
 
 
-def _map(outcome: Outcome) -> Heatmap:
-    heatmap = outcome.artifacts[0]
-    assert isinstance(heatmap, Heatmap)
-    return heatmap
+def _ask(
+    model: VisionModel, image: Image, seed: int, params: CompareMethodsParams
+) -> tuple[dict[str, Outcome], dict[str, str]]:
+    """Return what each method found, all of one class, and why the others refused.
+
+    Raises:
+        LanternError: what all methods share is wrong.
+    """
+    shared = params.model_dump(include=set(ExplainParams.model_fields))
+    outcomes: dict[str, Outcome] = {}
+    refused: dict[str, str] = {}
+    for method in dict.fromkeys(params.methods):
+        try:
+            outcomes[method] = _explained(method, model, image, seed, shared)
+        except LanternError as error:
+            if error.pointer.removeprefix("/params/") in shared:
+                raise
+            refused[method] = error.detail
+        else:  # of the first one, where the network chose it
+            shared["target"] = outcomes[method].facts["class"]["index"]
+    return outcomes, refused
+
+
+def _numbered(outcomes: dict[str, Outcome]) -> tuple[Heatmap, ...]:
+    """Return the map of each method, named by its place."""
+    found = []
+    for at, outcome in enumerate(outcomes.values(), 1):
+        heatmap = outcome.artifacts[0]
+        assert isinstance(heatmap, Heatmap)
+        name = "heatmap" if at == 1 else f"heatmap-{at}"
+        found.append(Heatmap(name, heatmap.values, heatmap.under))
+    return tuple(found)
+
+
+def _warnings(outcomes: dict[str, Outcome], refused: dict[str, str]) -> list[str]:
+    """Say which methods were left out and why, and what those that were not warn of."""
+    left_out = [f"{method} is left out: {reason}" for method, reason in refused.items()]
+    return left_out + [
+        f"{method}: {warning}"
+        for method, outcome in outcomes.items()
+        for warning in outcome.facts.get("warnings", ())
+    ]
 
 
 def _judged(outcome: Outcome) -> dict[str, Any]:
@@ -94,21 +136,23 @@ def _judged(outcome: Outcome) -> dict[str, Any]:
     return own | dict(outcome.evidence() if outcome.evidence else {})
 
 
+_OF_GRAD_CAM = (
+    "grad-cam++", "hires-cam", "layer-cam", "score-cam", "ablation-cam", "guided-grad-cam",
+)  # fmt: skip
 # The technique behind each method, and what is fixed of it.
 _METHODS: dict[str, tuple[str, dict[str, str]]] = {
     "smooth-grad": ("saliency", {"method": "smooth-grad"}),
-    **{name: ("grad-cam", {"method": name}) for name in ("grad-cam++", "hires-cam", "layer-cam")},
+    "deconvnet": ("guided-backprop", {"rule": "deconvnet"}),
+    **{name: ("grad-cam", {"method": name}) for name in _OF_GRAD_CAM},
 }
 
 
 def _explained(
-    method: str,
-    model: VisionModel,
-    image: Image,
-    generator: torch.Generator,
-    shared: dict[str, Any],
+    method: str, model: VisionModel, image: Image, seed: int, shared: dict[str, Any]
 ) -> Outcome:
     name, fixed = _METHODS.get(method, (method, {}))
-    found, given = registry.find(name), {"model": model, "generator": generator}
+    # chance of its own: the same map as when it is called alone
+    given = {"model": model, "generator": torch.Generator().manual_seed(seed)}
+    found = registry.find(name)
     injected = {argument: given[what] for argument, what in found.injected.items()}
     return found.function(image=image, params=found.params_type(**shared, **fixed), **injected)

@@ -18,6 +18,10 @@ from lantern.techniques.classify import Fit
 from lantern.techniques.target import LARGEST_MAP, class_facts
 from lantern.vision_model import VisionModel
 
+_NOT_OF_A_CLASS = (
+    "the map explains a neuron; insertion and deletion judge maps of a class and are left out"
+)
+
 
 class ExplainParams(Params):
     """Which class to explain, and what evidence to give."""
@@ -53,43 +57,56 @@ class GradientsParams(ExplainParams):
 
 @dataclass(frozen=True)
 class Attribution:
-    """A map `[h,w]` over the network's view, for a class, and what was found on the way."""
+    """A map `[h,w]` over the network's view, for a class, and what was found on the way.
+
+    `more` are further maps, by name. `neuron` says which one is explained where it is not the
+    class.
+    """
 
     field: Tensor
     logits: Tensor
     target: int
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    more: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
+    neuron: Mapping[str, Any] | None = None
+    warnings: Sequence[str] = ()
+
+    @property
+    def is_degenerate(self) -> bool:
+        """Whether the map says the same of every place."""
+        return bool(self.field.min() == self.field.max())
 
 
 Explain = Callable[[VisionModel, Tensor, int | None], Attribution]
 """Explains pixels `[1,3,S,S]` in 0..1 of a network: a class, or its first choice if None."""
 
 
-def explained(
-    model: VisionModel,
-    image: Image,
-    params: ExplainParams,
-    explain: Explain,
-    *,
-    warnings: Sequence[str] = (),
-) -> Outcome:
+def explained(model: VisionModel, image: Image, params: ExplainParams, explain: Explain) -> Outcome:
     """Explain a picture by a method: the map over it, the class, and the evidence for the map."""
     image = image.fit(LARGEST_MAP)
     framing = model.frame(image, params.fit)
     found = explain(model, framing.pixels, params.target)
-    heatmap = Heatmap("heatmap", framing.to_picture(found.field.detach().cpu()), image)
-    low, high = heatmap.bounds
-    facts = class_facts(model, found.logits, found.target) | dict(found.facts)
-    facts["degenerate"] = low == high
+    heatmaps = tuple(
+        Heatmap(name, framing.to_picture(field.detach().cpu()), image)
+        for name, field in {"heatmap": found.field, **found.more}.items()
+    )
 
     def judged() -> dict[str, Any]:
         return _evidence(model, framing.pixels, found, explain, params)
 
     return Outcome(
-        (heatmap,),
-        facts | ({"warnings": list(warnings)} if warnings else {}),
-        evidence=None if facts["degenerate"] else judged,
+        heatmaps, _facts(model, found, params), evidence=None if found.is_degenerate else judged
     )
+
+
+def _facts(model: VisionModel, found: Attribution, params: ExplainParams) -> dict[str, Any]:
+    facts = class_facts(model, found.logits, found.target) | dict(found.facts)
+    facts["degenerate"] = found.is_degenerate
+    warnings = list(found.warnings)
+    if found.neuron is not None:
+        facts["neuron"] = dict(found.neuron)
+        warnings += [_NOT_OF_A_CLASS] if params.evidence else []
+    return facts | ({"warnings": warnings} if warnings else {})
 
 
 def _evidence(
@@ -101,7 +118,7 @@ def _evidence(
 ) -> dict[str, Any]:
     """Judge a map by its curves, and by the maps of networks that know nothing."""
     facts: dict[str, Any] = {}
-    if params.evidence:
+    if params.evidence and found.neuron is None:
         seen = resized(found.field.detach(), (pixels.shape[2], pixels.shape[3]))
         facts |= evidence(model, pixels, seen, found.target, steps=params.evidence)
     if params.sanity:

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from lantern.artifact import Grid, Outcome
+from lantern.artifact import Grid, Outcome, Table
 from lantern.errors import InvalidParameter
 from lantern.params import Params
 from lantern.registry import technique
@@ -44,7 +44,8 @@ class FiltersParams(Params):
     runs="interactive",
     source="Krizhevsky et al. 2012, figure 3; CS231n, Visualizing and Understanding",
     outputs={
-        "filters": "filters row by row; of the first layer in colour, of deeper ones as slices"
+        "filters": "filters row by row; of the first layer in colour, of deeper ones as slices",
+        "ranges": "weights that are black and white on each tile, which undo its scaling",
     },
 )
 def filters(model: VisionModel, params: FiltersParams) -> Outcome:
@@ -59,7 +60,9 @@ def filters(model: VisionModel, params: FiltersParams) -> Outcome:
     reach = shown.flatten(1).abs().amax(1)
     low, high = _bounds(shown, params.scaling)
     scaled = (shown - low) / (high - low).clamp_min(1e-12)
-    tiles = scaled if weights.shape[1] == 3 else _slices(scaled[:, : params.slices])
+    # a group of three of many channels is no colour
+    in_colour = layer.in_channels == 3 and layer.groups == 1
+    tiles = scaled if in_colour else _slices(scaled[:, : params.slices])
     large = tiles.repeat_interleave(params.enlarge, 2).repeat_interleave(params.enlarge, 3)
     facts = {
         "layer": name,
@@ -69,7 +72,15 @@ def filters(model: VisionModel, params: FiltersParams) -> Outcome:
         "faint": int((reach < FAINT * reach.max()).sum()),
     }
     columns = math.ceil(math.sqrt(len(large)))
-    return Outcome((Grid("filters", large, columns),), facts)
+    return Outcome((Grid("filters", large, columns), _ranges(low, high, len(shown))), facts)
+
+
+def _ranges(low: Tensor, high: Tensor, count: int) -> Table:
+    bounds = (each.flatten().expand(count).tolist() for each in (low, high))
+    rows = (
+        {"filter": n, "low": a, "high": b} for n, (a, b) in enumerate(zip(*bounds, strict=True))
+    )
+    return Table("ranges", tuple(rows))
 
 
 def _convolution(model: VisionModel, name: str | None) -> tuple[str, nn.Conv2d]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Literal
 
 import torch
@@ -14,7 +14,7 @@ from lantern.image import Image
 from lantern.registry import technique
 from lantern.scoring import scorer
 from lantern.techniques.explained import Attribution, ExplainParams, explained, resized
-from lantern.techniques.guided_backprop import rule_gradient
+from lantern.techniques.guided_backprop import WARNING, rule_gradient
 from lantern.techniques.target import choose_class, require_grid
 from lantern.vision_model import TOGETHER, VisionModel
 
@@ -55,7 +55,10 @@ class GradCamParams(ExplainParams):
     runs="interactive",
     source="Selvaraju et al. 2017, arXiv:1610.02391, equations 1 and 2; the others as the "
     "functions of their names say",
-    outputs={"heatmap": "evidence for the class at each pixel, in logit units of the layer"},
+    outputs={
+        "heatmap": "evidence for the class at each pixel, in logit units of the layer",
+        "signed": "the same before `relu`, where that is on; negative speaks against the class",
+    },
 )
 def grad_cam(
     model: VisionModel, image: Annotated[Image, "picture to explain"], params: GradCamParams
@@ -63,13 +66,13 @@ def grad_cam(
     """Show the regions that speak for a class.
 
     Weighs the channels of a layer by what they mean for the class, and sums them: by their mean
-    gradient (Grad-CAM) or by one of the rules that came after it. With `relu=false` the map keeps
-    its sign and also shows what speaks against the class.
+    gradient (Grad-CAM) or by one of the rules that came after it. `signed` also shows what
+    speaks against the class; with `relu=false` the map itself does.
     """
 
     def explain(model: VisionModel, pixels: Tensor, target: int | None) -> Attribution:
         layer = params.layer or model.cam_layer
-        with model.quick([layer]).tail(layer) as tail:
+        with _network(model, layer).tail(layer) as tail:
             activation, logits = tail(pixels)
             target = choose_class(model, logits, target)
             require_grid(activation, layer)
@@ -84,14 +87,30 @@ def grad_cam(
             weights = weigh(model, pixels, activation, tried, target, layer)
             field = torch.einsum("k,khw->hw", weights, activation[0, tried])
             facts["channels"] = {"tried": len(tried), "of": activation.shape[1]}
-        if params.relu:
-            field = field.relu()
+        maps = {"heatmap": field.relu(), "signed": field} if params.relu else {"heatmap": field}
         if params.method == "guided-grad-cam":
-            fine, _ = rule_gradient(model, pixels, target, "guided")
-            field = resized(field, (pixels.shape[2], pixels.shape[3])) * fine.abs().amax(0)
-        return Attribution(field, logits, target, facts)
+            maps = _with_detail(model, pixels, target, maps)
+        heatmap = maps.pop("heatmap")
+        return Attribution(heatmap, logits, target, facts, maps, warnings=warnings)
 
+    warnings = (WARNING,) if params.method == "guided-grad-cam" else ()
     return explained(model, image, params, explain)
+
+
+def _network(model: VisionModel, layer: str) -> VisionModel:
+    """Return the network whose layer is looked at."""
+    # rounding switches few units behind the last convolution, but many behind an earlier layer
+    return model.quick([layer]) if layer == model.cam_layer else model
+
+
+def _with_detail(
+    model: VisionModel, pixels: Tensor, target: int, maps: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Multiply maps `[h,w]` by guided backpropagation, each `[S,S]`."""
+    fine, _ = rule_gradient(model, pixels, target, "guided")
+    detail = fine.abs().amax(0)
+    size = (pixels.shape[2], pixels.shape[3])
+    return {name: resized(field, size) * detail for name, field in maps.items()}
 
 
 def class_activation(activation: Tensor, gradient: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from lantern.image import Image
 from lantern.registry import technique
 from lantern.relu_rule import ReluRule, Rule
 from lantern.techniques.explained import Attribution, ExplainParams, explained
-from lantern.techniques.target import check_channel, choose_class
+from lantern.techniques.target import choose_class, strongest
 from lantern.vision_model import LOGITS, VisionModel
 
 # What the randomisation test of Adebayo et al. 2018 found.
@@ -64,13 +64,14 @@ def guided_backprop(
     seen: list[Tensor] = []
 
     def explain(model: VisionModel, pixels: Tensor, target: int | None) -> Attribution:
-        found, logits, facts = _go_back(model, pixels, target, params)
+        found, logits, neuron = _go_back(model, pixels, target, params)
         seen.append(found)
         chosen = choose_class(model, logits, target)
-        return Attribution(found.abs().amax(0), logits, chosen, facts)
+        field = found.abs().amax(0)
+        return Attribution(field, logits, chosen, neuron=neuron, warnings=warnings)
 
     warnings = (WARNING,) if params.rule != "vanilla" else ()
-    outcome = explained(model, image, params, explain, warnings=warnings)
+    outcome = explained(model, image, params, explain)
     coloured = _coloured(model, image, params, seen[0])
     return Outcome((*outcome.artifacts, coloured), outcome.facts, outcome.evidence)
 
@@ -101,10 +102,10 @@ def _require_relus(model: VisionModel, reached: ReluRule, rule: Rule) -> None:
 
 def _go_back(
     model: VisionModel, pixels: Tensor, target: int | None, params: GuidedBackpropParams
-) -> tuple[Tensor, Tensor, dict[str, object]]:
+) -> tuple[Tensor, Tensor, dict[str, object] | None]:
     if params.layer is None:
         gradient, logits = rule_gradient(model, pixels, target, params.rule)
-        return gradient, logits, {}
+        return gradient, logits, None
     with (
         model.capture([params.layer, LOGITS]) as features,
         torch.enable_grad(),
@@ -113,22 +114,11 @@ def _go_back(
         leaf = pixels.detach().clone().requires_grad_()
         found = features(leaf)
         activation = found[params.layer][0]
-        neuron = _strongest(activation, params)
+        neuron = strongest(activation, params.channel, params.layer)
         (gradient,) = torch.autograd.grad(activation[neuron], leaf)
     _require_relus(model, reached, params.rule)
     at = {"layer": params.layer, "index": list(neuron), "value": float(activation[neuron].detach())}
-    return gradient[0], found[LOGITS].detach(), {"neuron": at}
-
-
-def _strongest(activation: Tensor, params: GuidedBackpropParams) -> tuple[int, ...]:
-    """Return the index of the strongest neuron of a channel, or of all, in `[C,...]`."""
-    channel = params.channel
-    if channel is None:
-        channel = int(activation.flatten(1).amax(1).argmax())
-    check_channel(channel, len(activation), str(params.layer))
-    place = int(activation[channel].flatten().argmax())
-    shape = activation.shape[1:]
-    return channel, *(int(i) for i in torch.unravel_index(torch.tensor(place), shape))
+    return gradient[0], found[LOGITS].detach(), at
 
 
 def _coloured(

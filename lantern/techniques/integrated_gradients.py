@@ -75,8 +75,13 @@ def integrated_gradients(
             "gap": round(gap, 6),
             "steps": steps,
         }
-        facts = {"completeness": completeness}
-        return Attribution(shares.sum(0).to(pixels), logits[:1].clone(), target, facts)
+        return Attribution(
+            shares.sum(0).to(pixels),
+            logits[:1].clone(),
+            target,
+            {"completeness": completeness},
+            warnings=_missing(gap, steps) if gap > params.gap else (),
+        )
 
     return explained(model, image, params, explain)
 
@@ -94,6 +99,13 @@ def integrate(
         gradients, _ = class_gradient(model, nothing + share * way, target)
         total += torch.einsum("n,nchw->chw", weight, gradients.double())
     return total * way[0]
+
+
+def _missing(gap: float, steps: int) -> tuple[str, ...]:
+    return (
+        f"the shares miss {gap:.2g} of the score's change with {steps} steps, more than `gap`: "
+        "raise `most_steps`",
+    )
 
 
 def _nothing(model: VisionModel, pixels: Tensor, baseline: Baseline) -> Tensor:

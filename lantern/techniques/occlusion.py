@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -16,7 +16,7 @@ from lantern.patches import coarse_to_fine, patches, spread
 from lantern.registry import technique
 from lantern.scoring import Scorer, compiled_scorer
 from lantern.techniques.explained import Attribution, ExplainParams, explained
-from lantern.techniques.target import check_channel, choose_class
+from lantern.techniques.target import check_channel, choose_class, strongest
 from lantern.vision_model import TOGETHER, VisionModel
 
 # Sigma of the blur that covers, px at 224.
@@ -93,7 +93,8 @@ def occlusion(
             falls, taken = coarse_to_fine(fall, boxes, params.coarse)
             field = spread(falls, boxes, pixels.shape[-1])
         facts = {"patches": len(boxes), "taken": taken}
-        return Attribution(field.clone(), logits.clone(), chosen, facts)
+        neuron = _neuron(model, pixels, params)
+        return Attribution(field.clone(), logits.clone(), chosen, facts, neuron=neuron)
 
     return explained(model, image, params, explain)
 
@@ -122,10 +123,21 @@ def _answers(
     with model.capture([layer]) as features:
 
         def answer(pictures: Tensor) -> Tensor:
-            return features(pictures)[layer][:, channel].flatten(1).amax(1)
+            return features(pictures)[layer][:, channel].reshape(len(pictures), -1).amax(1)
 
         parts = [boxes[at : at + TOGETHER] for at in range(0, len(boxes), TOGETHER)]
         return torch.cat([answer(pixels), *(answer(covered(pixels, filling, p)) for p in parts)])
+
+
+@torch.inference_mode()
+def _neuron(model: VisionModel, pixels: Tensor, params: OcclusionParams) -> dict[str, Any] | None:
+    """Say which neuron of the watched channel is the largest for the picture."""
+    if params.layer is None:
+        return None
+    with model.capture([params.layer]) as features:
+        activation = features(pixels)[params.layer][0]
+    index = strongest(activation, params.channel, params.layer)
+    return {"layer": params.layer, "index": list(index), "value": float(activation[index])}
 
 
 def _filling(model: VisionModel, pixels: Tensor, params: OcclusionParams) -> Tensor:

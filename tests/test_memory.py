@@ -1,0 +1,38 @@
+"""What explanations need of the memory does not grow with what they look at."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# Prints the most memory the process has had, MB, after each number of masks.
+RISE = """
+import sys, torch
+from pathlib import Path
+from lantern.image import Image
+from lantern.run import run
+from lantern.zoo import DEFAULT_MODEL, Zoo
+torch.set_num_threads(1)
+model = Zoo(downloads=False).load(DEFAULT_MODEL)
+image = Image(torch.rand(3, 224, 224, generator=torch.Generator().manual_seed(0)))
+for masks in map(int, sys.argv[1:]):
+    given = {"masks": masks, "error": 1e-6, "evidence": 0}
+    assert run("rise", {"image": image}, given, model=model).facts["masks"] == masks
+    status = Path("/proc/self/status").read_text().split()
+    print(int(status[status.index("VmHWM:") + 1]) // 1024)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="memory is read from /proc")
+def test_masks_pass_in_bounded_memory() -> None:
+    # the fewest for which a compiled network pays, and twice as many
+    done = subprocess.run(
+        [sys.executable, "-c", RISE, "120", "240"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    few, many = map(int, done.stdout.split())
+    assert many - few < 30
+    assert many < 600
