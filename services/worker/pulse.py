@@ -107,6 +107,20 @@ class Pulse:
             self._previewed_at = now
             self._keep_preview(step)
 
+    def heed(self) -> None:
+        """Hear whether to stop, where nothing is kept any more.
+
+        Raises:
+            Cancelled: the job is not to go on.
+            Suspended: the job is to go on later, from the state that was kept last.
+        """
+        from lantern.progress import Cancelled, Suspended
+
+        if self.word in STOPS:
+            raise Cancelled
+        if self.is_suspended():
+            raise Suspended
+
     def keep(self, state: bytes) -> float:
         """Have the state of the run stored, for another worker to go on from.
 

@@ -11,6 +11,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from threading import Thread
 from typing import Any, cast
 
 import numpy as np
@@ -22,12 +23,13 @@ from lantern.call import Call, Studio
 from lantern.styles.library import StyleLibrary
 from lantern.zoo import Zoo
 from services import clients
+from services.blobs import StorageFull
 from services.clients import Stores
 from services.jobs import JOB, RUNNING, Claim, Order
 from services.queues import RUN_JOB, queue_of, send
 from services.record import Job, new_id
 from services.settings import Settings
-from services.worker import caretaker, tasks
+from services.worker import caretaker, patience, tasks
 from services.worker.app import make_app
 from services.worker.desk import Desk
 from services.worker.tasks import work
@@ -248,14 +250,6 @@ class TestFailure:
         work(desk, claim, "jobs")
         assert error_type(read(desk, claim)) == "/problems/undecodable-image"
 
-    def test_a_full_store_fails_the_job(
-        self, desk: Desk, submit: Submit, client: redis.Redis
-    ) -> None:
-        claim = submit("deep-dream", SHORT)
-        client.config_set("maxmemory", 1)
-        work(desk, claim, "jobs")
-        assert error_type(read(desk, claim)) == "/problems/storage-full"
-
     def test_our_own_mistake_fails_without_its_words(
         self, desk: Desk, submit: Submit, client: redis.Redis
     ) -> None:
@@ -265,6 +259,88 @@ class TestFailure:
         job = read(desk, claim)
         assert (job.status, error_type(job)) == ("failed", "/problems/internal")
         assert "secret" not in str(job.error)
+
+
+class TestAFullStore:
+    """What a job does whose result has no room: it waits, and can be stopped meanwhile."""
+
+    @pytest.fixture
+    def waiting(self, desk: Desk, submit: Submit, client: redis.Redis) -> tuple[Claim, Thread]:
+        """A job that has taken its last step, and a full store."""
+        claim = submit("deep-dream", SHORT)
+        client.config_set("maxmemory", 1)
+        thread = in_background(desk, claim)
+        until(lambda: (read(desk, claim).progress or {}).get("done") == 3)
+        time.sleep(0.5)
+        assert thread.is_alive()
+        return claim, thread
+
+    def test_the_result_waits_until_there_is_room(
+        self, desk: Desk, client: redis.Redis, waiting: tuple[Claim, Thread]
+    ) -> None:
+        claim, thread = waiting
+        leases = []
+        for _ in range(3):
+            time.sleep(0.5)
+            leases.append(client.zscore(RUNNING, claim.job_id))
+        assert leases == sorted(set(leases)), "it gives signs of life"
+        client.config_set("maxmemory", 0)
+        thread.join(10)
+        assert (read(desk, claim).status, len(artifacts(desk, claim))) == ("succeeded", 1)
+
+    def test_in_the_end_the_job_fails_and_may_be_tried_again(
+        self, desk: Desk, submit: Submit, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(patience, "ROOM_WITHIN_S", 1.0)
+        claim = submit("deep-dream", SHORT)
+        client.config_set("maxmemory", 1)
+        began = time.monotonic()
+        work(desk, claim, "jobs")
+        assert time.monotonic() - began > 1
+        job = read(desk, claim)
+        assert (job.status, error_type(job)) == ("failed", "/problems/storage-full")
+        assert job.error is not None
+        assert job.error["retryable"] is True
+        assert "result" not in kept(desk, claim)
+
+    def test_cancelling_is_heard(self, desk: Desk, waiting: tuple[Claim, Thread]) -> None:
+        claim, thread = waiting
+        desk.stores.jobs.cancel(claim.job_id)
+        thread.join(2)
+        assert not thread.is_alive()
+        assert read(desk, claim).status == "canceled"
+        assert "result" not in kept(desk, claim)
+
+    def test_pausing_is_heard_and_the_job_goes_on_later(
+        self, desk: Desk, client: redis.Redis, waiting: tuple[Claim, Thread]
+    ) -> None:
+        claim, thread = waiting
+        desk.stores.jobs.pause(claim.job_id)
+        thread.join(5)
+        assert read(desk, claim).status == "paused"
+        client.config_set("maxmemory", 0)
+        desk.stores.jobs.resume(claim.job_id)
+        again = desk.stores.jobs.claim("jobs", "worker:2")
+        assert again is not None
+        work(desk, again, "jobs")
+        assert read(desk, claim).status == "succeeded"
+
+    def test_what_was_stored_of_a_result_gives_its_room_back(
+        self, desk: Desk, submit: Submit, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(patience, "ROOM_WITHIN_S", 0.3)
+        put = desk.stores.blobs.put
+
+        def refuse_pictures(owner: str, name: str, data: bytes, *, ttl_s: int) -> None:
+            if name.endswith("-picture"):
+                raise StorageFull
+            put(owner, name, data, ttl_s=ttl_s)
+
+        monkeypatch.setattr(desk.stores.blobs, "put", refuse_pictures)
+        claim = submit("deep-dream", SHORT)
+        work(desk, claim, "jobs")
+        assert error_type(read(desk, claim)) == "/problems/storage-full"
+        assert kept(desk, claim) == {"preview"}
 
 
 class TestStopping:
