@@ -209,7 +209,7 @@ class Pulse:
 
     def _keep_preview(self, step: Step) -> None:
         picture = step.preview().fit(self.options.preview_size).encode("image/jpeg", 80)
-        self._keeper.offer(PREVIEW, preview_name(step.done), picture)
+        self._keeper.offer(PREVIEW, preview_name(step.done, self.claim.fence), picture)
 
     def _note_kept(self, purpose: str, name: str) -> None:
         if purpose == STATE:

@@ -18,20 +18,25 @@ import numpy as np
 import PIL.Image
 import pytest
 import redis
+import torch
 
 from lantern.call import Call, Studio
+from lantern.image import Image
+from lantern.progress import Step
 from lantern.styles.library import StyleLibrary
 from lantern.zoo import Zoo
 from services import clients
 from services.blobs import StorageFull
 from services.clients import Stores
+from services.job_bytes import preview_name
 from services.jobs import JOB, RUNNING, Claim, Order
 from services.queues import RUN_JOB, queue_of, send
-from services.record import Job, new_id
+from services.record import Job, JobOptions, new_id
 from services.settings import Settings
 from services.worker import caretaker, patience, tasks
 from services.worker.app import make_app
 from services.worker.desk import Desk
+from services.worker.pulse import Pulse
 from services.worker.tasks import work
 from tests.waiting import until
 
@@ -198,7 +203,7 @@ class TestSuccess:
         step = read(desk, claim).preview_step
         assert step is not None
         assert step in desk.stores.jobs.previews(claim.job_id)
-        data = desk.stores.blobs.read(claim.job_id, f"preview-{step}")
+        data = desk.stores.blobs.read(claim.job_id, f"preview-{claim.fence}-{step}")
         assert data is not None
         with PIL.Image.open(io.BytesIO(data)) as picture:
             assert picture.format == "JPEG"
@@ -368,6 +373,20 @@ class TestStopping:
         assert "done" not in names(desk, claim)
         assert desk.stores.jobs.beat(heir) == "ok"
 
+    def test_who_has_lost_the_lease_spoils_no_preview(self, desk: Desk, submit: Submit) -> None:
+        claim = submit("deep-dream", SHORT)
+        blobs, deaf = desk.stores.blobs, dataclasses.replace(desk.settings, beat_s=60)
+        with Pulse(dataclasses.replace(desk, settings=deaf), claim, JobOptions()) as zombie:
+            heir = take_over(desk, claim)
+            blobs.put(claim.job_id, preview_name(1, heir.fence), b"the heir's", ttl_s=60)
+            desk.stores.jobs.beat(heir, preview=1)
+            zombie.step(Step(1, 3, 0.0, lambda: Image(torch.zeros(3, 8, 8))))
+            late = preview_name(1, claim.fence)
+            until(lambda: blobs.read(claim.job_id, late) is not None)
+            zombie.flush()
+        ((step, fence),) = desk.stores.jobs.shown(claim.job_id)
+        assert blobs.read(claim.job_id, preview_name(step, fence)) == b"the heir's"
+
 
 class TestGoingOn:
     @pytest.fixture
@@ -463,7 +482,7 @@ class TestWhatIsKept:
         assert arrays is not None
         with np.load(io.BytesIO(arrays)) as found:
             assert found["picture"].dtype == np.float32
-        until_gone = desk.stores.state.ttl(f"lantern:blob:{claim.job_id}/preview-1")
+        until_gone = desk.stores.state.ttl(f"lantern:blob:{claim.job_id}/preview-1-1")
         assert 0 < until_gone <= desk.settings.preview_ttl_s
 
     @pytest.mark.parametrize("end", ["canceled", "expired"])
@@ -472,7 +491,7 @@ class TestWhatIsKept:
     ) -> None:
         claim = submit("deep-dream", SHORT)
         jobs, blobs = desk.stores.jobs, desk.stores.blobs
-        for name in ("state-1-0", "preview-1"):
+        for name in ("state-1-0", "preview-1-1"):
             blobs.put(claim.job_id, name, b"x", ttl_s=60_000)
         jobs.beat(claim, preview=1, checkpoint="state-1-0")
         jobs.suspend(claim)
@@ -486,7 +505,7 @@ class TestWhatIsKept:
         monkeypatch.setattr(clients, "own_stores", lambda: desk.stores)
         tasks.tidy.run()
         assert kept(desk, claim) == {"preview"}
-        left = desk.stores.state.ttl(f"lantern:blob:{claim.job_id}/preview-1")
+        left = desk.stores.state.ttl(f"lantern:blob:{claim.job_id}/preview-1-1")
         assert 0 < left <= desk.settings.preview_ttl_s
         assert jobs.ended() == []
 
@@ -500,7 +519,7 @@ class TestWhatIsKept:
         assert len(steps) >= 2
         assert steps == sorted(steps)
         for step in steps:
-            data = desk.stores.blobs.read(claim.job_id, f"preview-{step}")
+            data = desk.stores.blobs.read(claim.job_id, f"preview-{claim.fence}-{step}")
             assert data is not None
             with PIL.Image.open(io.BytesIO(data)) as picture:
                 assert max(picture.size) == 48
