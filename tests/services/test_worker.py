@@ -38,6 +38,7 @@ from services.worker.app import make_app
 from services.worker.desk import Desk
 from services.worker.pulse import Pulse
 from services.worker.tasks import work
+from tests.films import film
 from tests.waiting import until
 
 ENDLESS = {"steps": 200, "octaves": 10, "octave_scale": 1.1, "size": 160}
@@ -349,6 +350,19 @@ class TestAFullStore:
 
 
 class TestStopping:
+    def test_a_cancelled_film_ends_within_a_frame(self, desk: Desk, submit: Submit) -> None:
+        claim = submit("fast-style", {"size": 512})
+        moving = film("GIF", count=200, size=(512, 384))
+        desk.stores.blobs.put(claim.job_id, "input-image", moving, ttl_s=60)
+        thread = in_background(desk, claim)
+        progress = read(desk, claim).progress
+        assert progress is not None
+        assert (progress["total"], progress["done"] < 200) == (200, True)
+        desk.stores.jobs.cancel(claim.job_id)
+        thread.join(3)
+        assert not thread.is_alive()
+        assert read(desk, claim).status == "canceled"
+
     def test_a_cancelled_run_ends_soon(self, desk: Desk, submit: Submit) -> None:
         claim = submit("deep-dream", ENDLESS)
         thread = in_background(desk, claim)
