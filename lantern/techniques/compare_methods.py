@@ -10,9 +10,12 @@ from pydantic import Field
 from lantern import registry
 from lantern.artifact import Grid, Heatmap, Outcome
 from lantern.image import Image
-from lantern.registry import technique
+from lantern.progress import Progress, Step, Told
+from lantern.registry import Technique, technique
+from lantern.techniques.effort import effort
 from lantern.techniques.explained import ExplainParams
 from lantern.vision_model import VisionModel
+from lantern.work import Sizes, Work
 
 Method = Literal[
     "saliency",
@@ -40,6 +43,16 @@ class CompareMethodsParams(ExplainParams):
     size: int = Field(224, ge=64, le=512, description="longer side of each picture, px")
 
 
+def _work(params: CompareMethodsParams, sizes: Sizes, model: VisionModel) -> Work:
+    passes = 0.0
+    for method in dict.fromkeys(params.methods):
+        found, own = _behind(method, _shared(params))
+        # one gradient, where a method does not say how many
+        work = found.work(own, sizes, model) if found.work else effort(params, model, 2)
+        passes += work.passes
+    return Work(passes, model.input_size**2)
+
+
 @technique(
     "compare-methods",
     family="attribution",
@@ -49,11 +62,13 @@ class CompareMethodsParams(ExplainParams):
         "sheet": "the picture, and each method's map over it",
         "heatmap": "the map of each method, in their order",
     },
+    work=_work,
 )
 def compare_methods(
     model: VisionModel,
     image: Annotated[Image, "picture to explain"],
     generator: torch.Generator,
+    progress: Progress,
     params: CompareMethodsParams,
 ) -> Outcome:
     """Explain one picture by several methods, on one sheet, with the evidence for each.
@@ -61,12 +76,15 @@ def compare_methods(
     All explain the same class. The facts say how faithful each map is: use it to choose a method.
     """
     outcomes: dict[str, Outcome] = {}
-    for method in dict.fromkeys(params.methods):
-        target = params.target
+    methods = list(dict.fromkeys(params.methods))
+    told = Told(progress, Step(0, len(methods), 0.0, lambda: image))
+    given = {"model": model, "generator": generator, "progress": told.again}
+    for number, method in enumerate(methods, 1):
+        shared = _shared(params)
         if outcomes:  # of the first one, where the network chose it
-            target = next(iter(outcomes.values())).facts["class"]["index"]
-        shared = params.model_dump(include={"fit", "evidence", "sanity"}) | {"target": target}
-        outcomes[method] = _explained(method, model, image, generator, shared)
+            shared["target"] = next(iter(outcomes.values())).facts["class"]["index"]
+        outcomes[method] = _explained(method, image, shared, given)
+        told.step(Step(number, len(methods), 0.0, _map(outcomes[method]).drawn))
     maps = [_map(outcome) for outcome in outcomes.values()]
     drawn = [maps[0].under, *(heatmap.drawn() for heatmap in maps)]
     pictures = torch.stack([picture.fit(params.size).pixels for picture in drawn])
@@ -101,14 +119,18 @@ _METHODS: dict[str, tuple[str, dict[str, str]]] = {
 }
 
 
-def _explained(
-    method: str,
-    model: VisionModel,
-    image: Image,
-    generator: torch.Generator,
-    shared: dict[str, Any],
-) -> Outcome:
+def _shared(params: CompareMethodsParams) -> dict[str, Any]:
+    return params.model_dump(include={"target", "fit", "evidence", "sanity"})
+
+
+def _behind(method: str, shared: dict[str, Any]) -> tuple[Technique, Any]:
+    """Return the technique behind a method, and its parameters."""
     name, fixed = _METHODS.get(method, (method, {}))
-    found, given = registry.find(name), {"model": model, "generator": generator}
+    found = registry.find(name)
+    return found, found.params_type(**shared, **fixed)
+
+
+def _explained(method: str, image: Image, shared: dict[str, Any], given: dict[str, Any]) -> Outcome:
+    found, params = _behind(method, shared)
     injected = {argument: given[what] for argument, what in found.injected.items()}
-    return found.function(image=image, params=found.params_type(**shared, **fixed), **injected)
+    return found.function(image=image, params=params, **injected)
