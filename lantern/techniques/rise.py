@@ -108,8 +108,12 @@ def _through_masks(
         error = float(deviation.sqrt().mean()) / max(width, 1e-12)
         preview = Heatmap("preview", mean.float(), shown).drawn
         progress(Step(-(-pairs // PAIRS), batches, error, preview))
-    facts = {"masks": 2 * pairs, "standard_error": round(error, 4)}
-    return mean.float(), facts | {"settled": error <= params.error}
+    facts: dict[str, object] = {
+        "masks": 2 * pairs,
+        "standard_error": round(error, 4),
+        "settled": error <= params.error,
+    }
+    return mean.float(), facts
 
 
 def draw_masks(count: int, cells: int, side: int, generator: torch.Generator) -> Tensor:

@@ -288,7 +288,7 @@ class TestAFullStore:
         leases = []
         for _ in range(3):
             time.sleep(0.5)
-            leases.append(client.zscore(RUNNING, claim.job_id))
+            leases.append(client.zscore(RUNNING, claim.job_id) or 0.0)
         assert leases == sorted(set(leases)), "it gives signs of life"
         client.config_set("maxmemory", 0)
         thread.join(10)
