@@ -56,5 +56,25 @@ class Looks:
         self.progress(Step(at // self.batch + 1, self.span[1], 0.0, preview))
 
 
+@dataclass
+class Told:
+    """Tells of steps, and of the last one again while more is done than is counted.
+
+    So a run can be stopped there too, and shows what it has found.
+    """
+
+    progress: Progress
+    last: Step | None = None
+
+    def step(self, step: Step) -> None:
+        """Tell of a step."""
+        self.last = step
+        self.progress(step)
+
+    def again(self, step: Step) -> None:
+        """Tell of the last step once more in the place of one that is not counted."""
+        self.progress(self.last or step)
+
+
 def silent(step: Step) -> None:
     """Ignore progress: the callback for callers that do not watch."""

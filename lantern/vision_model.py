@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -28,6 +29,8 @@ TOGETHER = 4
 LUMA = (0.299, 0.587, 0.114)
 # The name under which class scores are captured.
 LOGITS = WHOLE
+# Threads share sketches, and a survey hooks into a network and lends it values.
+_SURVEYING = threading.Lock()
 
 
 class VisionModel:
@@ -248,8 +251,9 @@ class VisionModel:
         return {name: facts.tape for name, facts in self._survey().items()}
 
     def _survey(self) -> dict[str, LayerFacts]:
-        if not self._surveyed:
-            self._surveyed = survey(self.network, self._mean.shape[1], self.input_size)
+        with _SURVEYING:
+            if not self._surveyed:
+                self._surveyed = survey(self.network, self._mean.shape[1], self.input_size)
         return self._surveyed
 
     def _layout(self, name: str) -> Layout:

@@ -128,13 +128,17 @@ def _calls(technique: Technique) -> str:
         files += [*filter(None, [several]), *pictures]
     if len(parts) == 1:
         parts += ["-X POST"]
-    after = (
-        "follow `GET /v1/jobs/{id}/events`"
-        if technique.runs == "job"
-        else "the answer is the result"
-    )
     return (
         f"```\nlantern {' '.join(files)} -o out.png\n"
         f"{' '.join(parts)} http://127.0.0.1:8000/v1/techniques/{technique.name}\n```\n\n"
-        f"Over HTTP {after}."
+        f"Over HTTP {_after(technique)}."
     )
+
+
+def _after(technique: Technique) -> str:
+    """Say what a caller gets."""
+    if technique.runs == "job":
+        return "follow `GET /v1/jobs/{id}/events`"
+    kinds = {"a call of much work": technique.work is not None, "an animation": technique.animates}
+    long = " or ".join(kind for kind, may_come in kinds.items() if may_come)
+    return "the answer is the result" + (f"; {long} becomes a job" if long else "")

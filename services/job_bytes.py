@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -22,19 +23,20 @@ def input_name(slot: str) -> str:
     return f"input-{slot}"
 
 
-def preview_name(step: int) -> str:
-    """Name the preview of a step."""
-    return f"preview-{step}"
+def preview_name(step: int, fence: int) -> str:
+    """Name the preview of a step: a worker that was taken over writes beside what is shown."""
+    return f"preview-{fence}-{step}"
 
 
 def preview_step(name: str) -> int:
     """Return the step whose preview has a name."""
-    return int(name.removeprefix("preview-"))
+    return int(name.rpartition("-")[2])
 
 
-def names(job: Job, previews: Iterable[int] = ()) -> list[str]:
-    """Return the names of all that is kept for a job."""
-    return [*needed_names(job), *map(preview_name, previews), *result_names(job.result)]
+def names(job: Job, previews: Iterable[tuple[int, int]] = ()) -> list[str]:
+    """Return the names of all that is kept for a job; of `previews` these are step and fence."""
+    shown = itertools.starmap(preview_name, previews)
+    return [*needed_names(job), *shown, *result_names(job.result)]
 
 
 def needed_names(job: Job) -> list[str]:
@@ -55,7 +57,7 @@ def tidy_up(stores: Stores, job_id: str, *, preview_ttl_s: int) -> None:
     job = stores.jobs.get(job_id)
     if job is not None:
         stores.blobs.delete(job_id, *needed_names(job))
-        previews = map(preview_name, stores.jobs.previews(job_id))
+        previews = itertools.starmap(preview_name, stores.jobs.shown(job_id))
         stores.blobs.expire(job_id, previews, preview_ttl_s)
     stores.jobs.tidied(job_id)
 

@@ -197,8 +197,16 @@ class Jobs:
 
     def previews(self, job_id: str) -> list[int]:
         """Return the steps there are previews of, first to last."""
-        steps = cast(list[bytes], self._redis.zrange(JOB + job_id + ":previews", 0, -1))
-        return [int(step) for step in steps]
+        return sorted({step for step, _ in self.shown(job_id)})
+
+    def shown(self, job_id: str) -> list[tuple[int, int]]:
+        """Return all previews, each as its step and its worker's fence; the last of a step counts.
+
+        A worker that takes a job over may come to steps again that the one before it has shown.
+        """
+        marks = cast(list[bytes], self._redis.zrange(JOB + job_id + ":previews", 0, -1))
+        parted = (mark.decode().partition("-") for mark in marks)
+        return sorted((int(step), int(fence)) for fence, _, step in parted)
 
     # --- What workers do
 

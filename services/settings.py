@@ -75,6 +75,9 @@ class Settings:
     """Largest request body."""
     max_teraflop: float = 5000.0
     """Tera-operations that one job may take; an hour of two cores is about 200."""
+    max_interactive_teraflop: float = 1.25
+    """Tera-operations above which a call of an interactive technique is a job, in the lane of the
+    long ones: two cores take about as long as the gateway waits for TorchServe."""
     max_megabytes: float = 4000.0
     """Megabytes that one job may keep for a gradient at a time."""
     interactive_timeout_s: float = 20.0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -12,36 +11,22 @@ import torch
 
 from lantern import animation
 from lantern.animation import frames_of
-from lantern.artifact import Animation, Picture
+from lantern.artifact import Animation, Picture, Result
 from lantern.call import check
+from lantern.checkpoint import Checkpoints
 from lantern.errors import BadImage
 from lantern.image import Image
+from lantern.progress import Cancelled, Step
 from lantern.registry import find
 from lantern.run import run
 from lantern.styles import painting
 from lantern.styles.library import StyleLibrary
 from lantern.styles.painting import PaintingParams, smoothed, stillness
 from lantern.vision_model import VisionModel
+from tests.films import film
 from tests.paintings import in_float32, network
 
 KINDS = ["GIF", "WEBP", "PNG"]
-
-
-def film(
-    kind: str = "WEBP", count: int = 4, size: tuple[int, int] = (64, 48), times: Any = 80
-) -> bytes:
-    """Return an animation of a bright square that moves over a grey picture."""
-    frames = []
-    for number in range(count):
-        pixels = np.full((size[1], size[0], 3), 90, np.uint8)
-        pixels[8:24, 4 + 8 * number : 20 + 8 * number] = (240, 60, 20)
-        frames.append(PIL.Image.fromarray(pixels))
-    out = io.BytesIO()
-    lossless = {"lossless": True} if kind == "WEBP" else {}
-    frames[0].save(
-        out, kind, save_all=True, append_images=frames[1:], duration=times, loop=0, **lossless
-    )
-    return out.getvalue()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -188,3 +173,46 @@ def test_stillness_tells_noise_from_movement(photo: Image) -> None:
     assert stillness(*(frame.pixels for frame in still)).mean() > 0.7
     edges = (photo.pixels.roll(12, 2) - photo.pixels).abs().mean(0) > 0.2
     assert stillness(*(frame.pixels for frame in moved))[0][edges].mean() < 0.2
+
+
+# --- Going on
+
+
+@pytest.mark.parametrize("technique", ["fast-style", "arbitrary-style"])
+@pytest.mark.parametrize("broken_off", [1, 3, 4])
+def test_a_film_that_is_broken_off_goes_on_to_the_same_bytes(
+    technique: str, broken_off: int, styles: StyleLibrary, photo: Image
+) -> None:
+    images = {"image": Image.decode(film())}
+    if technique == "arbitrary-style":
+        images["style"] = photo
+    saved: list[bytes] = []
+    told: list[tuple[int, int]] = []
+
+    def paint(kept: bytes | None, stop_at: int) -> Result:
+        def save(state: bytes) -> None:
+            saved.append(state)
+
+        def watch(step: Step) -> None:
+            told.append((step.done, step.total))
+            assert step.preview().pixels.shape == (3, 48, 64)
+            if step.done > stop_at:
+                raise Cancelled
+
+        checkpoints = Checkpoints(save, kept, every_s=0, most_cost=1e9)
+        return run(
+            technique, images, {"size": 64}, styles=styles, progress=watch, checkpoints=checkpoints
+        )
+
+    whole = paint(None, 4)
+    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    if broken_off < 4:
+        saved.clear()
+        with pytest.raises(Cancelled):
+            paint(None, broken_off)
+    told.clear()
+    resumed = paint(saved[broken_off - 1], 4)
+    assert told == [(number, 4) for number in range(broken_off + 1, 5)]
+    assert resumed.principal.encode("image/webp") == whole.principal.encode("image/webp")
+    (one,), (other,) = (result.principal.arrays().values() for result in (resumed, whole))
+    assert np.array_equal(one, other)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
@@ -14,11 +15,13 @@ from torch import Tensor
 
 from lantern.animation import frames_of
 from lantern.artifact import Animation, Picture
+from lantern.checkpoint import Checkpoints
 from lantern.errors import InvalidParameter
 from lantern.image import Image
 from lantern.optimize.tiles import HALO, Box, cut
 from lantern.palette import grey, recoloured, with_colours_of
 from lantern.params import Params
+from lantern.progress import Progress, Step, silent
 from lantern.styles.engine import Engine
 from lantern.styles.network import StyleNetwork, pad_to_multiple
 
@@ -31,6 +34,9 @@ PARTS, PART = 3, 384
 MOVED, AROUND = 0.05, 9
 # Longest side that is painted, px.
 MOST = 4096
+
+Before = tuple[Tensor, Tensor]
+"""A frame and what was painted of it, each `[3,H,W]`."""
 
 
 class PaintingParams(Params):
@@ -103,26 +109,79 @@ def parts(pixels: Tensor) -> Tensor:
 
 
 def repainted(
-    painter: Painter, image: Image, params: PaintingParams, mask: Image | None
+    painter: Painter,
+    image: Image,
+    params: PaintingParams,
+    mask: Image | None,
+    progress: Progress = silent,
+    checkpoints: Checkpoints | None = None,
 ) -> Picture | Animation:
-    """Paint a photograph, or an animation frame by frame."""
+    """Paint a photograph, or an animation frame by frame, each of them a step."""
     if image.film is None:
-        return Picture("picture", painted(painter, image, params, mask))
+        made = painted(painter, image, params, mask)
+        progress(Step(1, 1, 0.0, lambda: made))
+        return Picture("picture", made)
     frames = frames_of(image)
     times = tuple(frame.ms for frame in frames)
-    pictures = smoothed(painter, [frame.image for frame in frames], params, mask)
-    return Animation("picture", tuple(pictures), times)
+    film = Film(painter, params, mask, progress, checkpoints or Checkpoints())
+    return Animation("picture", film.paint([frame.image for frame in frames]), times)
+
+
+@dataclasses.dataclass(frozen=True)
+class Film:
+    """How an animation is painted: watched, and kept frame by frame for a run that goes on.
+
+    What is painted is rounded to the 256 levels that files hold, so that a film that was broken off
+    ends in the same values without being kept four times as large.
+    """
+
+    painter: Painter
+    params: PaintingParams
+    mask: Image | None
+    progress: Progress
+    checkpoints: Checkpoints
+
+    def paint(self, frames: Sequence[Image]) -> tuple[Image, ...]:
+        """Paint all frames, or those that no earlier run has."""
+        levels, before = self._kept(frames)
+        for made in smoothed(self.painter, frames[len(levels) :], self.params, self.mask, before):
+            levels.append(made.pixels.clamp(0, 1).mul(255).round().to(torch.uint8))
+            step = Step(len(levels), len(frames), 0.0, functools.partial(_of_levels, levels[-1]))
+            self.progress(step)
+            self.checkpoints.keep_tensors(functools.partial(_state, levels, made))
+        return tuple(map(_of_levels, levels))
+
+    def _kept(self, frames: Sequence[Image]) -> tuple[list[Tensor], Before | None]:
+        """Return the levels of the frames an earlier run has painted, and what the next needs."""
+        kept = self.checkpoints.restore_tensors()
+        if kept is None:
+            return [], None
+        levels = list(kept["frames"])
+        return levels, (frames[len(levels) - 1].fit(self.params.size).pixels, kept["last"])
+
+
+def _state(levels: Sequence[Tensor], made: Image) -> dict[str, Tensor]:
+    return {"frames": torch.stack(tuple(levels)), "last": made.pixels}
+
+
+def _of_levels(levels: Tensor) -> Image:
+    """Return the picture of levels `[3,H,W]`, 0..255."""
+    return Image(levels.float().div(255))
 
 
 def smoothed(
-    painter: Painter, frames: Sequence[Image], params: PaintingParams, mask: Image | None
+    painter: Painter,
+    frames: Sequence[Image],
+    params: PaintingParams,
+    mask: Image | None,
+    before: Before | None = None,
 ) -> Iterator[Image]:
     """Paint frames; where a frame is as the one before, it stays nearly as that was painted.
 
     What flickers is the paint, which noise too small to see turns into other strokes: it is a
-    running mean over the frames in which a place stood still.
+    running mean over the frames in which a place stood still. `before` is the frame before the
+    first, where there is one.
     """
-    before: tuple[Tensor, Tensor] | None = None
     for frame in frames:
         photo = frame.fit(params.size)
         made = painted(painter, photo, params, mask)

@@ -8,8 +8,10 @@ import torch
 from pydantic import Field
 
 from lantern.artifact import Outcome
+from lantern.checkpoint import Checkpoints
 from lantern.errors import InvalidParameter
 from lantern.image import Image
+from lantern.progress import Progress
 from lantern.registry import Count, technique
 from lantern.styles.library import StyleLibrary
 from lantern.styles.painting import PaintingParams, repainted
@@ -43,6 +45,8 @@ def arbitrary_style(
     image: Annotated[Image, "photograph to paint"],
     style: Annotated[tuple[Image, ...], "painting whose hand to paint in", Count(1, 4)],
     mask: Annotated[Image | None, "where to paint: white is painted, black stays"],
+    progress: Progress,
+    checkpoints: Checkpoints,
     params: ArbitraryStyleParams,
 ) -> Outcome:
     """Paint a photograph in the hand of any painting: one network tells it, another paints.
@@ -58,5 +62,5 @@ def arbitrary_style(
     hands = torch.stack([styles.hand_of(painting) for painting in style])
     shares = torch.tensor(weights)[:, None] / sum(weights)
     painter = styles.painter_of((shares * hands).sum(0))
-    picture = repainted(painter, image, params, mask)
+    picture = repainted(painter, image, params, mask, progress, checkpoints)
     return Outcome((picture,), {"engine": painter.whole.name})

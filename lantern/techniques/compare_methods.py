@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import torch
@@ -11,9 +13,12 @@ from lantern import registry
 from lantern.artifact import Grid, Heatmap, Outcome
 from lantern.errors import InvalidParameter, LanternError
 from lantern.image import Image
-from lantern.registry import technique
+from lantern.progress import Progress, Step, Told
+from lantern.registry import Technique, technique
+from lantern.techniques.effort import effort
 from lantern.techniques.explained import ExplainParams
 from lantern.vision_model import VisionModel
+from lantern.work import Sizes, Work
 
 Method = Literal[
     "saliency",
@@ -47,6 +52,17 @@ class CompareMethodsParams(ExplainParams):
     size: int = Field(224, ge=64, le=512, description="longer side of each picture, px")
 
 
+def _work(params: CompareMethodsParams, sizes: Sizes, model: VisionModel) -> Work:
+    passes = 0.0
+    for method in dict.fromkeys(params.methods):
+        found, own = _behind(method, _shared(params))
+        with contextlib.suppress(LanternError):  # a method that refuses is left out
+            # one gradient, where a method does not say how many
+            work = found.work(own, sizes, model) if found.work else effort(params, model, 2)
+            passes += work.passes
+    return Work(passes, model.input_size**2)
+
+
 @technique(
     "compare-methods",
     family="attribution",
@@ -56,11 +72,13 @@ class CompareMethodsParams(ExplainParams):
         "sheet": "the picture, and each method's map over it",
         "heatmap": "the map of each method, in their order",
     },
+    work=_work,
 )
 def compare_methods(
     model: VisionModel,
     image: Annotated[Image, "picture to explain"],
     generator: torch.Generator,
+    progress: Progress,
     params: CompareMethodsParams,
 ) -> Outcome:
     """Explain one picture by several methods, on one sheet, with the evidence for each.
@@ -68,7 +86,7 @@ def compare_methods(
     All explain the same class. The facts say how faithful each map is: use it to choose a method.
     A method that refuses the network is left out of the sheet, and the facts say why.
     """
-    outcomes, refused = _ask(model, image, generator.initial_seed(), params)
+    outcomes, refused = _ask(model, image, generator.initial_seed(), params, progress)
     if not outcomes:
         reasons = "; ".join(f"{method}: {reason}" for method, reason in refused.items())
         raise InvalidParameter(f"every method refuses: {reasons}", pointer="/params/methods")
@@ -88,34 +106,53 @@ def compare_methods(
 
 
 def _ask(
-    model: VisionModel, image: Image, seed: int, params: CompareMethodsParams
+    model: VisionModel,
+    image: Image,
+    seed: int,
+    params: CompareMethodsParams,
+    progress: Progress,
 ) -> tuple[dict[str, Outcome], dict[str, str]]:
     """Return what each method found, all of one class, and why the others refused.
 
     Raises:
         LanternError: what all methods share is wrong.
     """
-    shared = params.model_dump(include=set(ExplainParams.model_fields))
+    shared = _shared(params)
     outcomes: dict[str, Outcome] = {}
     refused: dict[str, str] = {}
-    for method in dict.fromkeys(params.methods):
+    methods = list(dict.fromkeys(params.methods))
+    told = Told(progress, Step(0, len(methods), 0.0, lambda: image))
+    for number, method in enumerate(methods, 1):
+        # chance of its own: the same map as when it is called alone
+        chance = torch.Generator().manual_seed(seed)
+        given = {"model": model, "generator": chance, "progress": told.again}
         try:
-            outcomes[method] = _explained(method, model, image, seed, shared)
+            outcomes[method] = _explained(method, image, shared, given)
         except LanternError as error:
             if error.pointer.removeprefix("/params/") in shared:
                 raise
             refused[method] = error.detail
         else:  # of the first one, where the network chose it
             shared["target"] = outcomes[method].facts["class"]["index"]
+        told.step(Step(number, len(methods), 0.0, partial(_shown, outcomes.get(method), image)))
     return outcomes, refused
+
+
+def _shown(outcome: Outcome | None, image: Image) -> Image:
+    """Return a method's map over the picture, or the picture where it refused."""
+    return image if outcome is None else _map(outcome).drawn()
+
+
+def _map(outcome: Outcome) -> Heatmap:
+    heatmap = outcome.artifacts[0]
+    assert isinstance(heatmap, Heatmap)
+    return heatmap
 
 
 def _numbered(outcomes: dict[str, Outcome]) -> tuple[Heatmap, ...]:
     """Return the map of each method, named by its place."""
     found = []
-    for at, outcome in enumerate(outcomes.values(), 1):
-        heatmap = outcome.artifacts[0]
-        assert isinstance(heatmap, Heatmap)
+    for at, heatmap in enumerate(map(_map, outcomes.values()), 1):
         name = "heatmap" if at == 1 else f"heatmap-{at}"
         found.append(Heatmap(name, heatmap.values, heatmap.under))
     return tuple(found)
@@ -147,12 +184,18 @@ _METHODS: dict[str, tuple[str, dict[str, str]]] = {
 }
 
 
-def _explained(
-    method: str, model: VisionModel, image: Image, seed: int, shared: dict[str, Any]
-) -> Outcome:
+def _shared(params: CompareMethodsParams) -> dict[str, Any]:
+    return params.model_dump(include=set(ExplainParams.model_fields))
+
+
+def _behind(method: str, shared: dict[str, Any]) -> tuple[Technique, Any]:
+    """Return the technique behind a method, and its parameters."""
     name, fixed = _METHODS.get(method, (method, {}))
-    # chance of its own: the same map as when it is called alone
-    given = {"model": model, "generator": torch.Generator().manual_seed(seed)}
     found = registry.find(name)
+    return found, found.params_type(**shared, **fixed)
+
+
+def _explained(method: str, image: Image, shared: dict[str, Any], given: dict[str, Any]) -> Outcome:
+    found, params = _behind(method, shared)
     injected = {argument: given[what] for argument, what in found.injected.items()}
-    return found.function(image=image, params=found.params_type(**shared, **fixed), **injected)
+    return found.function(image=image, params=params, **injected)

@@ -7,7 +7,9 @@ from typing import Annotated
 from pydantic import Field
 
 from lantern.artifact import Outcome
+from lantern.checkpoint import Checkpoints
 from lantern.image import Image
+from lantern.progress import Progress
 from lantern.registry import technique
 from lantern.styles.library import StyleLibrary
 from lantern.styles.mix import read_mix
@@ -45,11 +47,13 @@ def fast_style(
     styles: StyleLibrary,
     image: Annotated[Image, "photograph to paint"],
     mask: Annotated[Image | None, "where to paint: white is painted, black stays"],
+    progress: Progress,
+    checkpoints: Checkpoints,
     params: FastStyleParams,
 ) -> Outcome:
     """Paint a photograph in the hand of a painting, in one pass of a trained network."""
     mix = read_mix(params.style)
     painter = styles.painter(mix)
-    picture = repainted(painter, image, params, mask)
+    picture = repainted(painter, image, params, mask, progress, checkpoints)
     facts = {"engine": painter.whole.name, "styles": {n: round(w, 4) for n, w in mix.items()}}
     return Outcome((picture,), facts)

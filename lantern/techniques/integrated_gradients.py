@@ -13,10 +13,12 @@ from lantern.artifact import Outcome
 from lantern.image import Image
 from lantern.optimize.regularize import blur
 from lantern.registry import technique
+from lantern.techniques.effort import effort
 from lantern.techniques.explained import Attribution, GradientsParams, explained
 from lantern.techniques.saliency import class_gradient
 from lantern.techniques.target import choose_class
 from lantern.vision_model import TOGETHER, VisionModel
+from lantern.work import Sizes, Work
 
 # Sigma of the blurred baseline, px at 224.
 BLUR = 12.0
@@ -37,12 +39,24 @@ class IntegratedGradientsParams(GradientsParams):
     )
 
 
+def _work(params: IntegratedGradientsParams, sizes: Sizes, model: VisionModel) -> Work:
+    # the usual gap is narrow enough when the points were doubled once; a narrower one may need all
+    is_usual = params.gap >= IntegratedGradientsParams.model_fields["gap"].default
+    most = min(params.most_steps, 2 * params.steps) if is_usual else params.most_steps
+    points = steps = params.steps
+    while 2 * steps <= most:
+        steps *= 2
+        points += steps
+    return effort(params, model, 2 + 2 * points)
+
+
 @technique(
     "integrated-gradients",
     family="attribution",
     runs="interactive",
     source="Sundararajan et al. 2017, arXiv:1703.01365, section 3",
     outputs={"heatmap": "share of each pixel in the change of the class score (logit), signed"},
+    work=_work,
 )
 def integrated_gradients(
     model: VisionModel,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal
 
 import torch
@@ -13,14 +16,22 @@ from lantern.image import Image
 from lantern.local_change import Box, LocalChange, covered
 from lantern.optimize.regularize import blur
 from lantern.patches import coarse_to_fine, patches, spread
+from lantern.progress import Progress, Step, Told
 from lantern.registry import technique
 from lantern.scoring import Scorer, compiled_scorer
+from lantern.techniques.effort import effort
 from lantern.techniques.explained import Attribution, ExplainParams, explained
 from lantern.techniques.target import check_channel, choose_class, strongest
 from lantern.vision_model import TOGETHER, VisionModel
+from lantern.work import Sizes, Work
 
 # Sigma of the blur that covers, px at 224.
 BLUR = 12.0
+# Patches of a step: as many as LocalChange takes together, so that steps change no rounding.
+STEP = 16
+
+Parts = Callable[[list[Box]], Iterator[list[Box]]]
+"""Goes through patches a few at a time, and tells of it."""
 
 
 class OcclusionParams(ExplainParams):
@@ -56,6 +67,10 @@ class OcclusionParams(ExplainParams):
     )
 
 
+def _work(params: OcclusionParams, sizes: Sizes, model: VisionModel) -> Work:
+    return effort(params, model, 1 + len(patches(model.input_size, params.patch, params.stride)))
+
+
 @technique(
     "occlusion",
     family="attribution",
@@ -64,69 +79,116 @@ class OcclusionParams(ExplainParams):
     outputs={
         "heatmap": "how far the score falls where it is covered, the mean of all patches there"
     },
+    work=_work,
 )
 def occlusion(
-    model: VisionModel, image: Annotated[Image, "picture to explain"], params: OcclusionParams
+    model: VisionModel,
+    image: Annotated[Image, "picture to explain"],
+    progress: Progress,
+    params: OcclusionParams,
 ) -> Outcome:
     """Cover one part of the picture after the other and watch the score.
 
     Where it falls, the network has looked; where it rises, what was there spoke against the class.
     """
     boxes = patches(model.input_size, params.patch, params.stride)
+    told = Told(progress)
 
-    def explain(model: VisionModel, pixels: Tensor, target: int | None) -> Attribution:
-        filling = _filling(model, pixels, params)
+    def explain(network: VisionModel, pixels: Tensor, target: int | None) -> Attribution:
+        filling = _filling(network, pixels, params)
         with torch.inference_mode():
-            logits = model.logits(pixels)
-            chosen = choose_class(model, logits, target)
+            logits = network.logits(pixels)
+            chosen = choose_class(network, logits, target)
+            tell = told.step if network is model else told.again
+            parts = _telling(tell, pixels, filling, _most_steps(len(boxes), params.coarse))
 
             def fall(some: list[Box]) -> Tensor:
                 if params.layer is None:
-                    seen = _logits(model, pixels, filling, some, quick=quick)
+                    seen = _logits(network, pixels, filling, some, parts, quick=quick)
                     scores = (seen if params.score == "logit" else seen.softmax(1))[:, chosen]
                 else:
-                    scores = _answers(model, params.layer, params.channel, pixels, filling, some)
+                    channel = params.layer, params.channel
+                    scores = _answers(network, channel, pixels, filling, some, parts)
                 return scores[0] - scores[1:]
 
             # one arithmetic for all, however many there will be
-            quick = None if params.exact else compiled_scorer(model, len(boxes))
+            quick = None if params.exact else compiled_scorer(network, len(boxes))
             falls, taken = coarse_to_fine(fall, boxes, params.coarse)
             field = spread(falls, boxes, pixels.shape[-1])
         facts = {"patches": len(boxes), "taken": taken}
-        neuron = _neuron(model, pixels, params)
+        neuron = _neuron(network, pixels, params)
         return Attribution(field.clone(), logits.clone(), chosen, facts, neuron=neuron)
 
     return explained(model, image, params, explain)
 
 
+def _most_steps(count: int, coarse: float) -> int:
+    """Return how many steps there are at most: coarse and fine patches begin one each."""
+    return -(-count // STEP) + bool(coarse)
+
+
+def _telling(progress: Progress, pixels: Tensor, filling: Tensor, total: int) -> Parts:
+    """Return what goes through patches and tells of each few, with the picture under the last."""
+    done = itertools.count(1)
+
+    def parts(boxes: list[Box]) -> Iterator[list[Box]]:
+        for at in range(0, len(boxes), STEP):
+            some = boxes[at : at + STEP]
+            yield some
+            progress(Step(next(done), total, 0.0, functools.partial(shown, some[-1:])))
+
+    def shown(boxes: list[Box]) -> Image:
+        return Image(covered(pixels, filling, boxes)[0].cpu())
+
+    return parts
+
+
 def _logits(
-    model: VisionModel, pixels: Tensor, filling: Tensor, boxes: list[Box], *, quick: Scorer | None
+    model: VisionModel,
+    pixels: Tensor,
+    filling: Tensor,
+    boxes: list[Box],
+    parts: Parts,
+    *,
+    quick: Scorer | None,
 ) -> Tensor:
     """Return the logits `[1+P,C]` of the picture, and of it under each patch."""
     if quick is None:
-        hidden = LocalChange(model, pixels, boxes).logits(filling, boxes)
-        return torch.cat([model.logits(pixels), hidden])
-    parts = [boxes[at : at + TOGETHER] for at in range(0, len(boxes), TOGETHER)]
+        change = LocalChange(model, pixels, boxes)
+        hidden = [change.logits(filling, some) for some in parts(boxes)]
+        return torch.cat([model.logits(pixels), *hidden])
     # all of one kind: what rounding adds to each is nearly the same, and falls out of differences
-    return torch.cat([quick(pixels), *(quick(covered(pixels, filling, part)) for part in parts)])
+    seen = (quick(covered(pixels, filling, few)) for some in parts(boxes) for few in _few(some))
+    return torch.cat([quick(pixels), *seen])
 
 
 def _answers(
-    model: VisionModel, layer: str, channel: int, pixels: Tensor, filling: Tensor, boxes: list[Box]
+    model: VisionModel,
+    channel: tuple[str, int],
+    pixels: Tensor,
+    filling: Tensor,
+    boxes: list[Box],
+    parts: Parts,
 ) -> Tensor:
-    """Return the largest value of a channel for the picture, and for it under each patch, `[1+P]`.
+    """Return the largest value of a layer's channel for the picture and under each patch, `[1+P]`.
 
     Raises:
         InvalidParameter: the layer has no such channel.
     """
-    check_channel(channel, model.channel_count(layer), layer)
+    layer, number = channel
+    check_channel(number, model.channel_count(layer), layer)
     with model.capture([layer]) as features:
 
         def answer(pictures: Tensor) -> Tensor:
-            return features(pictures)[layer][:, channel].reshape(len(pictures), -1).amax(1)
+            return features(pictures)[layer][:, number].reshape(len(pictures), -1).amax(1)
 
-        parts = [boxes[at : at + TOGETHER] for at in range(0, len(boxes), TOGETHER)]
-        return torch.cat([answer(pixels), *(answer(covered(pixels, filling, p)) for p in parts)])
+        hidden = (covered(pixels, filling, few) for some in parts(boxes) for few in _few(some))
+        return torch.cat([answer(pixels), *map(answer, hidden)])
+
+
+def _few(boxes: list[Box]) -> Iterator[list[Box]]:
+    """Part patches into those that pass through the network together."""
+    return (boxes[at : at + TOGETHER] for at in range(0, len(boxes), TOGETHER))
 
 
 @torch.inference_mode()

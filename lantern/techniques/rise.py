@@ -8,13 +8,16 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lantern.artifact import Outcome
+from lantern.artifact import Heatmap, Outcome
 from lantern.image import Image
+from lantern.progress import Progress, Step, Told
 from lantern.registry import technique
 from lantern.scoring import scorer
+from lantern.techniques.effort import effort
 from lantern.techniques.explained import Attribution, ExplainParams, explained
 from lantern.techniques.target import choose_class
 from lantern.vision_model import TOGETHER, VisionModel
+from lantern.work import Sizes, Work
 
 # Masks that pass together with their opposites.
 PAIRS = TOGETHER // 2
@@ -35,6 +38,10 @@ class RiseParams(ExplainParams):
     )
 
 
+def _work(params: RiseParams, sizes: Sizes, model: VisionModel) -> Work:
+    return effort(params, model, 1 + 2 * (params.masks // 2))
+
+
 @technique(
     "rise",
     title="RISE",
@@ -42,11 +49,13 @@ class RiseParams(ExplainParams):
     runs="interactive",
     source="Petsiuk et al. 2018, arXiv:1806.07421, section 3; opposite masks in pairs are ours",
     outputs={"heatmap": "how much the probability owes to each pixel being seen"},
+    work=_work,
 )
 def rise(
     model: VisionModel,
     image: Annotated[Image, "picture to explain"],
     generator: torch.Generator,
+    progress: Progress,
     params: RiseParams,
 ) -> Outcome:
     """Look at the picture through many random masks, and find what helps when it is seen.
@@ -55,11 +64,14 @@ def rise(
     difference tells more than two masks by chance; it ends once the map's error is small.
     """
 
-    def explain(model: VisionModel, pixels: Tensor, target: int | None) -> Attribution:
+    told = Told(progress)
+
+    def explain(network: VisionModel, pixels: Tensor, target: int | None) -> Attribution:
+        tell = told.step if network is model else told.again
         with torch.inference_mode():
-            logits = model.logits(pixels)
-            target = choose_class(model, logits, target)
-            field, facts = _through_masks(model, pixels, target, params, generator)
+            logits = network.logits(pixels)
+            target = choose_class(network, logits, target)
+            field, facts = _through_masks(network, pixels, target, params, generator, tell)
         return Attribution(field.clone(), logits.clone(), target, facts)
 
     return explained(model, image, params, explain)
@@ -71,8 +83,10 @@ def _through_masks(
     target: int,
     params: RiseParams,
     generator: torch.Generator,
+    progress: Progress,
 ) -> tuple[Tensor, dict[str, object]]:
     side, score = pixels.shape[-1], scorer(model, params.masks)
+    batches, shown = -(-(params.masks // 2) // PAIRS), Image(pixels[0].cpu())
     total = torch.zeros(side, side, dtype=torch.float64)
     squares = torch.zeros_like(total)
     pairs, error = 0, 1.0
@@ -92,7 +106,14 @@ def _through_masks(
         deviation = (squares / pairs - mean.square()).clamp_min(0) / pairs
         width = float(mean.max() - mean.min())
         error = float(deviation.sqrt().mean()) / max(width, 1e-12)
-    return mean.float(), {"masks": 2 * pairs, "standard_error": round(error, 4)}
+        preview = Heatmap("preview", mean.float(), shown).drawn
+        progress(Step(-(-pairs // PAIRS), batches, error, preview))
+    facts: dict[str, object] = {
+        "masks": 2 * pairs,
+        "standard_error": round(error, 4),
+        "settled": error <= params.error,
+    }
+    return mean.float(), facts
 
 
 def draw_masks(count: int, cells: int, side: int, generator: torch.Generator) -> Tensor:

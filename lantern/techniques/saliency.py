@@ -11,9 +11,11 @@ from torch import Tensor
 from lantern.artifact import Outcome
 from lantern.image import Image
 from lantern.registry import technique
+from lantern.techniques.effort import effort
 from lantern.techniques.explained import Attribution, GradientsParams, explained
 from lantern.techniques.target import choose_class
 from lantern.vision_model import TOGETHER, VisionModel
+from lantern.work import Sizes, Work
 
 
 class SaliencyParams(GradientsParams):
@@ -33,6 +35,11 @@ class SaliencyParams(GradientsParams):
     )
 
 
+def _work(params: SaliencyParams, sizes: Sizes, model: VisionModel) -> Work:
+    # of each copy the way there and back
+    return effort(params, model, 2 if params.method == "gradient" else 1 + 2 * params.samples)
+
+
 @technique(
     "saliency",
     family="attribution",
@@ -42,6 +49,7 @@ class SaliencyParams(GradientsParams):
     outputs={
         "heatmap": "gradient of the class score (logit), per pixel of the network's view in 0..1"
     },
+    work=_work,
 )
 def saliency(
     model: VisionModel,

@@ -117,7 +117,9 @@ def list_previews(job_id: str) -> flask.Response:
 def get_preview(job_id: str, step: int) -> flask.Response:
     """Return the picture as it was at a step."""
     _find(job_id)
-    data = current().stores.blobs.read(job_id, job_bytes.preview_name(step))
+    stores = current().stores
+    fence = dict(stores.jobs.shown(job_id)).get(step, 0)
+    data = stores.blobs.read(job_id, job_bytes.preview_name(step, fence))
     if data is None:
         raise Problem(404, "not-found", "there is no preview of that step, or it has expired")
     return flask.Response(data, content_type="image/jpeg")
@@ -166,7 +168,7 @@ def delete_job(job_id: str) -> flask.Response:
     if not job.is_final:
         raise Problem(409, "not-finished", "the job is not finished; cancel it first")
     stores = current().stores
-    stores.blobs.delete(job_id, *job_bytes.names(job, stores.jobs.previews(job_id)))
+    stores.blobs.delete(job_id, *job_bytes.names(job, stores.jobs.shown(job_id)))
     stores.jobs.delete(job)
     return flask.Response(status=204)
 

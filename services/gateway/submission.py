@@ -15,6 +15,7 @@ import lantern
 from lantern.call import Call, by_slot
 from lantern.decoders.library import unknown
 from lantern.image import Image
+from lantern.params import Params
 from lantern.registry import Technique
 from lantern.run import estimate, validate
 from lantern.work import check
@@ -29,7 +30,7 @@ from services.gateway.results import has_form, result_response
 from services.gateway.trained import Trained
 from services.jobs import IdempotencyConflict, Order, QueueFull, QuotaReached
 from services.published import TRAINER
-from services.record import Job, JobOptions, new_id
+from services.record import Job, JobOptions, Lane, new_id
 
 LONGEST_WAIT_S = 30
 
@@ -39,6 +40,7 @@ def submit(
     call: Call,
     options: JobOptions,
     prefer: Mapping[str, str],
+    lane: Lane,
     pinned: Pinned | None = None,
     trained: Trained | None = None,
 ) -> flask.Response:
@@ -48,7 +50,7 @@ def submit(
     """
     context = current()
     context.stores.blobs.require_room()
-    order = _order(technique, call, options, pinned)
+    order = _order(technique, call, options, lane, pinned)
     known = None if flask.request.cache_control.no_cache else context.stores.jobs.known(order.cache)
     # not what is in its collection: a call that is sent again finds its job, whatever came since
     fingerprint = _digest(order.call, _cache_name(call), options.model_dump(mode="json"))
@@ -73,7 +75,21 @@ def submit(
     return response
 
 
-def _order(technique: Technique, call: Call, options: JobOptions, pinned: Pinned | None) -> Order:
+def lane_of(technique: Technique, call: Call, *, is_film: bool) -> Lane:
+    """Choose the lane of a call: what takes its time may hold up neither the quick nor the engine.
+
+    Raises:
+        LanternError: the parameters do not fit the network.
+    """
+    if technique.runs == "job" or is_film:
+        return "jobs"
+    most = current().settings.max_interactive_teraflop
+    return "jobs" if _expected(technique, call).get("gigaflop", 0.0) > 1e3 * most else "fast"
+
+
+def _order(
+    technique: Technique, call: Call, options: JobOptions, lane: Lane, pinned: Pinned | None
+) -> Order:
     record = dataclasses.asdict(call) | {"inputs": list(call.inputs), "accept": list(call.accept)}
     webhook = None
     if options.webhook_url:
@@ -82,7 +98,7 @@ def _order(technique: Technique, call: Call, options: JobOptions, pinned: Pinned
     return Order(
         call=record,
         owner=owner(),
-        lane="jobs" if technique.runs == "job" else "fast",
+        lane=lane,
         id=new_id(),
         options=options.model_dump(mode="json", exclude={"webhook_url", "webhook_secret"}),
         webhook=webhook,
@@ -91,15 +107,21 @@ def _order(technique: Technique, call: Call, options: JobOptions, pinned: Pinned
     )
 
 
-def _estimate(technique: Technique, call: Call) -> dict[str, Any]:
-    """Say what the call will take; refuse more than a caller may ask for."""
+def _expected(technique: Technique, call: Call) -> dict[str, Any]:
+    """Say what the call will take; nothing of techniques that take a moment."""
     if technique.work is None:
         return {}
     headers = {slot: map(Image.probe, several) for slot, several in by_slot(call.inputs).items()}
     sizes = {slot: [(h.height, h.width) for h in found] for slot, found in headers.items()}
-    params = validate(technique.params_type, call.params)
-    expected = estimate(technique, params, sizes, current().networks.sketch(call.model))
-    settings = current().settings
+    params: Params = validate(technique.params_type, call.params)
+    return estimate(technique, params, sizes, current().networks.sketch(call.model))
+
+
+def _estimate(technique: Technique, call: Call) -> dict[str, Any]:
+    """Say what the call will take, and how long; refuse more than a caller may ask for."""
+    expected, settings = _expected(technique, call), current().settings
+    if not expected:
+        return {}
     check(
         expected["gigaflop"] * 1e9,
         expected["megabytes"] * 1e6,

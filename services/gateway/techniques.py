@@ -27,7 +27,7 @@ from services.gateway.networks import find_network
 from services.gateway.pinned import pin
 from services.gateway.reading import read_call
 from services.gateway.styles import check_styles
-from services.gateway.submission import submit
+from services.gateway.submission import lane_of, submit
 from services.gateway.trained import find_trained
 
 routes = flask.Blueprint("techniques", __name__)
@@ -55,18 +55,19 @@ def run_technique(name: str) -> flask.Response:
     # the engine knows the built-in collections alone, and no decoders
     is_own = trained is not None or (pinned is not None and pinned.manifest is not None)
     is_film = calls.check(technique, call.inputs, thoroughly=False)
-    as_job = technique.runs == "job" or "respond-async" in prefer or is_own or is_film
+    lane = lane_of(technique, call, is_film=is_film)
+    as_job = lane == "jobs" or "respond-async" in prefer or is_own
     if as_job:
         with DECODING:
             calls.check(technique, call.inputs, thoroughly=True)
     styles = check_styles(technique, call)
     if as_job:
         _check_model(technique, call)
-        return submit(technique, call, options, prefer, pinned, trained)
+        return submit(technique, call, options, prefer, lane, pinned, trained)
     try:
         return answer(technique, call, styles, current().backend.perform)
     except Unavailable:
-        return submit(technique, call, options, prefer, pinned)
+        return submit(technique, call, options, prefer, lane, pinned)
 
 
 def answer(

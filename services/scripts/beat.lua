@@ -12,7 +12,7 @@ if ARGV[4] ~= '' then
 end
 if ARGV[5] ~= '' then
   redis.call('HSET', JOB .. id, 'preview_step', ARGV[5])
-  redis.call('ZADD', JOB .. id .. ':previews', ARGV[5], ARGV[5])
+  redis.call('ZADD', JOB .. id .. ':previews', ARGV[5], ARGV[2] .. '-' .. ARGV[5])
   tell(id, 'preview', cjson.encode({step = tonumber(ARGV[5]),
     url = '/v1/jobs/' .. id .. '/previews/' .. ARGV[5]}))
 end

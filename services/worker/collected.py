@@ -8,7 +8,7 @@ from services.collection_record import Manifest
 from services.job_bytes import COLLECTION
 from services.record import Job
 from services.worker.desk import Desk
-from services.worker.ending import patiently
+from services.worker.patience import patiently
 
 if TYPE_CHECKING:
     from lantern.collections.collection import Collection

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import redis
 
@@ -16,29 +15,16 @@ from services.blobs import needing_room
 from services.jobs import Claim
 from services.record import Job, Status
 from services.worker.desk import Desk
+from services.worker.patience import Room, patiently
 from services.worker.pulse import Pulse
 
 if TYPE_CHECKING:
     from lantern.artifact import Result
 
-T = TypeVar("T")
-PATIENCE_S = 60.0
 LARGEST_ARRAYS = 128 * 1024 * 1024
 
 
-def patiently(action: Callable[[], T]) -> T:
-    """Do something with Redis, again and again while it restarts."""
-    deadline = time.monotonic() + PATIENCE_S
-    while True:
-        try:
-            return action()
-        except (redis.ConnectionError, redis.TimeoutError):
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.25)
-
-
-@dataclass(frozen=True)
+@dataclass
 class Ending:
     """The end of one claimed job."""
 
@@ -46,6 +32,11 @@ class Ending:
     claim: Claim
     job: Job
     pulse: Pulse
+    _room: Room = field(init=False)
+    _written: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._room = Room(self.pulse)
 
     def succeeded(self, result: Mapping[str, Any]) -> None:
         """Record that the result is there."""
@@ -53,9 +44,9 @@ class Ending:
             self._delete(job_bytes.result_names(result))
             self._withdraw()
 
-    def failed(self, code: str, detail: str) -> None:
-        """Record what went wrong."""
-        self._finish("failed", error=_error(code, detail))
+    def failed(self, code: str, detail: str, *, retryable: bool = False) -> None:
+        """Record what went wrong, and whether the same call may do better later."""
+        self._finish("failed", error=_error(code, detail, retryable=retryable))
 
     def stopped(self, *, late: bool) -> None:
         """Record that it was cancelled, or came to its deadline."""
@@ -64,21 +55,32 @@ class Ending:
     def store(self, result: Result) -> dict[str, Any]:
         """Store every artifact and the raw arrays; return the result as the record keeps it.
 
-        The names hold the fence: a worker that was taken over writes beside what counts.
+        The names hold the fence: a worker that was taken over writes beside what counts. What is
+        stored of a result that cannot be stored whole is deleted again.
+
+        Raises:
+            StorageFull: there was no room for long.
+            Cancelled, Suspended: the job is not to go on, or only later, and waited for room.
         """
         prefix = f"result-{self.claim.fence}-"
-        arrays = result.npz()
-        is_kept = len(arrays) <= LARGEST_ARRAYS
-        if is_kept:
-            self._put(prefix + job_bytes.ARRAYS, arrays)
-        return {
-            "technique": result.technique,
-            "params": result.params.model_dump(mode="json"),
-            "seed": result.seed,
-            "facts": dict(result.facts) | self._publish(result),
-            "artifacts": [self._store_artifact(prefix, part) for part in result.artifacts],
-            "arrays": prefix + job_bytes.ARRAYS if is_kept else None,
-        }
+        with contextlib.ExitStack() as undoing:
+            undoing.callback(self._delete, self._written)
+            arrays = result.npz()
+            is_kept = len(arrays) <= LARGEST_ARRAYS
+            if is_kept:
+                self._put(prefix + job_bytes.ARRAYS, arrays)
+            artifacts = [self._store_artifact(prefix, part) for part in result.artifacts]
+            stored = {
+                "technique": result.technique,
+                "params": result.params.model_dump(mode="json"),
+                "seed": result.seed,
+                # published last: nobody is to see the style of a job that ends in another way
+                "facts": dict(result.facts) | self._publish(result),
+                "artifacts": artifacts,
+                "arrays": prefix + job_bytes.ARRAYS if is_kept else None,
+            }
+            undoing.pop_all()
+        return stored
 
     def _withdraw(self) -> None:
         """Take back a style whose job was cancelled; whoever took the job over gives it again."""
@@ -90,8 +92,11 @@ class Ending:
         """Keep a trained style for longer than the job; return what there is to say of it."""
         if result.technique != published.TRAINER:
             return {}
+        return {"style": self._room.find(lambda: self._published(result))}
+
+    def _published(self, result: Result) -> str:
         with needing_room():
-            return {"style": published.publish(self.desk.studio.styles.own, self.job, result)}
+            return published.publish(self.desk.studio.styles.own, self.job, result)
 
     def _store_artifact(self, prefix: str, artifact: Any) -> dict[str, Any]:
         """Store the form that loses nothing; callers get any other made from it."""
@@ -127,14 +132,15 @@ class Ending:
         return True
 
     def _put(self, name: str, data: bytes) -> None:
-        ttl_s = self.desk.settings.result_ttl_s
-        self.desk.stores.blobs.put(self.job.id, name, data, ttl_s=ttl_s)
+        ttl_s, blobs = self.desk.settings.result_ttl_s, self.desk.stores.blobs
+        self._written.append(name)
+        self._room.find(lambda: blobs.put(self.job.id, name, data, ttl_s=ttl_s))
 
     def _delete(self, names: list[str]) -> None:
         with contextlib.suppress(redis.RedisError):  # they expire by themselves
             self.desk.stores.blobs.delete(self.job.id, *names)
 
 
-def _error(code: str, detail: str) -> dict[str, Any]:
+def _error(code: str, detail: str, *, retryable: bool) -> dict[str, Any]:
     title = code.replace("-", " ").capitalize()
-    return {"type": f"/problems/{code}", "title": title, "detail": detail, "retryable": False}
+    return {"type": f"/problems/{code}", "title": title, "detail": detail, "retryable": retryable}

@@ -107,6 +107,20 @@ class Pulse:
             self._previewed_at = now
             self._keep_preview(step)
 
+    def heed(self) -> None:
+        """Hear whether to stop, where nothing is kept any more.
+
+        Raises:
+            Cancelled: the job is not to go on.
+            Suspended: the job is to go on later, from the state that was kept last.
+        """
+        from lantern.progress import Cancelled, Suspended
+
+        if self.word in STOPS:
+            raise Cancelled
+        if self.is_suspended():
+            raise Suspended
+
     def keep(self, state: bytes) -> float:
         """Have the state of the run stored, for another worker to go on from.
 
@@ -195,7 +209,7 @@ class Pulse:
 
     def _keep_preview(self, step: Step) -> None:
         picture = step.preview().fit(self.options.preview_size).encode("image/jpeg", 80)
-        self._keeper.offer(PREVIEW, preview_name(step.done), picture)
+        self._keeper.offer(PREVIEW, preview_name(step.done, self.claim.fence), picture)
 
     def _note_kept(self, purpose: str, name: str) -> None:
         if purpose == STATE:

@@ -23,7 +23,8 @@ from services.worker.app import app
 from services.worker.collected import collections_of
 from services.worker.courier import deliver_one
 from services.worker.desk import Desk, desk
-from services.worker.ending import Ending, patiently
+from services.worker.ending import Ending
+from services.worker.patience import patiently
 from services.worker.pulse import Pulse
 from services.worker.trained import decoders_of
 
@@ -109,7 +110,7 @@ def work(at: Desk, claim: Claim, lane: Lane) -> None:
         ending = Ending(at, claim, job, pulse)
         try:
             result = _run(at, job, pulse)
-            stored = patiently(lambda: ending.store(result))
+            stored = ending.store(result)
         except Suspended:
             patiently(pulse.flush)
             _put_down(at, claim, lane)
@@ -119,7 +120,8 @@ def work(at: Desk, claim: Claim, lane: Lane) -> None:
         except LanternError as error:
             ending.failed(error.code, error.detail)
         except StorageFull:
-            ending.failed("storage-full", "there is no room for the result; try again later")
+            detail = "there was no room for the result for some minutes; send the call again later"
+            ending.failed("storage-full", detail, retryable=True)
         except redis.RedisError:
             log.exception("job %s is left to another worker: Redis was away too long", job.id)
         except Exception:

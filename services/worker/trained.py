@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from services.job_bytes import DECODER
 from services.record import Job
 from services.worker.desk import Desk
-from services.worker.ending import patiently
+from services.worker.patience import patiently
 
 if TYPE_CHECKING:
     from lantern.decoders.library import Decoders

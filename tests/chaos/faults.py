@@ -178,8 +178,10 @@ def restart(name: str) -> Callable[[Site, Blow], None]:
 
 
 def fill_store(site: Site, blow: Blow) -> None:
-    """Leave the blobs no room for some seconds: new work is refused, what is there is read."""
-    blow.fills_store = True
+    """Leave the blobs no room for some seconds: new work is refused, what is there is read.
+
+    Jobs that end meanwhile wait with their results.
+    """
     old = [entry for entry in site.ledger.entries if len(entry.digest) == 64]
     with site.store("blobs") as store:
         most = str(store.config_get("maxmemory")["maxmemory"])

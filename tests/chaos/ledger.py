@@ -78,7 +78,6 @@ class Blow:
     victims: list[Victim] = field(default_factory=list)
     detail: str = ""
     stops_gateway: bool = False
-    fills_store: bool = False
     ended: float = 0.0
     ready_at: float = 0.0
     missed: str = ""

@@ -59,14 +59,7 @@ class Findings:
     def _is_lost(self, entry: Entry) -> bool:
         status = self.statuses[entry.id]
         expected = {"succeeded"} | ({"canceled"} if entry.wish == "cancel" else set())
-        return status not in expected and not self.failed_for_room(entry)
-
-    def failed_for_room(self, entry: Entry) -> bool:
-        """Tell whether a job failed because the blob store was full, as it was made to be."""
-        struck = any(
-            b.fills_store and b.touches(entry.asked_at, entry.final_at) for b in self.ledger.blows
-        )
-        return struck and (self.statuses[entry.id], entry.error) == ("failed", "storage-full")
+        return status not in expected
 
     def doubled(self) -> list[Entry]:
         """Return the jobs that changed after their end, or ended twice."""
@@ -235,8 +228,6 @@ def _oddities(found: Findings) -> list[str]:
         f"{len(ledger.entries)} jobs, {len(found.resumed())} of them resumed; "
         f"{len(ledger.calls)} interactive calls, {len(first)} of them sent twice"
     ]
-    full = [entry for entry in ledger.entries if found.failed_for_room(entry)]
-    lines.append(f"jobs that failed because the blob store was full: {len(full)}")
     lines += [f"{what}: {count}" for what, count in sorted(ledger.notes.items())]
     lines += [f"LOST {_about(found, entry)}" for entry in found.lost()]
     lines += [f"TWO ENDS {_about(found, entry)}" for entry in found.doubled()]

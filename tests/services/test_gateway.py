@@ -567,7 +567,8 @@ class TestEvents:
         job = queue(http)
         claim = start(stores, job)
         for step in range(1, 4):
-            stores.blobs.put(job["id"], f"preview-{step}", encode("JPEG", seed=step), ttl_s=60)
+            name, picture = f"preview-{claim.fence}-{step}", encode("JPEG", seed=step)
+            stores.blobs.put(job["id"], name, picture, ttl_s=60)
             stores.jobs.beat(claim, progress={"done": step, "total": 3}, preview=step)
         stores.jobs.finish(claim, "failed", error={"type": "/problems/x", "detail": "because"})
         return job

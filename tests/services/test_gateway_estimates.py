@@ -1,4 +1,4 @@
-"""What a job will take is told when it is made; too much, or what cannot work, is refused."""
+"""What a job will take is told when it is made, and chooses its lane; too much is refused."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ import pytest
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
+from services.backend import TorchServeBackend
 from services.clients import Stores
+from services.gateway import techniques
+from tests.films import film
 from tests.services.gateway import encode, multipart, problem
 
 EXCITE = "/v1/techniques/activation-maximization"
@@ -133,3 +136,72 @@ def test_more_memory_than_a_job_may_take_is_refused(make_http: Callable[..., Fla
     many = excite(http, objectives=["_conv_head:0..127"], steps=1, size=256)
     refused = problem(many, 422, "too-much-work")
     assert "at most 300" in refused["detail"]
+
+
+# --- Lanes: TorchServe does not listen, so that light calls become jobs too, but quick ones
+
+
+def lane(http: FlaskClient, stores: Stores, technique: str, data: bytes, **params: Any) -> str:
+    given = {name: str(value) for name, value in params.items()}
+    response = http.post(f"/v1/techniques/{technique}", **multipart(("image", data), **given))
+    assert response.status_code == 202, response.get_data(as_text=True)
+    job = stores.jobs.get(response.get_json()["id"])
+    assert job is not None
+    return job.lane
+
+
+HEAVY: list[tuple[str, dict[str, Any]]] = [
+    ("rise", {"masks": 8000}),
+    ("occlusion", {"patch": 8, "stride": 2}),
+    ("integrated-gradients", {"steps": 400, "most_steps": 1600}),
+    ("integrated-gradients", {"gap": 1e-6, "most_steps": 1600}),
+    ("saliency", {"method": "smooth-grad", "samples": 200, "sanity": True, "evidence": 100}),
+    ("compare-methods", {"sanity": True}),
+    ("rise", {"model": "resnet50"}),
+]
+
+
+@pytest.mark.parametrize(("technique", "params"), HEAVY)
+def test_a_heavy_interactive_call_is_a_long_job(
+    technique: str,
+    params: dict[str, Any],
+    http: FlaskClient,
+    stores: Stores,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(TorchServeBackend, "perform", unwanted)
+    monkeypatch.setattr(techniques, "_check_model", lambda *_: None)  # weights are not here
+    assert lane(http, stores, technique, encode("JPEG"), **params) == "jobs"
+
+
+def unwanted(*_: object) -> None:
+    raise AssertionError("the engine was asked")
+
+
+@pytest.mark.parametrize(
+    "technique", ["rise", "occlusion", "integrated-gradients", "saliency", "compare-methods"]
+)
+def test_as_it_is_by_default_it_is_a_quick_one(
+    technique: str, http: FlaskClient, stores: Stores
+) -> None:
+    assert lane(http, stores, technique, encode("JPEG")) == "fast"
+
+
+def test_a_film_is_a_long_job(
+    http: FlaskClient, stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert lane(http, stores, "fast-style", encode("JPEG")) == "fast"
+    monkeypatch.setattr(TorchServeBackend, "perform", unwanted)
+    assert lane(http, stores, "fast-style", film()) == "jobs"
+
+
+def test_where_machines_are_quicker_more_is_quick(
+    make_http: Callable[..., FlaskClient], stores: Stores
+) -> None:
+    http = make_http(max_interactive_teraflop=50)
+    assert lane(http, stores, "rise", encode("JPEG"), masks=8000) == "fast"
+
+
+def test_what_was_taken_before_is_not_too_much(http: FlaskClient, stores: Stores) -> None:
+    given = {"patch": 8, "stride": 2, "sanity": True, "evidence": 100}
+    assert lane(http, stores, "occlusion", encode("JPEG"), **given) == "jobs"

@@ -325,10 +325,26 @@ class TestWhatIsKept:
         assert http.delete(location).status_code == 204
         assert stores.blobs.read(job["id"], "input-image") == PHOTO
 
+    def test_of_a_step_that_two_workers_showed_the_last_preview_counts(
+        self, http: FlaskClient, stores: Stores
+    ) -> None:
+        job = queue(http)
+        for picture in (b"first", b"second"):
+            claim = start(stores, job)
+            name = f"preview-{claim.fence}-7"
+            stores.blobs.put(job["id"], name, picture, ttl_s=60)
+            stores.jobs.beat(claim, preview=7)
+            stores.jobs.suspend(claim)
+        (shown,) = http.get(job["links"]["previews"]).get_json()["previews"]
+        assert http.get(shown["url"]).data == b"second"
+        http.post(job["links"]["cancel"])
+        assert http.delete(job["links"]["self"]).status_code == 204
+        assert kept(stores, job) == []
+
     def test_a_deleted_job_leaves_nothing(self, http: FlaskClient, stores: Stores) -> None:
         job = queue(http)
         claim = start(stores, job)
-        stores.blobs.put(job["id"], "preview-1", PHOTO, ttl_s=60)
+        stores.blobs.put(job["id"], f"preview-{claim.fence}-1", PHOTO, ttl_s=60)
         stores.jobs.beat(claim, preview=1)
         stores.jobs.suspend(claim)
         finish(stores, job)

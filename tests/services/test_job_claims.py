@@ -242,6 +242,21 @@ class TestBeat:
         assert events(jobs, job)[-1] == ("preview", {"step": 7, "url": url})
         assert story(jobs, job) == ["queued", "running"] + ["preview"] * 5
 
+    def test_of_a_step_that_two_workers_show_both_are_known(
+        self, jobs: Jobs, client: redis.Redis
+    ) -> None:
+        job = create(jobs)
+        first = claim(jobs, job)
+        for step in (5, 9):
+            jobs.beat(first, preview=step)
+        end_lease(client, job)
+        jobs.reap()
+        second = claim(jobs, job)
+        jobs.beat(second, preview=9)
+        assert jobs.beat(first, preview=9) == "lost"
+        assert jobs.shown(job.id) == [(5, first.fence), (9, first.fence), (9, second.fence)]
+        assert jobs.previews(job.id) == [5, 9]
+
     def test_progress_is_told_before_its_preview(self, jobs: Jobs) -> None:
         job = create(jobs)
         jobs.beat(claim(jobs, job), progress={"done": 1}, preview=1)

@@ -11,26 +11,34 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from threading import Thread
 from typing import Any, cast
 
 import numpy as np
 import PIL.Image
 import pytest
 import redis
+import torch
 
 from lantern.call import Call, Studio
+from lantern.image import Image
+from lantern.progress import Step
 from lantern.styles.library import StyleLibrary
 from lantern.zoo import Zoo
 from services import clients
+from services.blobs import StorageFull
 from services.clients import Stores
+from services.job_bytes import preview_name
 from services.jobs import JOB, RUNNING, Claim, Order
 from services.queues import RUN_JOB, queue_of, send
-from services.record import Job, new_id
+from services.record import Job, JobOptions, new_id
 from services.settings import Settings
-from services.worker import caretaker, tasks
+from services.worker import caretaker, patience, tasks
 from services.worker.app import make_app
 from services.worker.desk import Desk
+from services.worker.pulse import Pulse
 from services.worker.tasks import work
+from tests.films import film
 from tests.waiting import until
 
 ENDLESS = {"steps": 200, "octaves": 10, "octave_scale": 1.1, "size": 160}
@@ -196,7 +204,7 @@ class TestSuccess:
         step = read(desk, claim).preview_step
         assert step is not None
         assert step in desk.stores.jobs.previews(claim.job_id)
-        data = desk.stores.blobs.read(claim.job_id, f"preview-{step}")
+        data = desk.stores.blobs.read(claim.job_id, f"preview-{claim.fence}-{step}")
         assert data is not None
         with PIL.Image.open(io.BytesIO(data)) as picture:
             assert picture.format == "JPEG"
@@ -248,14 +256,6 @@ class TestFailure:
         work(desk, claim, "jobs")
         assert error_type(read(desk, claim)) == "/problems/undecodable-image"
 
-    def test_a_full_store_fails_the_job(
-        self, desk: Desk, submit: Submit, client: redis.Redis
-    ) -> None:
-        claim = submit("deep-dream", SHORT)
-        client.config_set("maxmemory", 1)
-        work(desk, claim, "jobs")
-        assert error_type(read(desk, claim)) == "/problems/storage-full"
-
     def test_our_own_mistake_fails_without_its_words(
         self, desk: Desk, submit: Submit, client: redis.Redis
     ) -> None:
@@ -267,7 +267,102 @@ class TestFailure:
         assert "secret" not in str(job.error)
 
 
+class TestAFullStore:
+    """What a job does whose result has no room: it waits, and can be stopped meanwhile."""
+
+    @pytest.fixture
+    def waiting(self, desk: Desk, submit: Submit, client: redis.Redis) -> tuple[Claim, Thread]:
+        """A job that has taken its last step, and a full store."""
+        claim = submit("deep-dream", SHORT)
+        client.config_set("maxmemory", 1)
+        thread = in_background(desk, claim)
+        until(lambda: (read(desk, claim).progress or {}).get("done") == 3)
+        time.sleep(0.5)
+        assert thread.is_alive()
+        return claim, thread
+
+    def test_the_result_waits_until_there_is_room(
+        self, desk: Desk, client: redis.Redis, waiting: tuple[Claim, Thread]
+    ) -> None:
+        claim, thread = waiting
+        leases = []
+        for _ in range(3):
+            time.sleep(0.5)
+            leases.append(client.zscore(RUNNING, claim.job_id) or 0.0)
+        assert leases == sorted(set(leases)), "it gives signs of life"
+        client.config_set("maxmemory", 0)
+        thread.join(10)
+        assert (read(desk, claim).status, len(artifacts(desk, claim))) == ("succeeded", 1)
+
+    def test_in_the_end_the_job_fails_and_may_be_tried_again(
+        self, desk: Desk, submit: Submit, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(patience, "ROOM_WITHIN_S", 1.0)
+        claim = submit("deep-dream", SHORT)
+        client.config_set("maxmemory", 1)
+        began = time.monotonic()
+        work(desk, claim, "jobs")
+        assert time.monotonic() - began > 1
+        job = read(desk, claim)
+        assert (job.status, error_type(job)) == ("failed", "/problems/storage-full")
+        assert job.error is not None
+        assert job.error["retryable"] is True
+        assert "result" not in kept(desk, claim)
+
+    def test_cancelling_is_heard(self, desk: Desk, waiting: tuple[Claim, Thread]) -> None:
+        claim, thread = waiting
+        desk.stores.jobs.cancel(claim.job_id)
+        thread.join(2)
+        assert not thread.is_alive()
+        assert read(desk, claim).status == "canceled"
+        assert "result" not in kept(desk, claim)
+
+    def test_pausing_is_heard_and_the_job_goes_on_later(
+        self, desk: Desk, client: redis.Redis, waiting: tuple[Claim, Thread]
+    ) -> None:
+        claim, thread = waiting
+        desk.stores.jobs.pause(claim.job_id)
+        thread.join(5)
+        assert read(desk, claim).status == "paused"
+        client.config_set("maxmemory", 0)
+        desk.stores.jobs.resume(claim.job_id)
+        again = desk.stores.jobs.claim("jobs", "worker:2")
+        assert again is not None
+        work(desk, again, "jobs")
+        assert read(desk, claim).status == "succeeded"
+
+    def test_what_was_stored_of_a_result_gives_its_room_back(
+        self, desk: Desk, submit: Submit, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(patience, "ROOM_WITHIN_S", 0.3)
+        put = desk.stores.blobs.put
+
+        def refuse_pictures(owner: str, name: str, data: bytes, *, ttl_s: int) -> None:
+            if name.endswith("-picture"):
+                raise StorageFull
+            put(owner, name, data, ttl_s=ttl_s)
+
+        monkeypatch.setattr(desk.stores.blobs, "put", refuse_pictures)
+        claim = submit("deep-dream", SHORT)
+        work(desk, claim, "jobs")
+        assert error_type(read(desk, claim)) == "/problems/storage-full"
+        assert kept(desk, claim) == {"preview"}
+
+
 class TestStopping:
+    def test_a_cancelled_film_ends_within_a_frame(self, desk: Desk, submit: Submit) -> None:
+        claim = submit("fast-style", {"size": 512})
+        moving = film("GIF", count=200, size=(512, 384))
+        desk.stores.blobs.put(claim.job_id, "input-image", moving, ttl_s=60)
+        thread = in_background(desk, claim)
+        progress = read(desk, claim).progress
+        assert progress is not None
+        assert (progress["total"], progress["done"] < 200) == (200, True)
+        desk.stores.jobs.cancel(claim.job_id)
+        thread.join(3)
+        assert not thread.is_alive()
+        assert read(desk, claim).status == "canceled"
+
     def test_a_cancelled_run_ends_soon(self, desk: Desk, submit: Submit) -> None:
         claim = submit("deep-dream", ENDLESS)
         thread = in_background(desk, claim)
@@ -291,6 +386,20 @@ class TestStopping:
         assert (job.status, job.attempts) == ("running", 2)
         assert "done" not in names(desk, claim)
         assert desk.stores.jobs.beat(heir) == "ok"
+
+    def test_who_has_lost_the_lease_spoils_no_preview(self, desk: Desk, submit: Submit) -> None:
+        claim = submit("deep-dream", SHORT)
+        blobs, deaf = desk.stores.blobs, dataclasses.replace(desk.settings, beat_s=60)
+        with Pulse(dataclasses.replace(desk, settings=deaf), claim, JobOptions()) as zombie:
+            heir = take_over(desk, claim)
+            blobs.put(claim.job_id, preview_name(1, heir.fence), b"the heir's", ttl_s=60)
+            desk.stores.jobs.beat(heir, preview=1)
+            zombie.step(Step(1, 3, 0.0, lambda: Image(torch.zeros(3, 8, 8))))
+            late = preview_name(1, claim.fence)
+            until(lambda: blobs.read(claim.job_id, late) is not None)
+            zombie.flush()
+        ((step, fence),) = desk.stores.jobs.shown(claim.job_id)
+        assert blobs.read(claim.job_id, preview_name(step, fence)) == b"the heir's"
 
 
 class TestGoingOn:
@@ -387,7 +496,7 @@ class TestWhatIsKept:
         assert arrays is not None
         with np.load(io.BytesIO(arrays)) as found:
             assert found["picture"].dtype == np.float32
-        until_gone = desk.stores.state.ttl(f"lantern:blob:{claim.job_id}/preview-1")
+        until_gone = desk.stores.state.ttl(f"lantern:blob:{claim.job_id}/preview-1-1")
         assert 0 < until_gone <= desk.settings.preview_ttl_s
 
     @pytest.mark.parametrize("end", ["canceled", "expired"])
@@ -396,7 +505,7 @@ class TestWhatIsKept:
     ) -> None:
         claim = submit("deep-dream", SHORT)
         jobs, blobs = desk.stores.jobs, desk.stores.blobs
-        for name in ("state-1-0", "preview-1"):
+        for name in ("state-1-0", "preview-1-1"):
             blobs.put(claim.job_id, name, b"x", ttl_s=60_000)
         jobs.beat(claim, preview=1, checkpoint="state-1-0")
         jobs.suspend(claim)
@@ -410,7 +519,7 @@ class TestWhatIsKept:
         monkeypatch.setattr(clients, "own_stores", lambda: desk.stores)
         tasks.tidy.run()
         assert kept(desk, claim) == {"preview"}
-        left = desk.stores.state.ttl(f"lantern:blob:{claim.job_id}/preview-1")
+        left = desk.stores.state.ttl(f"lantern:blob:{claim.job_id}/preview-1-1")
         assert 0 < left <= desk.settings.preview_ttl_s
         assert jobs.ended() == []
 
@@ -424,7 +533,7 @@ class TestWhatIsKept:
         assert len(steps) >= 2
         assert steps == sorted(steps)
         for step in steps:
-            data = desk.stores.blobs.read(claim.job_id, f"preview-{step}")
+            data = desk.stores.blobs.read(claim.job_id, f"preview-{claim.fence}-{step}")
             assert data is not None
             with PIL.Image.open(io.BytesIO(data)) as picture:
                 assert max(picture.size) == 48

@@ -1,0 +1,70 @@
+"""Waiting for a store: one that restarts, or one that is full."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import redis
+
+from services.blobs import StorageFull
+from services.worker.pulse import Pulse
+
+T = TypeVar("T")
+PATIENCE_S = 60.0
+# Room comes within minutes, of what expires or of whoever is called for help, and a result may be
+# the work of hours; for longer, jobs that wait behind it would be held up.
+ROOM_WITHIN_S = 300.0
+# Pauses double from the first to the longest; whether to go on is looked up in between.
+FIRST_PAUSE_S, LONGEST_PAUSE_S, LOOK_EVERY_S = 0.25, 5.0, 0.1
+
+
+def patiently(action: Callable[[], T]) -> T:
+    """Do something with Redis, again and again while it restarts."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return action()
+        except (redis.ConnectionError, redis.TimeoutError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.25)
+
+
+@dataclass
+class Room:
+    """Stores things for a job that goes on beating, again and again while there is no room.
+
+    All of them together wait `ROOM_WITHIN_S` from the first time that there was none.
+    """
+
+    pulse: Pulse
+    _deadline: float | None = None
+
+    def find(self, action: Callable[[], T]) -> T:
+        """Do something that needs room.
+
+        Raises:
+            StorageFull: there was none for too long.
+            Cancelled: the job is not to go on.
+            Suspended: the job is to go on later.
+        """
+        pause_s = FIRST_PAUSE_S
+        while True:
+            try:
+                return patiently(action)
+            except StorageFull:
+                now = time.monotonic()
+                self._deadline = self._deadline or now + ROOM_WITHIN_S
+                if now >= self._deadline:
+                    raise
+                self._pause(min(pause_s, self._deadline - now))
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+    def _pause(self, seconds: float) -> None:
+        ends = time.monotonic() + seconds
+        while (left := ends - time.monotonic()) > 0:
+            self.pulse.heed()
+            time.sleep(min(left, LOOK_EVERY_S))
