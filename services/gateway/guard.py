@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import re
 import secrets
+import time
 from collections.abc import Sequence
 
 import flask
@@ -36,6 +37,7 @@ def install(app: flask.Flask, settings: Settings) -> None:
 
     @app.before_request
     def identify() -> None:
+        flask.g.came = time.monotonic()
         given = flask.request.headers.get("X-Request-Id", "")
         flask.g.request_id = given if REQUEST_ID.fullmatch(given) else "req_" + secrets.token_hex(8)
         flask.g.owner = NOBODY
@@ -46,9 +48,22 @@ def install(app: flask.Flask, settings: Settings) -> None:
     @app.after_request
     def mark(response: flask.Response) -> flask.Response:
         response.headers["X-Request-Id"] = flask.g.get("request_id", "")
+        response.headers.setdefault("Server-Timing", timing(waited_s()))
         for name, value in SECURITY_HEADERS.items():
             response.headers.setdefault(name, value)
         return response
+
+
+def timing(seconds: float) -> str:
+    """Write `Server-Timing` of an answer that no network was asked for."""
+    return f"queue;dur={seconds * 1e3:.1f}, decode;dur=0.0, model;dur=0.0, encode;dur=0.0"
+
+
+def waited_s() -> float:
+    """Return the seconds since this request came."""
+    now = time.monotonic()
+    came: float = flask.g.get("came", now)
+    return now - came
 
 
 def digest(key: str) -> str:

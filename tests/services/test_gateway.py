@@ -241,6 +241,14 @@ class TestRequestIds:
         ids = [http.get(path).headers["X-Request-Id"] for path in ("/", "/nope", "/v1/jobs") * 2]
         assert len(set(ids)) == 6
 
+    def test_every_answer_says_where_its_time_went(self, http: FlaskClient) -> None:
+        answers = [http.get(path) for path in ("/", "/nope", "/v1/jobs", "/static/studio.js")]
+        known = post(http, PAINT, headers={"If-None-Match": "*"})
+        for response in (*answers, known, post(http), post(http, data=b"")):
+            parts = re.findall(r"(\w+);dur=([0-9.]+)", response.headers["Server-Timing"])
+            assert [name for name, _ in parts] == ["queue", "decode", "model", "encode"]
+            assert 0 <= float(dict(parts)["queue"]) < 5000
+
     def test_the_callers_own_is_kept(self, http: FlaskClient) -> None:
         response = http.get("/nope", headers={"X-Request-Id": "trace-1.A_b"})
         assert response.headers["X-Request-Id"] == "trace-1.A_b"
