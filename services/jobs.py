@@ -150,6 +150,11 @@ class Jobs:
         fields = cast(dict[bytes, bytes], self._redis.hgetall(JOB + job_id))
         return parse(fields) if fields else None
 
+    def owner_of_ended(self, job_id: str) -> str | None:
+        """Return whose a job was, known for as long again as its record; None where none ended."""
+        name = cast(bytes | None, self._redis.get(JOB + job_id + ":owner"))
+        return name.decode() if name else None
+
     def get_all(self, job_ids: list[str]) -> list[Job]:
         """Return those of the jobs that are still there, in one round trip."""
         pipe = self._redis.pipeline(transaction=False)

@@ -23,7 +23,7 @@ from lantern import registry
 from services.clients import Stores
 from services.gateway import jobs as jobs_module
 from services.gateway.guard import NOBODY, digest, new_key
-from services.jobs import ALL
+from services.jobs import ALL, JOB
 from services.queues import queue_of
 from services.record import new_id
 from tests.services.gateway import (
@@ -697,6 +697,23 @@ class TestResults:
         client.delete(*client.keys("lantern:blob:*"))
         problem(http.get(done["links"]["result"]), 410, "expired")
         problem(http.get(done["result"]["artifacts"][0]["url"]), 410, "expired")
+
+    def test_so_is_that_of_a_job_whose_record_has_expired(
+        self, http: FlaskClient, done: Any, client: redis.Redis
+    ) -> None:
+        client.delete(JOB + done["id"])
+        for url in (done["links"]["result"], done["result"]["artifacts"][0]["url"]):
+            assert "send the call again" in problem(http.get(url), 410, "expired")["detail"]
+        problem(http.get(done["links"]["self"]), 404)
+        problem(http.delete(done["links"]["self"]), 404)
+        assert http.get("/v1/jobs").get_json()["jobs"] == []
+        problem(http.get(f"/v1/jobs/{NO_JOB}/result"), 404)
+        problem(http.get("/v1/jobs/nope/result"), 404)
+
+    def test_so_is_that_of_a_job_that_was_too_late(self, http: FlaskClient, stores: Stores) -> None:
+        job = queue(http)
+        assert stores.jobs.finish(start(stores, job), "expired")
+        assert "deadline" in problem(http.get(job["links"]["result"]), 410, "expired")["detail"]
 
     def test_a_job_that_is_not_finished_is_409(self, http: FlaskClient, stores: Stores) -> None:
         job = queue(http)

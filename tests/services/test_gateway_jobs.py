@@ -17,7 +17,7 @@ from flask.testing import FlaskClient
 from services.clients import Stores
 from services.gateway.guard import digest, new_key
 from services.gateway.seats import Seats
-from services.jobs import Event, Jobs
+from services.jobs import JOB, Event, Jobs
 from services.record import Job, JobOptions
 from tests.services.gateway import (
     ARRAYS,
@@ -237,6 +237,16 @@ class TestOwners:
         queue(http, headers=mine)
         problem(post(http, headers=mine), 429, "quota")
         queue(http, headers=theirs)
+
+    def test_what_expired_is_gone_for_its_owner_and_unknown_to_others(
+        self, two: Any, stores: Stores
+    ) -> None:
+        http, mine, theirs = two
+        job = queue(http, headers=mine)
+        finish(stores, job)
+        stores.state.delete(JOB + job["id"])
+        problem(http.get(job["links"]["result"], headers=mine), 410, "expired")
+        problem(http.get(job["links"]["result"], headers=theirs), 404)
 
     def test_results_of_others_are_not_reused(self, two: Any, stores: Stores) -> None:
         http, mine, theirs = two
