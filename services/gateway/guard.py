@@ -48,7 +48,7 @@ def install(app: flask.Flask, settings: Settings) -> None:
     @app.after_request
     def mark(response: flask.Response) -> flask.Response:
         response.headers["X-Request-Id"] = flask.g.get("request_id", "")
-        response.headers.setdefault("Server-Timing", timing(waited_s()))
+        response.headers.setdefault("Server-Timing", timing(since_it_came_s()))
         for name, value in SECURITY_HEADERS.items():
             response.headers.setdefault(name, value)
         return response
@@ -59,7 +59,7 @@ def timing(seconds: float) -> str:
     return f"queue;dur={seconds * 1e3:.1f}, decode;dur=0.0, model;dur=0.0, encode;dur=0.0"
 
 
-def waited_s() -> float:
+def since_it_came_s() -> float:
     """Return the seconds since this request came."""
     now = time.monotonic()
     came: float = flask.g.get("came", now)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,14 +23,13 @@ from services.gateway.context import Context, current
 from services.gateway.documents import document
 from services.gateway.guard import owner
 from services.gateway.pinned import Pinned
+from services.gateway.preferences import left_s, wait_s
 from services.gateway.problems import Problem
 from services.gateway.results import has_form, result_response
 from services.gateway.trained import Trained
 from services.jobs import IdempotencyConflict, Order, QueueFull, QuotaReached
 from services.published import TRAINER
 from services.record import Job, JobOptions, new_id
-
-LONGEST_WAIT_S = 30
 
 
 def submit(
@@ -163,9 +161,9 @@ def _drop(context: Context, order: Order) -> None:
 def _answer(job: Job, prefer: Mapping[str, str], made: Order | None) -> flask.Response:
     applied = "respond-async" if "respond-async" in prefer else ""
     response = None
-    if seconds := _wait_seconds(prefer):
+    if seconds := wait_s(prefer):
         applied = f"wait={seconds}"
-        job = current().waited(job, seconds)
+        job = current().waited(job, left_s(prefer))
         if job.status == "succeeded" and has_form(job, flask.request.accept_mimetypes):
             response = result_response(job, flask.request.accept_mimetypes)
     if response is None:
@@ -178,11 +176,6 @@ def _answer(job: Job, prefer: Mapping[str, str], made: Order | None) -> flask.Re
     if applied:
         response.headers["Preference-Applied"] = applied
     return response
-
-
-def _wait_seconds(prefer: Mapping[str, str]) -> int:
-    text = prefer.get("wait", "")
-    return min(LONGEST_WAIT_S, int(text)) if re.fullmatch(r"[0-9]{1,4}", text, re.ASCII) else 0
 
 
 def _idempotency_key() -> str:

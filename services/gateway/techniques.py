@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import flask
 from blake3 import blake3
@@ -25,6 +26,7 @@ from services.gateway.context import DECODING, current
 from services.gateway.guard import owner
 from services.gateway.networks import find_network
 from services.gateway.pinned import pin
+from services.gateway.preferences import left_s, preferences, wait_s
 from services.gateway.reading import read_call
 from services.gateway.styles import check_styles
 from services.gateway.submission import submit
@@ -49,7 +51,7 @@ def get_technique(name: str) -> flask.Response:
 def run_technique(name: str) -> flask.Response:
     """Run a technique: a result at once, or a job."""
     technique = registry.find(name)
-    prefer = _preferences(flask.request.headers.get("Prefer", ""))
+    prefer = preferences(flask.request.headers.get("Prefer", ""))
     call, options = read_call(technique)
     pinned, trained = pin(technique, call), find_trained(technique, call)
     # the engine knows the built-in collections alone, and no decoders
@@ -64,9 +66,21 @@ def run_technique(name: str) -> flask.Response:
         _check_model(technique, call)
         return submit(technique, call, options, prefer, pinned, trained)
     try:
-        return answer(technique, call, styles, current().backend.perform)
+        return _at_once(technique, call, styles, prefer)
     except Unavailable:
         return submit(technique, call, options, prefer, pinned)
+
+
+def _at_once(
+    technique: Technique, call: Call, styles: Sequence[Style], prefer: Mapping[str, str]
+) -> flask.Response:
+    engine, seconds = current().backend.perform, wait_s(prefer)
+    if not seconds:
+        return answer(technique, call, styles, engine)
+    in_time = functools.partial(engine, within_s=left_s(prefer))
+    response = answer(technique, call, styles, in_time)
+    response.headers["Preference-Applied"] = f"wait={seconds}"
+    return response
 
 
 def answer(
@@ -121,12 +135,6 @@ def _respond(given: Answer, seconds: float) -> flask.Response:
     )
     response.headers["Cache-Control"] = "private, max-age=3600"
     return response
-
-
-def _preferences(header: str) -> dict[str, str]:
-    """Read `Prefer: wait=5, respond-async`; what is not understood is ignored, as RFC 7240 asks."""
-    parts = (part.strip().partition("=") for part in header.split(",") if part.strip())
-    return {name.strip().lower(): value.strip(' "') for name, _, value in parts}
 
 
 def _etag(technique: Technique, call: Call, styles: Sequence[Style]) -> str:
