@@ -37,18 +37,19 @@ def submit(
     call: Call,
     options: JobOptions,
     prefer: Mapping[str, str],
+    weights: str,
     pinned: Pinned | None = None,
     trained: Trained | None = None,
 ) -> flask.Response:
     """Make a job of a call, or replay the one made before; answer with it or its result.
 
-    `pinned` is the collection that the call names, `trained` its decoder.
+    `weights` name those it is made by, `pinned` is its collection, `trained` its decoder.
     """
     context = current()
     context.stores.blobs.require_room()
-    order = _order(technique, call, options, pinned)
+    order = _order(technique, call, options, pinned, weights)
     known = None if flask.request.cache_control.no_cache else context.stores.jobs.known(order.cache)
-    # not what is in its collection: a call that is sent again finds its job, whatever came since
+    # not its collection and weights: a call that is sent again finds its job, whatever came since
     fingerprint = _digest(order.call, _cache_name(call), options.model_dump(mode="json"))
     try:
         if known is not None and (result := _copied(context, known, order.id)):
@@ -71,7 +72,9 @@ def submit(
     return response
 
 
-def _order(technique: Technique, call: Call, options: JobOptions, pinned: Pinned | None) -> Order:
+def _order(
+    technique: Technique, call: Call, options: JobOptions, pinned: Pinned | None, weights: str
+) -> Order:
     record = dataclasses.asdict(call) | {"inputs": list(call.inputs), "accept": list(call.accept)}
     webhook = None
     if options.webhook_url:
@@ -84,7 +87,7 @@ def _order(technique: Technique, call: Call, options: JobOptions, pinned: Pinned
         id=new_id(),
         options=options.model_dump(mode="json", exclude={"webhook_url", "webhook_secret"}),
         webhook=webhook,
-        cache=_cache_name(call, pinned.digest if pinned else ""),
+        cache=_cache_name(call, pinned.digest if pinned else "", weights),
         estimate=_estimate(technique, call),
     )
 
@@ -112,11 +115,11 @@ def _estimate(technique: Technique, call: Call) -> dict[str, Any]:
     return expected if seconds is None else {**expected, "seconds": seconds}
 
 
-def _cache_name(call: Call, collection: str = "") -> str:
-    """Name what a call computes: pictures, collection, parameters, network, seed and version."""
+def _cache_name(call: Call, *also: str) -> str:
+    """Name what a call computes: pictures, parameters, seed, version, collection and weights."""
     computed = dataclasses.replace(call, inputs={}, accept=())
     pictures = {slot: hashlib.sha256(data).hexdigest() for slot, data in call.inputs.items()}
-    return _digest(lantern.__version__, owner(), dataclasses.asdict(computed), pictures, collection)
+    return _digest(lantern.__version__, owner(), dataclasses.asdict(computed), pictures, *also)
 
 
 def _digest(*parts: Any) -> str:

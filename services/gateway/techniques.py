@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import functools
-import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import flask
 from blake3 import blake3
@@ -18,7 +17,6 @@ from lantern.collections.library import Collections
 from lantern.describe import describe, describe_all
 from lantern.errors import one_of
 from lantern.registry import Technique
-from lantern.styles.library import Style
 from lantern.zoo import check_weights
 from services.backend import Unavailable
 from services.gateway.catalogue import layers_of
@@ -31,6 +29,7 @@ from services.gateway.reading import read_call
 from services.gateway.styles import check_styles
 from services.gateway.submission import submit
 from services.gateway.trained import find_trained
+from services.gateway.weights import weights_of
 
 routes = flask.Blueprint("techniques", __name__)
 
@@ -61,24 +60,24 @@ def run_technique(name: str) -> flask.Response:
     if as_job:
         with DECODING:
             calls.check(technique, call.inputs, thoroughly=True)
-    styles = check_styles(technique, call)
+    weights = weights_of(technique, call, check_styles(technique, call))
     if as_job:
         _check_model(technique, call)
-        return submit(technique, call, options, prefer, pinned, trained)
+        return submit(technique, call, options, prefer, weights, pinned, trained)
     try:
-        return _at_once(technique, call, styles, prefer)
+        return _at_once(technique, call, weights, prefer)
     except Unavailable:
-        return submit(technique, call, options, prefer, pinned)
+        return submit(technique, call, options, prefer, weights, pinned)
 
 
 def _at_once(
-    technique: Technique, call: Call, styles: Sequence[Style], prefer: Mapping[str, str]
+    technique: Technique, call: Call, weights: str, prefer: Mapping[str, str]
 ) -> flask.Response:
     engine, seconds = current().backend.perform, wait_s(prefer)
     if not seconds:
-        return answer(technique, call, styles, engine)
+        return answer(technique, call, weights, engine)
     in_time = functools.partial(engine, within_s=left_s(prefer))
-    response = answer(technique, call, styles, in_time)
+    response = answer(technique, call, weights, in_time)
     response.headers["Preference-Applied"] = f"wait={seconds}"
     return response
 
@@ -86,17 +85,17 @@ def _at_once(
 def answer(
     technique: Technique,
     call: Call,
-    styles: Sequence[Style],
+    weights: str,
     engine: Callable[[Technique, Call], Answer],
 ) -> flask.Response:
     """Answer a call at once: with nothing where the caller has it, from memory, or by the engine.
 
-    `styles` are those that the call names.
+    `weights` name those that it is answered by.
 
     Raises:
         Unavailable: the engine cannot serve it now.
     """
-    etag = _etag(technique, call, styles)
+    etag = _etag(technique, call, weights)
     if etag in flask.request.if_none_match:
         response = flask.Response(status=304)
         response.set_etag(etag)
@@ -137,16 +136,13 @@ def _respond(given: Answer, seconds: float) -> flask.Response:
     return response
 
 
-def _etag(technique: Technique, call: Call, styles: Sequence[Style]) -> str:
+def _etag(technique: Technique, call: Call, weights: str) -> str:
     """Name the answer by all it depends on: pictures, parameters, form, weights and version."""
     head, _ = call.pack()
     # SHA-256 took a seventh of the way there and back, BLAKE2b half as long
-    digest = blake3(f"{lantern.__version__}\n{head}\n".encode())
+    digest = blake3(f"{lantern.__version__}\n{weights}\n{head}\n".encode())
     for data in call.inputs.values():  # their lengths are in the head
         digest.update(data)
-    if "styles" in technique.injected.values():
-        said = [current().styles.version(), *map(vars, styles)]
-        digest.update(json.dumps(said, sort_keys=True, default=str).encode())
     if technique.takes_collection:  # a built-in one, others are read by jobs
         digest.update(Collections().find(str(call.params["collection"])).digest.encode())
     return digest.hexdigest(length=16)
