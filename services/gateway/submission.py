@@ -31,6 +31,8 @@ from services.jobs import IdempotencyConflict, Order, QueueFull, QuotaReached
 from services.published import TRAINER
 from services.record import Job, JobOptions, new_id
 
+LONGEST_KEY = 255
+
 
 def submit(
     technique: Technique,
@@ -183,6 +185,7 @@ def _answer(job: Job, prefer: Mapping[str, str], made: Order | None) -> flask.Re
 
 def _idempotency_key() -> str:
     key = flask.request.headers.get("Idempotency-Key", "")
-    if len(key) > 255:
-        raise Problem(400, "invalid-header", "Idempotency-Key may have at most 255 characters")
+    if len(key) > LONGEST_KEY:
+        detail = f"Idempotency-Key may have at most {LONGEST_KEY} characters"
+        raise Problem(400, "invalid-header", detail)
     return _digest(owner(), flask.request.path, key) if key else ""

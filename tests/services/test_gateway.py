@@ -174,10 +174,30 @@ class TestOpenApi:
         self, http: FlaskClient, document: Any, stores: Stores
     ) -> None:
         schema = document["components"]["schemas"]["Job"]
-        job = queue(http)
-        Draft202012Validator(schema).validate(job)
+        job = queue(http, query_string={"webhook_url": "http://127.0.0.1:1/hook"})
         finish(stores, job)
-        Draft202012Validator(schema).validate(http.get(job["links"]["self"]).get_json())
+        done = http.get(job["links"]["self"]).get_json()
+        for one in (job, done):
+            Draft202012Validator(schema).validate(one)
+            assert set(one) <= set(schema["properties"])
+        assert set(schema["properties"]) == set(job)
+        assert set(done["result"]) <= set(schema["properties"]["result"]["properties"])
+
+    def test_each_route_declares_the_headers_it_reads(self, document: Any) -> None:
+        def headers(path: str, method: str) -> set[str]:
+            declared = document["paths"][path][method].get("parameters", [])
+            return {one["name"] for one in declared if one["in"] == "header"}
+
+        technique = {"Prefer", "Idempotency-Key", "If-None-Match", "Cache-Control"}
+        assert headers(DREAM, "post") == headers(PAINT, "post") == technique
+        assert headers("/v1/jobs/{job_id}/events", "get") == {"Last-Event-ID"}
+        for path in (
+            "/v1/files/{name}", "/v1/jobs/{job_id}/result", "/v1/samples/{name}",
+            "/v1/jobs/{job_id}/artifacts/{name}", "/v1/styles/{name}/thumbnail",
+            "/v1/collections/{name}/images/{picture}",
+        ):  # fmt: skip
+            assert headers(path, "get") == {"If-None-Match"}, path
+        assert headers("/v1/jobs", "get") == headers("/v1/files/{name}", "delete") == set()
 
 
 class TestKeys:
