@@ -126,8 +126,9 @@ def get_preview(job_id: str, step: int) -> flask.Response:
 @routes.get("/v1/jobs/<job_id>/deliveries")
 def list_deliveries(job_id: str) -> flask.Response:
     """List the attempts to tell the job's webhook of its end."""
-    _find(job_id)
-    return flask.jsonify({"deliveries": current().stores.outbox.deliveries(job_id)})
+    job = _find(job_id)
+    deliveries = current().stores.outbox.deliveries(job_id)
+    return flask.jsonify({"deliveries": deliveries, "expires_at": moment(job.expires_at)})
 
 
 @routes.post("/v1/jobs/<job_id>/cancel")

@@ -8,6 +8,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from typing import Any
 
 import flask
@@ -819,6 +820,10 @@ class TestFiles:
         head = http.head(response.headers["Location"])
         assert (head.status_code, head.data) == (200, b"")
         assert head.headers["Content-Length"] == str(len(data))
+        for told in (fetched, head):
+            assert told.expires is not None
+            ends = datetime.fromisoformat(file["expires_at"])
+            assert abs((told.expires - ends).total_seconds()) <= 1
 
     def test_the_same_bytes_have_the_same_id(self, http: FlaskClient) -> None:
         raw = post(http, "/v1/files").get_json()

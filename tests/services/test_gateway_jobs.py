@@ -410,7 +410,10 @@ class TestWebhooks:
     def test_deliveries_are_listed(self, http: FlaskClient, stores: Stores) -> None:
         job = queue(http, query_string={"webhook_url": HOOK})
         finish(stores, job)
-        assert http.get(job["links"]["deliveries"]).get_json() == {"deliveries": []}
+        expires_at = http.get(job["links"]["self"]).get_json()["expires_at"]
+        assert expires_at is not None
+        before = http.get(job["links"]["deliveries"]).get_json()
+        assert before == {"deliveries": [], "expires_at": expires_at}
         due = stores.outbox.fetch()
         assert due is not None
         stores.outbox.note(due, {"attempt": 1, "status": 204}, None)
