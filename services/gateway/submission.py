@@ -21,7 +21,7 @@ from services import job_bytes, webhooks
 from services.blobs import StorageFull
 from services.gateway.context import Context, current
 from services.gateway.documents import document
-from services.gateway.guard import owner
+from services.gateway.guard import current_key, owner
 from services.gateway.pinned import Pinned
 from services.gateway.preferences import left_s, wait_s
 from services.gateway.problems import Problem
@@ -89,6 +89,7 @@ def _order(
         id=new_id(),
         options=options.model_dump(mode="json", exclude={"webhook_url", "webhook_secret"}),
         webhook=webhook,
+        max_active=current_key().max_active,
         cache=_cache_name(call, pinned.digest if pinned else "", weights),
         estimate=_estimate(technique, call),
     )

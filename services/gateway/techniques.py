@@ -21,7 +21,7 @@ from lantern.zoo import check_weights
 from services.backend import Unavailable
 from services.gateway.catalogue import layers_of
 from services.gateway.context import DECODING, current
-from services.gateway.guard import owner
+from services.gateway.guard import current_key, owner, require
 from services.gateway.networks import find_network
 from services.gateway.pinned import pin
 from services.gateway.preferences import left_s, preferences, wait_s
@@ -58,6 +58,7 @@ def run_technique(name: str) -> flask.Response:
     is_film = calls.check(technique, call.inputs, thoroughly=False)
     as_job = technique.runs == "job" or "respond-async" in prefer or is_own or is_film
     if as_job:
+        require("jobs")
         with DECODING:
             calls.check(technique, call.inputs, thoroughly=True)
     weights = weights_of(technique, call, check_styles(technique, call))
@@ -67,6 +68,8 @@ def run_technique(name: str) -> flask.Response:
     try:
         return _at_once(technique, call, weights, prefer)
     except Unavailable:
+        if "jobs" not in current_key().scopes:
+            raise
         return submit(technique, call, options, prefer, weights, pinned)
 
 
