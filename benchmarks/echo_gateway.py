@@ -10,6 +10,7 @@ from services.gateway.app import create_app
 from services.gateway.context import current
 from services.gateway.reading import read_call
 from services.gateway.techniques import answer
+from services.gateway.weights import weights_of
 from services.settings import read
 
 app = create_app(read())
@@ -21,4 +22,7 @@ def echo() -> flask.Response:
     technique = registry.find("classify")
     call, _ = read_call(technique)
     calls.check(technique, call.inputs, thoroughly=False)
-    return answer(technique, call, (), lambda _, call: current().backend.send("echo", *call.pack()))
+    weights = weights_of(technique, call, ())
+    return answer(
+        technique, call, weights, lambda _, call: current().backend.send("echo", *call.pack())
+    )

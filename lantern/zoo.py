@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
-import pickle
-import re
 import threading
 import urllib.error
 from collections import OrderedDict
@@ -15,26 +12,35 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import safetensors.torch
 import torch
 from torch import nn
 
 from lantern.errors import WeightsMissing, one_of
 from lantern.imagenet import IMAGENET_MEAN, IMAGENET_STD, imagenet_labels
+from lantern.stamp import Stamp, is_replaced, stamp
 from lantern.vision_model import VisionModel
+from lantern.weights import DAMAGE, read_weights
 
 DEFAULT_MODEL = "efficientnet-lite0"
 # The licence of what callers bring.
 YOURS = "yours"
 
-# "norm.1" inside a dense layer is "norm1" since torchvision 0.3
-DOTTED = re.compile(r"\.(norm|conv|relu)\.([12])\.")
-
-# What torch raises on files that are cut short, of another kind or hold something else.
-_DAMAGE = (
-    RuntimeError, OSError, ValueError, LookupError, EOFError, AttributeError, TypeError,
-    pickle.UnpicklingError,
-)  # fmt: skip
+# The files as torchvision's addresses call them: its import, which takes seconds, is not needed to
+# look whether one is here.
+_FILES = {
+    "squeezenet1_0": "squeezenet1_0-b66bff10.pth",
+    "squeezenet1_1": "squeezenet1_1-b8a52dc0.pth",
+    "alexnet": "alexnet-owt-7be5be79.pth",
+    "vgg16": "vgg16-397923af.pth",
+    "vgg19": "vgg19-dcbb9e9d.pth",
+    "googlenet": "googlenet-1378be20.pth",
+    "resnet18": "resnet18-f37072fd.pth",
+    "resnet50": "resnet50-0676ba61.pth",
+    "resnet101": "resnet101-63fe2227.pth",
+    "densenet121": "densenet121-a639ec97.pth",
+    "vit_b_16": "vit_b_16-c867db91.pth",
+    "swin_t": "swin_t-704ceda3.pth",
+}
 
 WeightsState = Literal["ready", "downloadable", "missing"]
 
@@ -112,7 +118,7 @@ def _torchvision_url(entry: str) -> str:
 
 
 def _torchvision_path(entry: str) -> Path:
-    return Path(torch.hub.get_dir(), "checkpoints", _torchvision_url(entry).rsplit("/", 1)[-1])
+    return Path(torch.hub.get_dir(), "checkpoints", _FILES[entry])
 
 
 def _torchvision(name: str, cam: str, dream: str, style: Sequence[str], content: str) -> Record:
@@ -233,6 +239,15 @@ def record(name: str) -> Record:
     return RECORDS[name]
 
 
+@dataclass(frozen=True)
+class _Loaded:
+    """A network with its file of weights, as it was when it was read."""
+
+    model: VisionModel
+    path: Path
+    stamp: Stamp
+
+
 class Zoo:
     """Loaded networks, at most `keep` of them; the least recently used one goes first.
 
@@ -249,25 +264,30 @@ class Zoo:
         find: Callable[[str], Record] = record,
     ) -> None:
         self.downloads, self._keep, self._device, self._find = downloads, keep, device, find
-        self._loaded: OrderedDict[str, VisionModel] = OrderedDict()
+        self._loaded: OrderedDict[str, _Loaded] = OrderedDict()
         self._lock = threading.Lock()
 
     def load(self, name: str = DEFAULT_MODEL) -> VisionModel:
-        """Return the network, loading it on first use.
+        """Return the network, loading it on first use and when its weights are replaced.
 
         Raises:
             UnknownName: no network has that name.
             WeightsMissing: its weights are not here and cannot be fetched.
         """
         with self._lock:
-            if name not in self._loaded:
-                self._loaded[name] = load(self._find(name), downloads=self.downloads).to(
-                    self._device
-                )
+            known = self._loaded.get(name)
+            if known is None or is_replaced(known.path, known.stamp):
+                self._loaded[name] = known = self._read(self._find(name))
                 while len(self._loaded) > self._keep:
                     self._loaded.popitem(last=False)
             self._loaded.move_to_end(name)
-            return self._loaded[name]
+            return known.model
+
+    def _read(self, rec: Record) -> _Loaded:
+        path = rec.weights_path()
+        before = stamp(path)
+        model = load(rec, downloads=self.downloads).to(self._device)
+        return _Loaded(model, path, before or stamp(path))
 
 
 def load(rec: Record, *, downloads: bool) -> VisionModel:
@@ -282,30 +302,14 @@ def load(rec: Record, *, downloads: bool) -> VisionModel:
         fetch(rec)
     network = rec.build()
     try:
-        network.load_state_dict(_current_keys(_read(path), network))
-    except _DAMAGE as error:
+        digest = read_weights(path, network)
+    except DAMAGE as error:
         raise WeightsMissing(
             f"the weights file {path.name} of {rec.name} is damaged or of another network; "
             "delete it and fetch it again",
             pointer="/params/model",
         ) from error
-    return presented(rec, network, _sha256(path))
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if path.suffix == ".safetensors":
-        return safetensors.torch.load_file(path)
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    return state
-
-
-def _current_keys(state: dict[str, Any], network: nn.Module) -> dict[str, Any]:
-    """Adapt old checkpoints as torchvision does: DenseNet's dotted names, GoogLeNet's aux heads."""
-    wanted = network.state_dict().keys()
-    renamed = {
-        key if key in wanted else DOTTED.sub(r".\1\2.", key): value for key, value in state.items()
-    }
-    return {key: value for key, value in renamed.items() if not key.startswith("aux")}
+    return presented(rec, network, digest)
 
 
 @functools.cache
@@ -384,11 +388,3 @@ def _missing(rec: Record, why: str) -> WeightsMissing:
         "$TORCH_HOME/hub/checkpoints",
         pointer="/params/model",
     )
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from lantern.errors import LanternError
 from lantern.registry import Technique
 
 RETRY_AFTER_S = 0.1
+CONNECT_S = 1.0
+# urllib3 takes no wait of nothing
+LEAST_WAIT_S = 0.001
 ENGINE_DIED = (500, 507)
 SENT_AT_ONCE = 1024 * 1024
 
@@ -46,7 +50,7 @@ class TorchServeBackend:
         self, url: str, management_url: str, key_file: str, *, timeout_s: float, pool: int = 32
     ) -> None:
         self._management_url, self._key_file = management_url, key_file
-        self._timeout = urllib3.Timeout(connect=1.0, read=timeout_s)
+        self._timeout_s = timeout_s
         self._http = urllib3.PoolManager(maxsize=pool, retries=False)
         # asked for by its address each time, it would take a twentieth of a call longer
         self._engine = urllib3.connection_from_url(
@@ -54,21 +58,23 @@ class TorchServeBackend:
         )
         self._states: tuple[float, dict[str, int]] = (0.0, {})
 
-    def perform(self, technique: Technique, call: Call) -> Answer:
-        """Send a call to the archive of its technique."""
+    def perform(self, technique: Technique, call: Call, *, within_s: float = math.inf) -> Answer:
+        """Send a call to the archive of its technique; `within_s` may shorten the usual wait."""
         head, body = call.pack()
-        return self.send(archive_of(technique), head, body)
+        return self.send(archive_of(technique), head, body, within_s=within_s)
 
-    def send(self, archive: str, head: str, body: bytes) -> Answer:
-        """Send a packed call, once more if the engine died under it.
+    def send(self, archive: str, head: str, body: bytes, *, within_s: float = math.inf) -> Answer:
+        """Send a packed call, once more if the engine died under it and there is time left.
 
         Raises:
             Refused: the call is wrong.
             Unavailable: it cannot be served now.
         """
+        ends = time.monotonic() + within_s
         for attempt in (1, 2):
+            left_s = max(LEAST_WAIT_S, ends - time.monotonic())
             try:
-                response = self._post(archive, head, body)
+                response = self._post(archive, head, body, min(self._timeout_s, left_s))
             except urllib3.exceptions.ReadTimeoutError as error:
                 raise Unavailable("the engine took too long") from error
             except urllib3.exceptions.HTTPError:
@@ -77,6 +83,8 @@ class TorchServeBackend:
                 return _answer(response)
             if response is not None and _is_ours(response):
                 raise EngineFailed
+            if time.monotonic() + RETRY_AFTER_S >= ends:
+                break
             if attempt == 1:
                 time.sleep(RETRY_AFTER_S)
         raise Unavailable("the engine is being restarted")
@@ -93,14 +101,17 @@ class TorchServeBackend:
             self._states = (time.monotonic(), states)
         return states
 
-    def _post(self, archive: str, head: str, body: bytes) -> urllib3.BaseHTTPResponse:
+    def _post(
+        self, archive: str, head: str, body: bytes, timeout_s: float
+    ) -> urllib3.BaseHTTPResponse:
         headers = {
             "x-lantern-call": head,
             "content-type": "application/octet-stream",
             **self._authorization("inference"),
         }
+        timeout = urllib3.Timeout(connect=min(CONNECT_S, timeout_s), read=timeout_s)
         return self._engine.urlopen(
-            "POST", f"/predictions/{archive}", body=body, headers=headers, timeout=self._timeout
+            "POST", f"/predictions/{archive}", body=body, headers=headers, timeout=timeout
         )
 
     def _count(self, archive: str) -> int:

@@ -49,16 +49,19 @@ class Client:
         self._url = url
         self._http = urllib3.PoolManager(retries=False, timeout=120.0)
 
-    def post(self, path: str, fields: dict[str, Any], accept: str) -> urllib3.BaseHTTPResponse:
-        """Send a form; fail on any answer but success."""
+    def post(
+        self, path: str, fields: dict[str, Any], accept: str, *, status: int = 200
+    ) -> urllib3.BaseHTTPResponse:
+        """Send a form; fail on any answer but the one that is to be shown."""
         response = self._http.request(
             "POST",
             self._url + path,
             fields=fields,
             headers={"Accept": accept, "Cache-Control": "no-cache"},
         )
-        if response.status >= 300:
-            raise StackError(f"{path} answered {response.status}: {response.data.decode()}")
+        if response.status != status:
+            told = response.data[:500].decode(errors="replace")
+            raise StackError(f"{path} answered {response.status}, not {status}: {told}")
         return response
 
     def get(self, path: str) -> bytes:
@@ -122,7 +125,8 @@ def _explain(client: Client, photo: Path, out: Path) -> None:
 def _repaint(client: Client, photo: Path, painting: Path, out: Path) -> None:
     print("\nstyle-transfer: a job on a Celery worker")
     form = {"image": _file(photo), "style": _file(painting), **JOB_OPTIONS}
-    job = json.loads(client.post("/v1/techniques/style-transfer", form, "application/json").data)
+    answer = client.post("/v1/techniques/style-transfer", form, "application/json", status=202)
+    job = json.loads(answer.data)
     final: dict[str, Any] = {}
     for name, data in client.events(job["links"]["events"]):
         if name == "progress":

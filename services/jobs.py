@@ -54,7 +54,10 @@ class Limits:
 
 @dataclass(frozen=True)
 class Order:
-    """A job to be made: `call` is kept as it is, `cache` names what it computes."""
+    """A job to be made: `call` is kept as it is, `cache` names what it computes.
+
+    `max_active` is how many its owner may have under way, where that is not what all may have.
+    """
 
     call: Mapping[str, Any]
     owner: str
@@ -63,6 +66,7 @@ class Order:
     options: Mapping[str, Any] | None = None
     webhook: Mapping[str, Any] | None = None
     cache: str = ""
+    max_active: int | None = None
     estimate: Mapping[str, Any] | None = None
     result: Mapping[str, Any] | None = None
     """The result where it is known already: the job is born finished."""
@@ -134,8 +138,8 @@ class Jobs:
         status = "queued" if order.result is None else "succeeded"
         outcome, known = self._call(
             "create", order.id or new_id(), order.owner, order.lane, HEAD_START_MS[chosen.priority],
-            key, fingerprint, self._ttl_s, self._limits.max_active, self._limits.max_queued,
-            int(seconds * 1000), json.dumps(texts), status,
+            key, fingerprint, self._ttl_s, order.max_active or self._limits.max_active,
+            self._limits.max_queued, int(seconds * 1000), json.dumps(texts), status,
         )  # fmt: skip
         if outcome in _REFUSALS:
             raise _REFUSALS[outcome]
@@ -149,6 +153,11 @@ class Jobs:
         """Return a job, or None where there is none or it has expired."""
         fields = cast(dict[bytes, bytes], self._redis.hgetall(JOB + job_id))
         return parse(fields) if fields else None
+
+    def owner_of_ended(self, job_id: str) -> str | None:
+        """Return whose a job was, known for as long again as its record; None where none ended."""
+        name = cast(bytes | None, self._redis.get(JOB + job_id + ":owner"))
+        return name.decode() if name else None
 
     def get_all(self, job_ids: list[str]) -> list[Job]:
         """Return those of the jobs that are still there, in one round trip."""

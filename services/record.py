@@ -74,6 +74,8 @@ class Job:
     finished_at: float | None = None
     expires_at: float | None = None
     deadline_at: float | None = None
+    cache: str = ""
+    """The name of what it computes; "" where it has none."""
     attempts: int = 0
     progress: Mapping[str, Any] | None = None
     preview_step: int | None = None
@@ -124,6 +126,7 @@ def parse(fields: Mapping[bytes, bytes]) -> Job:
         finished_at=seconds(b"finished_ms"),
         expires_at=seconds(b"expires_ms"),
         deadline_at=seconds(b"deadline_ms"),
+        cache=text(b"cache") if b"cache" in fields else "",
         attempts=int(fields[b"attempts"]),
         progress=plain(b"progress"),
         preview_step=int(step) if step else None,

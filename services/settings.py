@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
+
+from services.keys import SCOPES, Key, read_keys
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -54,7 +55,9 @@ class Settings:
     max_styles: int = 100
     """Most styles that were trained for one key."""
     api_keys: str = ""
-    """Comma-separated SHA-256 digests of the keys that may call; see `lantern key`."""
+    """Comma-separated SHA-256 digests of the keys that may call; see `lantern key`. A key may have
+    less than all scopes (`infer`, `jobs`, `files`) and a `max_active` of its own:
+    `<digest>:infer+jobs:5`."""
     downloads: bool = False
     """Whether the worker may download weights of networks."""
     gateway_processes: int = 2
@@ -161,9 +164,9 @@ class Settings:
         return f"{host}:{self.port}"
 
     @property
-    def key_digests(self) -> tuple[str, ...]:
-        """The digests of `api_keys`."""
-        return tuple(part.strip().lower() for part in self.api_keys.split(",") if part.strip())
+    def keys(self) -> tuple[Key, ...]:
+        """The keys of `api_keys`."""
+        return read_keys(self.api_keys)
 
     @property
     def is_loopback(self) -> bool:
@@ -186,17 +189,25 @@ def read(environment: Mapping[str, str] = os.environ) -> Settings:
     if "redis_url" not in values and environment.get("REDIS_URL"):
         values["redis_url"] = environment["REDIS_URL"]
     settings = Settings(**values)
-    if not all(re.fullmatch(r"[0-9a-f]{64}", digest) for digest in settings.key_digests):
-        raise SettingsError(
-            "LANTERN_API_KEYS must hold SHA-256 digests of 64 hex digits, separated by commas; "
-            "`lantern key` prints one"
-        )
-    if not settings.is_loopback and not settings.key_digests:
+    _check_keys(settings)
+    if not settings.is_loopback and not settings.keys:
         raise SettingsError(
             f"LANTERN_HOST is {settings.host}, which others can reach; set LANTERN_API_KEYS "
             "(`lantern key` makes one) or use 127.0.0.1"
         )
     return settings
+
+
+def _check_keys(settings: Settings) -> None:
+    try:
+        _ = settings.keys
+    except ValueError:
+        raise SettingsError(
+            "LANTERN_API_KEYS must hold SHA-256 digests of 64 hex digits, separated by commas; "
+            "`lantern key` prints one. Each may be followed by a colon and scopes out of "
+            f"{', '.join(SCOPES)}, joined by +, and by another colon and the most jobs it may have "
+            "under way"
+        ) from None
 
 
 def _parse(name: str, text: str, kind: type) -> Any:

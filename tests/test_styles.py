@@ -265,6 +265,12 @@ def test_engines_are_made_once(library: StyleLibrary) -> None:
     assert painter().tiles() is painter().tiles()
 
 
+def test_a_replaced_file_is_read_again(library: StyleLibrary) -> None:
+    first = library.painter({"dots": 1.0})
+    write(network(), library.folder / "dots.safetensors")
+    assert library.painter({"dots": 1.0}).whole is not first.whole
+
+
 @pytest.mark.parametrize(("height", "width"), [(16, 16), (17, 23), (31, 18), (64, 8), (5, 40)])
 def test_a_picture_is_painted_at_its_own_size(
     library: StyleLibrary, height: int, width: int

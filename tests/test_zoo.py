@@ -310,6 +310,21 @@ def test_a_network_is_loaded_once(built: list[str]) -> None:
     assert built == ["a"]
 
 
+def test_a_network_whose_weights_are_replaced_is_loaded_again(
+    built: list[str], tmp_path: Path
+) -> None:
+    animals = Zoo(downloads=False)
+    first = animals.load("a")
+    other = nn.Linear(2, 2)
+    torch.save(other.state_dict(), tmp_path / "tiny.pth")
+    second = animals.load("a")
+    assert second.weights_sha256 != first.weights_sha256
+    assert animals.load("a") is second
+    (tmp_path / "tiny.pth").unlink()
+    assert animals.load("a") is second
+    assert built == ["a", "a"]
+
+
 def test_the_least_recently_used_network_goes_first(built: list[str]) -> None:
     animals = Zoo(downloads=False, keep=2)
     for name in "abacabcb":

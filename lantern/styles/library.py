@@ -18,6 +18,7 @@ from torch import Tensor
 from lantern.artifact import SAFETENSORS
 from lantern.errors import InvalidParameter, one_of
 from lantern.image import Image
+from lantern.stamp import Stamp, is_replaced, stamp
 from lantern.styles.engine import Engine, Hands, engine_for
 from lantern.styles.files import POINTER
 from lantern.styles.network import StyleNetwork
@@ -59,7 +60,7 @@ class Style:
 class _Listed:
     """The facts file as it was when it had that stamp."""
 
-    stamp: tuple[int, ...]
+    stamp: Stamp
     styles: Mapping[str, Style]
     digest: str
 
@@ -81,9 +82,11 @@ class StyleLibrary:
     ) -> None:
         self.folder, self.own = folder, own or OwnStyles(None)
         self._device, self._engine, self._looker = device, engine, looker
-        self._painters: dict[str, Painter] = {}  # by file, the last used last
+        # by file with its stamp, the last used last
+        self._painters: dict[str, tuple[Stamp, Painter]] = {}
         self._listed: _Listed | None = None
         self._shared: Shared | None = None
+        self._shared_as: Stamp = ()
         self._many: Painter | None = None
         self._lock = threading.RLock()
 
@@ -98,16 +101,12 @@ class StyleLibrary:
     def _now(self) -> _Listed:
         """Read the facts file, unless it is as it was."""
         path = self.folder / FACTS
-        try:
-            found = path.stat()
-            stamp: tuple[int, ...] = (found.st_mtime_ns, found.st_size, found.st_ino)
-        except FileNotFoundError:
-            stamp = ()
-        if self._listed is None or self._listed.stamp != stamp:
-            text = path.read_text() if stamp else "{}"
+        now = stamp(path)
+        if self._listed is None or self._listed.stamp != now:
+            text = path.read_text() if now else "{}"
             entries = sorted(json.loads(text).items())
             styles = {name: Style(name=name, **entry) for name, entry in entries}
-            self._listed = _Listed(stamp, styles, hashlib.sha256(text.encode()).hexdigest())
+            self._listed = _Listed(now, styles, hashlib.sha256(text.encode()).hexdigest())
         return self._listed
 
     def style(self, name: str) -> Style:
@@ -177,8 +176,9 @@ class StyleLibrary:
             DamagedStyle: there is no shared network, or its file is damaged.
         """
         with self._lock:
+            shared = self.shared()
             if self._many is None:
-                self._many = self._made(self.shared().network.to(self._device), "given")
+                self._many = self._made(shared.network.to(self._device), "given")
             return dataclasses.replace(self._many, hand=hand[None])
 
     def shared(self) -> Shared:
@@ -188,8 +188,11 @@ class StyleLibrary:
             DamagedStyle: there is none, or its file is damaged.
         """
         with self._lock:
-            if self._shared is None:
-                self._shared = read_shared(self.folder / SHARED)
+            path = self.folder / SHARED
+            if self._shared is None or is_replaced(path, self._shared_as):
+                now = stamp(path)
+                self._shared, self._many = read_shared(path), None
+                self._shared_as = now
             return self._shared
 
     def add(
@@ -259,13 +262,15 @@ class StyleLibrary:
 
     def _own_painter(self, file: str) -> Painter:
         with self._lock:
-            painter = self._painters.pop(file, None)
-            if painter is None:
-                network = read_network(self.folder / file).to(self._device)
+            path = self.folder / file
+            was, painter = self._painters.pop(file, ((), None))
+            if painter is None or is_replaced(path, was):
+                was = stamp(path)
+                network = read_network(path).to(self._device)
                 painter = self._made(network, "own")
             while len(self._painters) >= MOST_KEPT:
                 self._painters.pop(next(iter(self._painters)))
-            self._painters[file] = painter
+            self._painters[file] = was, painter
             return painter
 
     def _made(self, network: StyleNetwork, hands: Hands) -> Painter:

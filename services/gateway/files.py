@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import flask
@@ -51,6 +52,8 @@ def download(name: str) -> flask.Response:
         raise _missing()
     response = flask.Response(data, content_type=file.media_type)
     response.set_etag(name.removeprefix("file_")[:32])
+    response.expires = datetime.fromtimestamp(file.expires_at, UTC)
+    response.cache_control.private = True
     response.make_conditional(flask.request)
     return response
 

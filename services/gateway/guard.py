@@ -6,12 +6,14 @@ import hashlib
 import hmac
 import re
 import secrets
+import time
 from collections.abc import Sequence
 
 import flask
 
 from services.gateway.problems import Problem
 from services.gateway.websocket import KEY_PREFIX, protocols
+from services.keys import Key
 from services.settings import Settings
 
 OPEN_PATHS = ("/healthz/", "/static/")
@@ -19,6 +21,14 @@ OPEN_PAGES = ("/", "/camera", "/docs", "/openapi.json")
 # Who owns jobs and files where no key is asked for.
 NOBODY = "nobody"
 OWNER_DIGITS = 16
+# By the blueprint of a route; the others need a key, but none of its scopes.
+SCOPE_OF = {
+    **dict.fromkeys(("techniques", "stream"), "infer"),
+    "jobs": "jobs",
+    **dict.fromkeys(("files", "collections", "bringing", "styles"), "files"),
+}
+# What there is may be read with any key.
+LISTS = ("techniques", "styles")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -32,23 +42,40 @@ SECURITY_HEADERS = {
 
 def install(app: flask.Flask, settings: Settings) -> None:
     """Check the key of every call and mark every answer."""
-    digests = settings.key_digests
+    keys = settings.keys
 
     @app.before_request
     def identify() -> None:
+        flask.g.came = time.monotonic()
         given = flask.request.headers.get("X-Request-Id", "")
         flask.g.request_id = given if REQUEST_ID.fullmatch(given) else "req_" + secrets.token_hex(8)
-        flask.g.owner = NOBODY
-        if digests and not _is_open(flask.request.path):
+        flask.g.owner, flask.g.key = NOBODY, Key()
+        if keys and not _is_open(flask.request.path):
             header = flask.request.headers.get("Authorization") or _offered()
-            flask.g.owner = _check_key(header, digests)[:OWNER_DIGITS]
+            flask.g.key = _check_key(header, keys)
+            flask.g.owner = flask.g.key.digest[:OWNER_DIGITS]
+            if scope := _scope(flask.request):
+                require(scope)
 
     @app.after_request
     def mark(response: flask.Response) -> flask.Response:
         response.headers["X-Request-Id"] = flask.g.get("request_id", "")
+        response.headers.setdefault("Server-Timing", timing(since_it_came_s()))
         for name, value in SECURITY_HEADERS.items():
             response.headers.setdefault(name, value)
         return response
+
+
+def timing(seconds: float) -> str:
+    """Write `Server-Timing` of an answer that no network was asked for."""
+    return f"queue;dur={seconds * 1e3:.1f}, decode;dur=0.0, model;dur=0.0, encode;dur=0.0"
+
+
+def since_it_came_s() -> float:
+    """Return the seconds since this request came."""
+    now = time.monotonic()
+    came: float = flask.g.get("came", now)
+    return now - came
 
 
 def digest(key: str) -> str:
@@ -71,21 +98,48 @@ def owner() -> str:
     return name
 
 
+def current_key() -> Key:
+    """Return the key of the caller: one that may do everything where none is asked for."""
+    known: Key = flask.g.key
+    return known
+
+
+def require(scope: str) -> None:
+    """Check that the caller's key has a scope.
+
+    Raises:
+        Problem: it has not.
+    """
+    if scope not in current_key().scopes:
+        raise Problem(
+            403, "missing-scope",
+            f"this key lacks the scope `{scope}`; use one that has it, or have it added",
+        )  # fmt: skip
+
+
+def _scope(request: flask.Request) -> str | None:
+    """Name the scope that a route needs; None where any key will do."""
+    if request.blueprint in LISTS and request.method in ("GET", "HEAD", "OPTIONS"):
+        return None
+    return SCOPE_OF.get(request.blueprint or "")
+
+
 def _offered() -> str:
     """Return the key that a browser's WebSocket, which can send no header, offers as protocol."""
     keys = [name for name in protocols() if name.startswith(KEY_PREFIX)]
     return f"Bearer {keys[0].removeprefix(KEY_PREFIX)}" if keys else ""
 
 
-def _check_key(header: str, digests: Sequence[str]) -> str:
+def _check_key(header: str, keys: Sequence[Key]) -> Key:
     scheme, _, key = header.partition(" ")
     shown = digest(key.strip())
-    known = [hmac.compare_digest(shown, one) for one in digests]
-    if scheme.lower() != "bearer" or not any(known):
+    # all of them are compared, so that the time says nothing of their order
+    known = [one for one in keys if hmac.compare_digest(shown, one.digest)]
+    if scheme.lower() != "bearer" or not known:
         raise Problem(
             401,
             "unauthorized",
             "send a valid key as `Authorization: Bearer <key>`",
             headers={"WWW-Authenticate": "Bearer"},
         )
-    return shown
+    return known[0]

@@ -25,7 +25,7 @@ from gunicorn.http import errors
 from gunicorn.workers.gthread import ThreadWorker
 
 from services.gateway.arrival import BLOCK, MOST_HEAD, Arrival, Pace
-from services.gateway.guard import SECURITY_HEADERS
+from services.gateway.guard import SECURITY_HEADERS, timing
 from services.gateway.problems import MEDIA_TYPE, RETRY_AFTER_S, Problem, document
 from services.settings import read
 
@@ -227,6 +227,7 @@ def _written(problem: Problem) -> bytes:
         "Content-Length": str(len(body)),
         "Connection": "close",
         "X-Request-Id": request_id,
+        "Server-Timing": timing(0.0),
         **SECURITY_HEADERS,
     }
     if problem.status in RETRY_AFTER_S:

@@ -128,8 +128,9 @@ def get_preview(job_id: str, step: int) -> flask.Response:
 @routes.get("/v1/jobs/<job_id>/deliveries")
 def list_deliveries(job_id: str) -> flask.Response:
     """List the attempts to tell the job's webhook of its end."""
-    _find(job_id)
-    return flask.jsonify({"deliveries": current().stores.outbox.deliveries(job_id)})
+    job = _find(job_id)
+    deliveries = current().stores.outbox.deliveries(job_id)
+    return flask.jsonify({"deliveries": deliveries, "expires_at": moment(job.expires_at)})
 
 
 @routes.post("/v1/jobs/<job_id>/cancel")
@@ -206,10 +207,24 @@ def _written(event: Event, job_id: str) -> str:
 
 
 def _find(job_id: str) -> Job:
-    job = current().stores.jobs.get(job_id) if JOB_ID.fullmatch(job_id) else None
-    if job is None or job.owner != owner():
-        raise Problem(404, "not-found", "there is no such job, or it has expired")
+    job = _known(job_id)
+    if job is None:
+        raise _missing()
     return job
+
+
+def _known(job_id: str) -> Job | None:
+    job = current().stores.jobs.get(job_id) if JOB_ID.fullmatch(job_id) else None
+    return job if job is not None and job.owner == owner() else None
+
+
+def _was_yours(job_id: str) -> bool:
+    is_id = JOB_ID.fullmatch(job_id) is not None
+    return is_id and current().stores.jobs.owner_of_ended(job_id) == owner()
+
+
+def _missing() -> Problem:
+    return Problem(404, "not-found", "there is no such job, or it has expired")
 
 
 def _live(job_id: str) -> Job:
@@ -220,9 +235,20 @@ def _live(job_id: str) -> Job:
 
 
 def _finished(job_id: str) -> Job:
-    job = _find(job_id)
+    """Find a job that has a result.
+
+    Raises:
+        Problem: there is no such job, or it has no result: not yet, not any more, or never.
+    """
+    job = _known(job_id)
+    if job is None and _was_yours(job_id):
+        raise Problem(410, "expired", "the job and its result have expired; send the call again")
+    if job is None:
+        raise _missing()
     if not job.is_final:
         raise Problem(409, "not-finished", "the job is not finished; follow its events or poll it")
+    if job.status == "expired":
+        raise Problem(410, "expired", "its deadline passed before it was done; send the call again")
     if job.result is None:
         detail = job.error["detail"] if job.error else f"the job was {job.status}"
         raise Problem(409, "no-result", f"the job has no result: {detail}")

@@ -19,10 +19,12 @@ from lantern.networks import BROUGHT_ID
 from lantern.registry import Slot, Technique
 from lantern.zoo import RECORDS
 from services.collection_record import COLLECTION_NAME
+from services.gateway.declared_headers import OF_TECHNIQUES, header, headers_of, reads_etags
 from services.gateway.gathering import FORM
 from services.gateway.pictures import needs_picture, raw_slot
 from services.gateway.reading import MOST_SEED, TOP_FIELDS
-from services.record import FINAL, LIVE, JobOptions
+from services.gateway.schemas import SCHEMAS, STATES, WEBHOOK
+from services.record import JobOptions
 
 routes = flask.Blueprint("openapi", __name__)
 PROBLEM = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
@@ -32,6 +34,7 @@ _ANSWERS: dict[str, Any] = {
     **{form: {"schema": PICTURE} for form in FORMS},
     JSON: {"schema": {"$ref": "#/components/schemas/Result"}},
 }
+_UNCHANGED = {"description": "the caller has it already"}
 _LARGEST = (
     "At most {} bytes in all. Pictures that have more together are sent to /v1/files one by one "
     "and named by their ids."
@@ -68,7 +71,7 @@ def build(app: flask.Flask) -> dict[str, Any]:
         },
         "paths": paths,
         "components": {
-            "schemas": _SCHEMAS,
+            "schemas": SCHEMAS,
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
         "security": [{}, {"key": []}],
@@ -82,7 +85,11 @@ def _operation(endpoint: str, method: str, path: str, view: Any) -> dict[str, An
         "operationId": endpoint.replace(".", "_") + "_" + method.lower(),
         "summary": summary,
         "tags": [endpoint.split(".", maxsplit=1)[0]],
-        "parameters": [_in_path(name) for name in names] + _QUERIES.get((path, method), []),
+        "parameters": [
+            *map(_in_path, names),
+            *_QUERIES.get((path, method), []),
+            *headers_of(path, method),
+        ],
         "responses": _responses(path, method),
     }
     if content := _BODIES.get(path) if method == "POST" else None:
@@ -130,7 +137,6 @@ _BODIES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         **dict.fromkeys(("application/zip", "application/x-tar", "application/gzip"), PICTURE),
     },
 }
-_STATES = {"enum": [*LIVE, *FINAL]}
 _PAGE = _query("cursor", {"type": "string"}, "`next` of the page before")
 _QUERIES = {
     ("/v1/collections/{name}", "GET"): [
@@ -146,7 +152,7 @@ _QUERIES = {
             "limit", {"type": "integer", "minimum": 1, "maximum": 200, "default": 50}, "jobs a page"
         ),
         _PAGE,
-        _query("status", _STATES, "only these"),
+        _query("status", STATES, "only these"),
         _query("technique", {"type": "string"}, "only these"),
     ],
     ("/v1/jobs/{job_id}", "GET"): [
@@ -182,6 +188,8 @@ def _responses(path: str, method: str) -> dict[str, Any]:
     if success != "204":
         ok["content"] = content
     responses = {success: ok, "default": {"description": "a problem", "content": PROBLEM}}
+    if method == "GET" and reads_etags(path):
+        responses["304"] = _UNCHANGED
     if path.endswith("/cancel"):
         responses["200"] = ok | {"description": "it had ended before"}
     if path.endswith("/images"):
@@ -206,7 +214,10 @@ def _technique(technique: Technique) -> dict[str, Any]:
         "summary": technique.summary,
         "description": f"{technique.details}\n\nSource: {technique.source}".strip(),
         "tags": [technique.family],
-        "parameters": [_technique_query(name, kind) for name, kind in params.items()],
+        "parameters": [
+            *(_technique_query(name, kind) for name, kind in params.items()),
+            *map(header, OF_TECHNIQUES),
+        ],
         "requestBody": {
             "description": _LARGEST.format(flask.current_app.config["MAX_CONTENT_LENGTH"]),
             "required": needs_picture(technique),
@@ -277,7 +288,7 @@ def _json_body(technique: Technique) -> dict[str, Any]:
             },
             "params": {"type": "object", "properties": params},
             **{name: params[name] for name in TOP_FIELDS if name in params},
-            "webhook": _WEBHOOK_SCHEMA,
+            "webhook": WEBHOOK,
         },
         "required": ["inputs"] if needs_picture(technique) else [],
     }
@@ -293,102 +304,5 @@ def _technique_responses(technique: Technique) -> dict[str, Any]:
         "default": {"description": "a problem", "content": PROBLEM},
     }
     responses["200"] = {"description": "the result", "content": _ANSWERS}
+    responses["304"] = _UNCHANGED
     return responses
-
-
-_TEXT = {"type": "string"}
-_MOMENT = {"type": ["string", "null"], "format": "date-time"}
-_PROBLEM_SCHEMA = {
-    "type": "object",
-    "description": "RFC 9457",
-    "required": ["type", "title", "status", "detail", "request_id"],
-    "properties": {
-        "type": _TEXT,
-        "title": _TEXT,
-        "status": {"type": "integer"},
-        "detail": _TEXT,
-        "request_id": _TEXT,
-        "errors": {
-            "type": "array",
-            "items": {"type": "object", "properties": {"pointer": _TEXT, "detail": _TEXT}},
-        },
-    },
-}
-_JOB_SCHEMA = {
-    "type": "object",
-    "required": ["id", "technique", "status", "created_at", "attempts", "params", "links"],
-    "properties": {
-        "id": _TEXT,
-        "technique": _TEXT,
-        "status": _STATES,
-        "priority": {"enum": ["low", "normal", "high"]},
-        "created_at": {"type": "string", "format": "date-time"},
-        "started_at": _MOMENT,
-        "finished_at": _MOMENT,
-        "expires_at": _MOMENT,
-        "deadline_at": _MOMENT,
-        "attempts": {"type": "integer"},
-        "estimate": {
-            "type": ["object", "null"],
-            "description": "at most; seconds are a guess from such jobs, once there were any",
-            "properties": {
-                name: {"type": "number"} for name in ("passes", "gigaflop", "megabytes", "seconds")
-            },
-        },
-        "progress": {"type": ["object", "null"]},
-        "params": {"type": "object"},
-        "preview": {"type": ["object", "null"]},
-        "result": {"type": ["object", "null"]},
-        "error": {"type": ["object", "null"]},
-        "links": {"type": "object"},
-    },
-}
-_WEBHOOK_SCHEMA = {
-    "type": "object",
-    "description": "whom to tell of the end of the job, after Standard Webhooks",
-    "required": ["url"],
-    "properties": {"url": _TEXT, "secret": _TEXT},
-}
-_RESULT_SCHEMA = {
-    "type": "object",
-    "required": ["technique", "params", "seed", "facts", "artifacts"],
-    "properties": {
-        "technique": _TEXT,
-        "params": {"type": "object"},
-        "seed": {"type": "integer"},
-        "facts": {"type": "object"},
-        "artifacts": {"type": "array", "items": {"type": "object"}},
-    },
-}
-_COLLECTION_SCHEMA = {
-    "type": "object",
-    "required": ["id", "name", "built_in", "count", "bytes", "digest", "expires_at", "links"],
-    "properties": {
-        "id": _TEXT,
-        "name": _TEXT,
-        "built_in": {"type": "boolean"},
-        "count": {"type": "integer", "description": "pictures in it"},
-        "bytes": {"type": "integer"},
-        "digest": {**_TEXT, "description": "SHA-256 of names and contents"},
-        "created_at": _MOMENT,
-        "expires_at": _MOMENT,
-        "links": {"type": "object"},
-        "pictures": {"type": "array", "items": {"type": "object"}, "description": "of this page"},
-        "next": {"type": ["string", "null"], "description": "`cursor` of the next page"},
-        "added": {"type": "integer", "description": "by this upload"},
-        "replaced": {"type": "integer", "description": "by another picture of the same name"},
-        "unchanged": {"type": "integer", "description": "sent again"},
-        "skipped_count": {"type": "integer", "description": "what was no picture, or no good one"},
-        "skipped": {
-            "type": "array",
-            "description": "the first hundred of them",
-            "items": {"type": "object", "properties": {"name": _TEXT, "reason": _TEXT}},
-        },
-    },
-}
-_SCHEMAS = {
-    "Problem": _PROBLEM_SCHEMA,
-    "Job": _JOB_SCHEMA,
-    "Result": _RESULT_SCHEMA,
-    "Collection": _COLLECTION_SCHEMA,
-}

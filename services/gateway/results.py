@@ -65,7 +65,9 @@ def _respond(job: Job, artifact: Mapping[str, Any], form: str) -> flask.Response
         with DECODING:
             data = _converted(artifact["kind"], data, form, job.call["rendering"]["quality"])
     response = flask.Response(data, content_type=form)
-    response.set_etag(f"{job.id}-{artifact['name']}-{form.rpartition('/')[2]}")
+    # the same call has the same result, whichever job has computed it
+    computed = job.cache[:32] or job.id
+    response.set_etag(f"{computed}-{artifact['name']}-{form.rpartition('/')[2]}")
     response.make_conditional(flask.request)
     return response
 

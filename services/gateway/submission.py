@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,8 +22,9 @@ from services import job_bytes, webhooks
 from services.blobs import StorageFull
 from services.gateway.context import Context, current
 from services.gateway.documents import document
-from services.gateway.guard import owner
+from services.gateway.guard import current_key, owner
 from services.gateway.pinned import Pinned
+from services.gateway.preferences import left_s, wait_s
 from services.gateway.problems import Problem
 from services.gateway.results import has_form, result_response
 from services.gateway.trained import Trained
@@ -32,7 +32,7 @@ from services.jobs import IdempotencyConflict, Order, QueueFull, QuotaReached
 from services.published import TRAINER
 from services.record import Job, JobOptions, Lane, new_id
 
-LONGEST_WAIT_S = 30
+LONGEST_KEY = 255
 
 
 def submit(
@@ -41,18 +41,19 @@ def submit(
     options: JobOptions,
     prefer: Mapping[str, str],
     lane: Lane,
+    weights: str,
     pinned: Pinned | None = None,
     trained: Trained | None = None,
 ) -> flask.Response:
     """Make a job of a call, or replay the one made before; answer with it or its result.
 
-    `pinned` is the collection that the call names, `trained` its decoder.
+    `weights` name those it is made by, `pinned` is its collection, `trained` its decoder.
     """
     context = current()
     context.stores.blobs.require_room()
-    order = _order(technique, call, options, lane, pinned)
+    order = _order(technique, call, options, lane, weights, pinned)
     known = None if flask.request.cache_control.no_cache else context.stores.jobs.known(order.cache)
-    # not what is in its collection: a call that is sent again finds its job, whatever came since
+    # not its collection and weights: a call that is sent again finds its job, whatever came since
     fingerprint = _digest(order.call, _cache_name(call), options.model_dump(mode="json"))
     try:
         if known is not None and (result := _copied(context, known, order.id)):
@@ -88,7 +89,12 @@ def lane_of(technique: Technique, call: Call, *, is_film: bool) -> Lane:
 
 
 def _order(
-    technique: Technique, call: Call, options: JobOptions, lane: Lane, pinned: Pinned | None
+    technique: Technique,
+    call: Call,
+    options: JobOptions,
+    lane: Lane,
+    weights: str,
+    pinned: Pinned | None,
 ) -> Order:
     record = dataclasses.asdict(call) | {"inputs": list(call.inputs), "accept": list(call.accept)}
     webhook = None
@@ -102,7 +108,8 @@ def _order(
         id=new_id(),
         options=options.model_dump(mode="json", exclude={"webhook_url", "webhook_secret"}),
         webhook=webhook,
-        cache=_cache_name(call, pinned.digest if pinned else ""),
+        max_active=current_key().max_active,
+        cache=_cache_name(call, pinned.digest if pinned else "", weights),
         estimate=_estimate(technique, call),
     )
 
@@ -136,11 +143,11 @@ def _estimate(technique: Technique, call: Call) -> dict[str, Any]:
     return expected if seconds is None else {**expected, "seconds": seconds}
 
 
-def _cache_name(call: Call, collection: str = "") -> str:
-    """Name what a call computes: pictures, collection, parameters, network, seed and version."""
+def _cache_name(call: Call, *also: str) -> str:
+    """Name what a call computes: pictures, parameters, seed, version, collection and weights."""
     computed = dataclasses.replace(call, inputs={}, accept=())
     pictures = {slot: hashlib.sha256(data).hexdigest() for slot, data in call.inputs.items()}
-    return _digest(lantern.__version__, owner(), dataclasses.asdict(computed), pictures, collection)
+    return _digest(lantern.__version__, owner(), dataclasses.asdict(computed), pictures, *also)
 
 
 def _digest(*parts: Any) -> str:
@@ -185,9 +192,9 @@ def _drop(context: Context, order: Order) -> None:
 def _answer(job: Job, prefer: Mapping[str, str], made: Order | None) -> flask.Response:
     applied = "respond-async" if "respond-async" in prefer else ""
     response = None
-    if seconds := _wait_seconds(prefer):
+    if seconds := wait_s(prefer):
         applied = f"wait={seconds}"
-        job = current().waited(job, seconds)
+        job = current().waited(job, left_s(prefer))
         if job.status == "succeeded" and has_form(job, flask.request.accept_mimetypes):
             response = result_response(job, flask.request.accept_mimetypes)
     if response is None:
@@ -202,13 +209,9 @@ def _answer(job: Job, prefer: Mapping[str, str], made: Order | None) -> flask.Re
     return response
 
 
-def _wait_seconds(prefer: Mapping[str, str]) -> int:
-    text = prefer.get("wait", "")
-    return min(LONGEST_WAIT_S, int(text)) if re.fullmatch(r"[0-9]{1,4}", text, re.ASCII) else 0
-
-
 def _idempotency_key() -> str:
     key = flask.request.headers.get("Idempotency-Key", "")
-    if len(key) > 255:
-        raise Problem(400, "invalid-header", "Idempotency-Key may have at most 255 characters")
+    if len(key) > LONGEST_KEY:
+        detail = f"Idempotency-Key may have at most {LONGEST_KEY} characters"
+        raise Problem(400, "invalid-header", detail)
     return _digest(owner(), flask.request.path, key) if key else ""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 
 import flask
 from blake3 import blake3
@@ -17,18 +17,19 @@ from lantern.collections.library import Collections
 from lantern.describe import describe, describe_all
 from lantern.errors import one_of
 from lantern.registry import Technique
-from lantern.styles.library import Style
 from lantern.zoo import check_weights
 from services.backend import Unavailable
 from services.gateway.catalogue import layers_of
 from services.gateway.context import DECODING, current
-from services.gateway.guard import owner
+from services.gateway.guard import current_key, owner, require
 from services.gateway.networks import find_network
 from services.gateway.pinned import pin
+from services.gateway.preferences import left_s, preferences, wait_s
 from services.gateway.reading import read_call
 from services.gateway.styles import check_styles
 from services.gateway.submission import lane_of, submit
 from services.gateway.trained import find_trained
+from services.gateway.weights import weights_of
 
 routes = flask.Blueprint("techniques", __name__)
 
@@ -49,7 +50,7 @@ def get_technique(name: str) -> flask.Response:
 def run_technique(name: str) -> flask.Response:
     """Run a technique: a result at once, or a job."""
     technique = registry.find(name)
-    prefer = _preferences(flask.request.headers.get("Prefer", ""))
+    prefer = preferences(flask.request.headers.get("Prefer", ""))
     call, options = read_call(technique)
     pinned, trained = pin(technique, call), find_trained(technique, call)
     # the engine knows the built-in collections alone, and no decoders
@@ -58,32 +59,47 @@ def run_technique(name: str) -> flask.Response:
     lane = lane_of(technique, call, is_film=is_film)
     as_job = lane == "jobs" or "respond-async" in prefer or is_own
     if as_job:
+        require("jobs")
         with DECODING:
             calls.check(technique, call.inputs, thoroughly=True)
-    styles = check_styles(technique, call)
+    weights = weights_of(technique, call, check_styles(technique, call))
     if as_job:
         _check_model(technique, call)
-        return submit(technique, call, options, prefer, lane, pinned, trained)
+        return submit(technique, call, options, prefer, lane, weights, pinned, trained)
     try:
-        return answer(technique, call, styles, current().backend.perform)
+        return _at_once(technique, call, weights, prefer)
     except Unavailable:
-        return submit(technique, call, options, prefer, lane, pinned)
+        if "jobs" not in current_key().scopes:
+            raise
+        return submit(technique, call, options, prefer, lane, weights, pinned)
+
+
+def _at_once(
+    technique: Technique, call: Call, weights: str, prefer: Mapping[str, str]
+) -> flask.Response:
+    engine, seconds = current().backend.perform, wait_s(prefer)
+    if not seconds:
+        return answer(technique, call, weights, engine)
+    in_time = functools.partial(engine, within_s=left_s(prefer))
+    response = answer(technique, call, weights, in_time)
+    response.headers["Preference-Applied"] = f"wait={seconds}"
+    return response
 
 
 def answer(
     technique: Technique,
     call: Call,
-    styles: Sequence[Style],
+    weights: str,
     engine: Callable[[Technique, Call], Answer],
 ) -> flask.Response:
     """Answer a call at once: with nothing where the caller has it, from memory, or by the engine.
 
-    `styles` are those that the call names.
+    `weights` name those that it is answered by.
 
     Raises:
         Unavailable: the engine cannot serve it now.
     """
-    etag = _etag(technique, call, styles)
+    etag = _etag(technique, call, weights)
     if etag in flask.request.if_none_match:
         response = flask.Response(status=304)
         response.set_etag(etag)
@@ -124,22 +140,13 @@ def _respond(given: Answer, seconds: float) -> flask.Response:
     return response
 
 
-def _preferences(header: str) -> dict[str, str]:
-    """Read `Prefer: wait=5, respond-async`; what is not understood is ignored, as RFC 7240 asks."""
-    parts = (part.strip().partition("=") for part in header.split(",") if part.strip())
-    return {name.strip().lower(): value.strip(' "') for name, _, value in parts}
-
-
-def _etag(technique: Technique, call: Call, styles: Sequence[Style]) -> str:
+def _etag(technique: Technique, call: Call, weights: str) -> str:
     """Name the answer by all it depends on: pictures, parameters, form, weights and version."""
     head, _ = call.pack()
     # SHA-256 took a seventh of the way there and back, BLAKE2b half as long
-    digest = blake3(f"{lantern.__version__}\n{head}\n".encode())
+    digest = blake3(f"{lantern.__version__}\n{weights}\n{head}\n".encode())
     for data in call.inputs.values():  # their lengths are in the head
         digest.update(data)
-    if "styles" in technique.injected.values():
-        said = [current().styles.version(), *map(vars, styles)]
-        digest.update(json.dumps(said, sort_keys=True, default=str).encode())
     if technique.takes_collection:  # a built-in one, others are read by jobs
         digest.update(Collections().find(str(call.params["collection"])).digest.encode())
     return digest.hexdigest(length=16)

@@ -5,7 +5,7 @@ local ALL, ENDED = 'lantern:jobs:all:', 'lantern:jobs:ended'
 local OUTBOX, CACHE, CLOCK = 'lantern:outbox', 'lantern:cache:', 'lantern:clock'
 local COLLECTION, COLLECTIONS = 'lantern:collection:', 'lantern:collections:'
 local LANES = {'fast', 'jobs'}
-local PARTS = {'', ':events', ':previews', ':deliveries'}
+local PARTS = {'', ':events', ':previews', ':deliveries', ':owner'}
 
 local function now()
   local time = redis.call('TIME')
@@ -54,6 +54,8 @@ local function finalise(id, status, ttl_s, at)
   tell(id, 'done', cjson.encode({status = status}))
   redis.call('ZADD', ENDED, at, id)
   for _, part in ipairs(PARTS) do redis.call('EXPIRE', JOB .. id .. part, ttl_s) end
+  -- it outlives the record, so that its caller is told that the result is gone, not that none was
+  redis.call('SET', JOB .. id .. ':owner', get(id, 'owner'), 'EX', 2 * ttl_s)
   local name = get(id, 'cache')
   if status == 'succeeded' and name then redis.call('SET', CACHE .. name, id, 'EX', ttl_s) end
   if redis.call('HEXISTS', JOB .. id, 'webhook') == 1 then redis.call('ZADD', OUTBOX, at, id) end

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -16,6 +17,11 @@ from tests.e2e.pictures import decode
 from tests.e2e.running import alive, environment
 
 pytestmark = pytest.mark.e2e
+
+ARTEFACTS = {
+    "coffee-starry-night-512.jpg", "coffee-starry-night-256.jpg", "cat-grad-cam.jpg",
+    "coffee-repainted.png",
+}  # fmt: skip
 
 
 def test_the_demonstration_leaves_pictures_and_nothing_else(tmp_path: Path) -> None:
@@ -36,9 +42,13 @@ def test_the_demonstration_leaves_pictures_and_nothing_else(tmp_path: Path) -> N
     assert process.wait(1) == 0, said
     assert "Traceback" not in said
     assert "everything is stopped" in said
+    for size in (512, 256):
+        assert re.search(rf"\b{size} px: \d+ ms  \(queue;dur=.*model;dur=.*\)", said), said
+    assert re.search(r"\[#+\.*\] \d+/\d+ loss \d", said), said
+    assert "style-transfer: a job" in said
 
     pictures = sorted(out.iterdir())
-    assert len(pictures) >= 4
+    assert {path.name for path in pictures} == ARTEFACTS
     for path in pictures:
         assert min(decode(path.read_bytes()).shape[:2]) >= 64, path
         assert str(path) in said

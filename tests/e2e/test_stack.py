@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -58,6 +60,26 @@ def job_succeeds(stack: Running, picture: bytes) -> Any:
 
 def kill_group(process: psutil.Process) -> None:
     os.killpg(process.pid, signal.SIGKILL)
+
+
+class TestStarting:
+    def test_it_says_itself_that_it_is_ready_within_30_s(self, stack: Running) -> None:
+        found = re.search(r"Lantern is ready on (\S+) after ([0-9.]+) s", stack.output)
+        assert found, stack.output
+        assert found[1] == stack.url
+        assert float(found[2]) < 30
+
+    def test_callers_of_both_kinds_are_served(self, stack: Running, tmp_path: Path) -> None:
+        locust = [
+            sys.executable, "-m", "locust", "--headless", "-u", "2", "-r", "2", "-t", "8s",
+            "-f", str(ROOT / "tests" / "load" / "locustfile.py"), "--host", stack.url,
+        ]  # fmt: skip
+        done = subprocess.run(
+            locust, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=90,
+            check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "fast-style" in done.stdout + done.stderr
 
 
 class TestNeighbours:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ from services.jobs import Jobs, Limits
 from services.processes import free_ports
 from services.settings import Settings
 from services.stack import redis_server
+from tests.services.engine import Engine
 from tests.services.gateway import Closing
 
 
@@ -55,6 +57,16 @@ def _await_redis(url: str, log: Path) -> None:
             except redis.ConnectionError:
                 time.sleep(0.05)
     raise AssertionError(log.read_text())
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    with Engine() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
 
 
 @pytest.fixture

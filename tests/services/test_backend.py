@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,93 +14,13 @@ from lantern import registry
 from lantern.call import Call
 from services.backend import EngineFailed, Refused, TorchServeBackend, Unavailable, archive_of
 from services.processes import free_ports
+from tests.services.engine import Engine, Reply
 
 HEAD = "x-lantern-call"
 JSON = "application/json"
 WORKER_DIED = (500, b'{"code": 500, "type": "InternalServerException", "message": "Worker died."}')
 NO_WORKER = (503, b'{"code": 503, "type": "ServiceUnavailableException", "message": "no worker"}')
 RESET = (507, b'{"code": 507, "type": "InternalServerException", "message": "out of memory"}')
-
-
-@dataclass
-class Reply:
-    """What the server does with one request; `slow_s` passes first, `cut` drops the connection."""
-
-    status: int = 200
-    body: bytes = b"picture"
-    headers: dict[str, str] = field(default_factory=dict)
-    slow_s: float = 0.0
-    cut: bool = False
-
-
-@dataclass
-class Seen:
-    """One request that came in; `connection` is the caller's port."""
-
-    method: str
-    path: str
-    headers: dict[str, str]
-    body: bytes
-    connection: int
-
-
-class Engine(ThreadingHTTPServer):
-    """Plays TorchServe: gives its replies in turn, the last one for good, and keeps requests."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Answering)
-        self.replies: list[Reply] = [Reply()]
-        self.seen: list[Seen] = []
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-    def reply(self, *replies: Reply | tuple[int, bytes]) -> None:
-        self.replies = [r if isinstance(r, Reply) else Reply(*r) for r in replies]
-
-
-class Answering(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: Engine
-
-    def do_POST(self) -> None:
-        headers = {name.lower(): value for name, value in self.headers.items()}
-        body = self.rfile.read(int(headers.get("content-length", 0)))
-        self.server.seen.append(
-            Seen(self.command, self.path, headers, body, self.client_address[1])
-        )
-        reply = self.server.replies[0]
-        if len(self.server.replies) > 1:
-            self.server.replies.pop(0)
-        time.sleep(reply.slow_s)
-        if reply.cut:
-            self.close_connection = True
-            return
-        self.send_response(reply.status)
-        for name, value in reply.headers.items():
-            self.send_header(name, value)
-        self.send_header("content-length", str(len(reply.body)))
-        self.end_headers()
-        self.wfile.write(reply.body)
-
-    def do_GET(self) -> None:
-        self.do_POST()
-
-    def log_message(self, format: str, *arguments: object) -> None:
-        pass
-
-
-@pytest.fixture
-def engine() -> Iterator[Engine]:
-    with Engine() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture
@@ -194,6 +111,17 @@ class TestAnEngineThatIsBusy:
             backend.send("explain", "{}", b"")
         assert time.monotonic() - started < 0.9
         assert len(engine.seen) == 1
+
+    def test_a_caller_may_wait_for_less(self, engine: Engine, backend: TorchServeBackend) -> None:
+        engine.reply(Reply(slow_s=0.2))
+        started = time.monotonic()
+        with pytest.raises(Unavailable):
+            backend.send("explain", "{}", b"", within_s=0.05)
+        assert time.monotonic() - started < 0.15
+        engine.reply(Reply(*WORKER_DIED))
+        with pytest.raises(Unavailable):
+            backend.send("explain", "{}", b"", within_s=0.05)
+        assert len(engine.seen) == 2
 
     @pytest.mark.parametrize("status", [400, 404, 413])
     def test_what_the_gateway_did_not_expect_is_unavailable(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +18,10 @@ from lantern import registry
 from lantern.artifact import Outcome, Table
 from lantern.image import Image
 from lantern.params import Params
+from lantern.styles.library import Style, StyleLibrary
 from services import cli
 from services.docs import page
+from services.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("invented")
 
@@ -72,6 +75,19 @@ def test_pictures_are_given_by_place_or_by_slot(
 def test_wrong_pictures_are_told(words: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert lantern(f"collage {words}") == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("style", StyleLibrary(Settings().styles_path).styles().values())
+def test_the_command_that_made_a_style_can_be_given_again(style: Style) -> None:
+    program, *words = shlex.split(style.facts["command"])
+    assert program == "lantern"
+    chosen = cli._parser().parse_args(words)
+    if words[0] == "train-style":
+        params = cli._params(chosen, chosen.technique.params_type).model_dump()
+        # what is None is chosen by the way that is taken
+        given = {name: value for name, value in params.items() if value is not None}
+        recorded = style.facts["params"]
+        assert {name: given[name] for name in recorded if name in given}.items() <= recorded.items()
 
 
 @pytest.mark.parametrize("words", ["", "10.png", "10.png 20.png", "10.png --style"])

@@ -8,6 +8,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from typing import Any
 
 import flask
@@ -22,8 +23,8 @@ import lantern.techniques  # noqa: F401  fills the registry
 from lantern import registry
 from services.clients import Stores
 from services.gateway import jobs as jobs_module
-from services.gateway.guard import NOBODY, digest, new_key
-from services.jobs import ALL
+from services.gateway.guard import NOBODY
+from services.jobs import ALL, JOB
 from services.queues import queue_of
 from services.record import new_id
 from tests.services.gateway import (
@@ -174,72 +175,44 @@ class TestOpenApi:
         self, http: FlaskClient, document: Any, stores: Stores
     ) -> None:
         schema = document["components"]["schemas"]["Job"]
-        job = queue(http)
-        Draft202012Validator(schema).validate(job)
+        job = queue(http, query_string={"webhook_url": "http://127.0.0.1:1/hook"})
         finish(stores, job)
-        Draft202012Validator(schema).validate(http.get(job["links"]["self"]).get_json())
+        done = http.get(job["links"]["self"]).get_json()
+        for one in (job, done):
+            Draft202012Validator(schema).validate(one)
+            assert set(one) <= set(schema["properties"])
+        assert set(schema["properties"]) == set(job)
+        assert set(done["result"]) <= set(schema["properties"]["result"]["properties"])
 
+    def test_each_route_declares_the_headers_it_reads(self, document: Any) -> None:
+        def headers(path: str, method: str) -> set[str]:
+            declared = document["paths"][path][method].get("parameters", [])
+            return {one["name"] for one in declared if one["in"] == "header"}
 
-class TestKeys:
-    @pytest.fixture
-    def key(self) -> str:
-        return new_key()
-
-    @pytest.fixture
-    def keyed(self, make_http: Callable[..., FlaskClient], key: str) -> FlaskClient:
-        return make_http(api_keys=f"{digest('another')}, {digest(key).upper()}")
-
-    @pytest.mark.parametrize(
-        "path", ["/", "/docs", "/openapi.json", "/healthz/live", "/static/studio.js"]
-    )
-    def test_what_holds_no_data_is_open(self, keyed: FlaskClient, path: str) -> None:
-        assert keyed.get(path).status_code == 200
-
-    @pytest.mark.parametrize(
-        "path", ["/v1/techniques", "/v1/jobs", "/v1/models", "/metrics", "/v1/nope", "/nope"]
-    )
-    def test_everything_else_needs_a_key(self, keyed: FlaskClient, path: str) -> None:
-        response = keyed.get(path)
-        problem(response, 401, "unauthorized")
-        assert response.headers["WWW-Authenticate"].startswith("Bearer")
-
-    def test_a_known_key_opens(self, keyed: FlaskClient, key: str) -> None:
-        for scheme in ("Bearer", "bearer"):
-            headers = {"Authorization": f"{scheme} {key}"}
-            assert keyed.get("/v1/jobs", headers=headers).status_code == 200
-        assert keyed.get("/nope", headers={"Authorization": f"Bearer {key}"}).status_code == 404
-
-    @pytest.mark.parametrize(
-        "header",
-        ["", "Bearer", "Bearer ", "Bearer lk_wrong", "Basic {key}", "{key}", "Bearer {key}x",
-         "Bearer {key} {key}", "Bearer \xff\xfe", "Bearer " + 7000 * "a"],
-    )  # fmt: skip
-    def test_any_other_does_not(self, keyed: FlaskClient, key: str, header: str) -> None:
-        headers = {"Authorization": header.format(key=key)}
-        document = problem(keyed.get("/v1/jobs", headers=headers), 401)
-        assert key not in json.dumps(document)
-
-    def test_a_key_in_the_query_does_not(self, keyed: FlaskClient, key: str) -> None:
-        problem(keyed.get("/v1/jobs", query_string={"key": key, "Authorization": key}), 401)
-
-    def test_a_digest_is_no_key(self, keyed: FlaskClient, key: str) -> None:
-        headers = {"Authorization": f"Bearer {digest(key)}"}
-        problem(keyed.get("/v1/jobs", headers=headers), 401)
-
-    def test_nothing_is_run_without_a_key(self, keyed: FlaskClient, stores: Stores) -> None:
-        problem(post(keyed), 401)
-        assert stores.jobs.counts()["queued"] == 0
-
-    def test_keys_are_long_and_distinct(self) -> None:
-        keys = {new_key() for _ in range(100)}
-        assert len(keys) == 100
-        assert all(len(key) > 30 for key in keys)
+        technique = {"Prefer", "Idempotency-Key", "If-None-Match", "Cache-Control"}
+        assert headers(DREAM, "post") == headers(PAINT, "post") == technique
+        assert headers("/v1/jobs/{job_id}/events", "get") == {"Last-Event-ID"}
+        for path in (
+            "/v1/files/{name}", "/v1/jobs/{job_id}/result", "/v1/samples/{name}",
+            "/v1/jobs/{job_id}/artifacts/{name}", "/v1/styles/{name}/thumbnail",
+            "/v1/collections/{name}/images/{picture}",
+        ):  # fmt: skip
+            assert headers(path, "get") == {"If-None-Match"}, path
+        assert headers("/v1/jobs", "get") == headers("/v1/files/{name}", "delete") == set()
 
 
 class TestRequestIds:
     def test_every_answer_has_one(self, http: FlaskClient) -> None:
         ids = [http.get(path).headers["X-Request-Id"] for path in ("/", "/nope", "/v1/jobs") * 2]
         assert len(set(ids)) == 6
+
+    def test_every_answer_says_where_its_time_went(self, http: FlaskClient) -> None:
+        answers = [http.get(path) for path in ("/", "/nope", "/v1/jobs", "/static/studio.js")]
+        known = post(http, PAINT, headers={"If-None-Match": "*"})
+        for response in (*answers, known, post(http), post(http, data=b"")):
+            parts = re.findall(r"(\w+);dur=([0-9.]+)", response.headers["Server-Timing"])
+            assert [name for name, _ in parts] == ["queue", "decode", "model", "encode"]
+            assert 0 <= float(dict(parts)["queue"]) < 5000
 
     def test_the_callers_own_is_kept(self, http: FlaskClient) -> None:
         response = http.get("/nope", headers={"X-Request-Id": "trace-1.A_b"})
@@ -691,6 +664,23 @@ class TestResults:
         problem(http.get(done["links"]["result"]), 410, "expired")
         problem(http.get(done["result"]["artifacts"][0]["url"]), 410, "expired")
 
+    def test_so_is_that_of_a_job_whose_record_has_expired(
+        self, http: FlaskClient, done: Any, client: redis.Redis
+    ) -> None:
+        client.delete(JOB + done["id"])
+        for url in (done["links"]["result"], done["result"]["artifacts"][0]["url"]):
+            assert "send the call again" in problem(http.get(url), 410, "expired")["detail"]
+        problem(http.get(done["links"]["self"]), 404)
+        problem(http.delete(done["links"]["self"]), 404)
+        assert http.get("/v1/jobs").get_json()["jobs"] == []
+        problem(http.get(f"/v1/jobs/{NO_JOB}/result"), 404)
+        problem(http.get("/v1/jobs/nope/result"), 404)
+
+    def test_so_is_that_of_a_job_that_was_too_late(self, http: FlaskClient, stores: Stores) -> None:
+        job = queue(http)
+        assert stores.jobs.finish(start(stores, job), "expired")
+        assert "deadline" in problem(http.get(job["links"]["result"]), 410, "expired")["detail"]
+
     def test_a_job_that_is_not_finished_is_409(self, http: FlaskClient, stores: Stores) -> None:
         job = queue(http)
         problem(http.get(job["links"]["result"]), 409, "not-finished")
@@ -775,6 +765,10 @@ class TestFiles:
         head = http.head(response.headers["Location"])
         assert (head.status_code, head.data) == (200, b"")
         assert head.headers["Content-Length"] == str(len(data))
+        for told in (fetched, head):
+            assert told.expires is not None
+            ends = datetime.fromisoformat(file["expires_at"])
+            assert abs((told.expires - ends).total_seconds()) <= 1
 
     def test_the_same_bytes_have_the_same_id(self, http: FlaskClient) -> None:
         raw = post(http, "/v1/files").get_json()

@@ -17,7 +17,7 @@ from flask.testing import FlaskClient
 from services.clients import Stores
 from services.gateway.guard import digest, new_key
 from services.gateway.seats import Seats
-from services.jobs import Event, Jobs
+from services.jobs import JOB, Event, Jobs
 from services.record import Job, JobOptions
 from tests.services.gateway import (
     ARRAYS,
@@ -238,6 +238,16 @@ class TestOwners:
         problem(post(http, headers=mine), 429, "quota")
         queue(http, headers=theirs)
 
+    def test_what_expired_is_gone_for_its_owner_and_unknown_to_others(
+        self, two: Any, stores: Stores
+    ) -> None:
+        http, mine, theirs = two
+        job = queue(http, headers=mine)
+        finish(stores, job)
+        stores.state.delete(JOB + job["id"])
+        problem(http.get(job["links"]["result"], headers=mine), 410, "expired")
+        problem(http.get(job["links"]["result"], headers=theirs), 404)
+
     def test_results_of_others_are_not_reused(self, two: Any, stores: Stores) -> None:
         http, mine, theirs = two
         finish(stores, queue(http, headers=mine))
@@ -416,7 +426,10 @@ class TestWebhooks:
     def test_deliveries_are_listed(self, http: FlaskClient, stores: Stores) -> None:
         job = queue(http, query_string={"webhook_url": HOOK})
         finish(stores, job)
-        assert http.get(job["links"]["deliveries"]).get_json() == {"deliveries": []}
+        expires_at = http.get(job["links"]["self"]).get_json()["expires_at"]
+        assert expires_at is not None
+        before = http.get(job["links"]["deliveries"]).get_json()
+        assert before == {"deliveries": [], "expires_at": expires_at}
         due = stores.outbox.fetch()
         assert due is not None
         stores.outbox.note(due, {"attempt": 1, "status": 204}, None)

@@ -118,6 +118,7 @@ class Caller:
         assert document["title"]
         assert document["detail"]
         assert document["request_id"] == answer.headers["X-Request-Id"]
+        assert answer.headers["Server-Timing"].startswith("queue;dur=")
         assert answer.headers["Content-Type"] == "application/problem+json"
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
         assert answer.headers["Connection"] == "close"

@@ -35,6 +35,7 @@ from tests.services.job_deeds import (
     status_of,
     story,
 )
+from tests.waiting import until
 
 
 class TestFinish:
@@ -67,6 +68,20 @@ class TestFinish:
         assert is_nowhere(client, job)
         for part in ("", ":events", ":previews"):
             assert 0 < client.ttl(JOB + job.id + part) <= 60, part
+
+    def test_whose_it_was_is_known_for_longer(
+        self, make_jobs: MakeJobs, client: redis.Redis
+    ) -> None:
+        jobs = make_jobs(ttl_s=1)
+        job, deleted = create(jobs), create(jobs)
+        assert jobs.owner_of_ended(job.id) is None
+        for one in (job, deleted):
+            assert jobs.finish(claim(jobs, one), "succeeded", result=RESULT)
+        jobs.delete(deleted)
+        assert jobs.owner_of_ended(deleted.id) is None
+        until(lambda: jobs.get(job.id) is None)
+        assert jobs.owner_of_ended(job.id) == job.owner
+        assert 0 < client.pttl(JOB + job.id + ":owner") <= 1000
 
     def test_a_job_has_exactly_one_end(self, jobs: Jobs) -> None:
         job = create(jobs)

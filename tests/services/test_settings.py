@@ -57,6 +57,12 @@ def test_a_wrong_value_is_named_with_what_it_may_be(name: str, text: str, wanted
     assert text in str(caught.value)
 
 
+@pytest.mark.parametrize("keys", ["x", 63 * "0", 64 * "0" + ":all", 64 * "0" + ":jobs:none"])
+def test_keys_that_are_none_are_refused_with_what_they_may_be(keys: str) -> None:
+    with pytest.raises(SettingsError, match="infer, jobs, files"):
+        read({"LANTERN_API_KEYS": keys})
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "example.org"])
 def test_an_address_that_others_reach_needs_keys(host: str) -> None:
     with pytest.raises(SettingsError, match="LANTERN_API_KEYS"):

@@ -1,0 +1,25 @@
+"""What the demonstration does when it is not answered as it should be."""
+
+from __future__ import annotations
+
+import pytest
+
+from services.demo import Client
+from services.processes import StackError
+from tests.services.engine import Engine, Reply
+
+PATH = "/v1/techniques/fast-style"
+
+
+def test_a_job_in_the_place_of_a_picture_is_an_error(engine: Engine) -> None:
+    engine.reply(Reply(202, b'{"id": "job_1"}'))
+    client = Client(engine.url)
+    with pytest.raises(StackError, match=r"fast-style answered 202, not 200: .*job_1"):
+        client.post(PATH, {"size": "64"}, "image/jpeg")
+    assert client.post(PATH, {"size": "64"}, "image/jpeg", status=202).status == 202
+
+
+def test_a_picture_in_the_place_of_a_job_is_one_too(engine: Engine) -> None:
+    engine.reply(Reply(200, b"\xff\xd8"))
+    with pytest.raises(StackError, match="answered 200, not 202"):
+        Client(engine.url).post(PATH, {"size": "64"}, "image/jpeg", status=202)

@@ -1,0 +1,68 @@
+"""How long a caller wants to wait for an interactive call, with an engine that may be slow."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+from flask.testing import FlaskClient
+
+from services.clients import Stores
+from services.gateway.guard import NOBODY
+from tests.services.engine import Engine, Reply
+from tests.services.gateway import PAINT, PHOTO, finish, post
+
+JPEG = {"content-type": "image/jpeg"}
+# longer than anybody waits here
+SLOW_S = 2.5
+
+
+@pytest.fixture
+def http(make_http: Callable[..., FlaskClient], engine: Engine) -> FlaskClient:
+    return make_http(torchserve_url=engine.url)
+
+
+@pytest.mark.parametrize(("prefer", "applied"), [("wait=7", "wait=7"), ("wait=0", None)])
+def test_an_answer_in_time_says_what_was_applied(
+    http: FlaskClient, engine: Engine, prefer: str, applied: str | None
+) -> None:
+    engine.reply(Reply(headers=JPEG | {"x-lantern-timings": json.dumps({"model": 20.0})}))
+    response = post(http, PAINT, headers={"Prefer": prefer})
+    assert (response.status_code, response.data) == (200, b"picture")
+    assert response.headers.get("Preference-Applied") == applied
+    assert "model;dur=20.0" in response.headers["Server-Timing"]
+
+
+def test_a_slow_engine_makes_a_job_when_the_time_is_over(http: FlaskClient, engine: Engine) -> None:
+    engine.reply(Reply(headers=JPEG, slow_s=SLOW_S))
+    started = time.monotonic()
+    response = post(http, PAINT, headers={"Prefer": "wait=1"})
+    assert 0.9 < time.monotonic() - started < 2
+    assert response.status_code == 202
+    assert response.headers["Preference-Applied"] == "wait=1"
+    assert response.get_json()["status"] == "queued"
+
+
+def test_the_job_is_waited_for_as_long_as_is_left(
+    make_http: Callable[..., FlaskClient], engine: Engine, stores: Stores
+) -> None:
+    engine.reply(Reply(headers=JPEG, slow_s=SLOW_S))
+    http = make_http(torchserve_url=engine.url, interactive_timeout_s=0.5)
+
+    def finish_the_first() -> None:
+        while not (made := stores.jobs.newest(NOBODY, 1)):
+            time.sleep(0.01)
+        finish(stores, {"id": made[0][1], "params": {}})
+
+    thread = threading.Thread(target=finish_the_first)
+    thread.start()
+    response = post(http, PAINT, headers={"Prefer": "wait=10", "Accept": "image/png"})
+    thread.join()
+    assert (response.status_code, response.data) == (200, PHOTO)
+    started = time.monotonic()
+    again = post(http, PAINT, headers={"Prefer": "wait=1", "Cache-Control": "no-cache"})
+    assert 0.9 < time.monotonic() - started < 1.4, "half of the second is the engine's"
+    assert again.status_code == 202
