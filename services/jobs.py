@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -25,7 +25,6 @@ QUEUED, RUNNING = "lantern:jobs:queued:", "lantern:jobs:running"
 CACHE, WORKERS, ENDED = "lantern:cache:", "lantern:workers:", "lantern:jobs:ended"
 SCRIPTS = Path(__file__).parent / "scripts"
 PRELUDE = "prelude"
-MOST_FAILURES = 30
 
 
 class IdempotencyConflict(Exception):
@@ -372,33 +371,3 @@ class Jobs:
 
 
 _REFUSALS = {b"conflict": IdempotencyConflict, b"quota": QuotaReached, b"full": QueueFull}
-
-
-def events_until_done(
-    jobs: Jobs, job_id: str, after: str, pause_s: float
-) -> Iterator[Event | None]:
-    """Go through a job's events as they come; None each time `pause_s` passed without one.
-
-    While Redis restarts there is nothing; then it goes on where it was.
-
-    Raises:
-        RedisError: Redis was away for long.
-    """
-    failures = 0
-    while True:
-        try:
-            found = jobs.events(job_id, after, pause_s)
-        except (redis.ConnectionError, redis.TimeoutError):
-            failures += 1
-            if failures > MOST_FAILURES:
-                raise
-            time.sleep(1.0)
-            continue
-        failures = 0
-        if not found:
-            yield None
-        for event in found:
-            after = event.id
-            yield event
-            if event.name == "done":
-                return

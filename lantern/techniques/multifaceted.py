@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import torch
@@ -15,10 +13,7 @@ from torch import Tensor
 
 from lantern.artifact import Grid, Outcome, Table
 from lantern.checkpoint import Checkpoints
-from lantern.collections.clusters import clusters, principal
-from lantern.collections.collection import Entry
 from lantern.collections.library import Collections
-from lantern.errors import InvalidParameter
 from lantern.image import Image
 from lantern.optimize.ascend import Settled, Trace, ascend
 from lantern.optimize.goals import Goal, Goals, read_one
@@ -30,6 +25,7 @@ from lantern.params import Params
 from lantern.progress import Looks, Progress
 from lantern.registry import Count, technique
 from lantern.techniques.evidence import evidence
+from lantern.techniques.facets import BATCH, Facet, facets_of, named_pictures, of_class, pooled
 from lantern.vision_model import LOGITS, VisionModel
 from lantern.work import WHOLE, Sizes, Work
 
@@ -101,10 +97,6 @@ class MultifacetedParams(Params):
 
 # Share of the steps in which the weight around the centre widens.
 WIDENS = 0.75
-# Components kept of the features; and pictures looked at together.
-COMPONENTS, BATCH = 50, 16
-# Longest side at which a given picture is checked, px: as large as pictures come.
-LARGEST = 8192
 
 
 def _work(params: MultifacetedParams, sizes: Sizes, model: VisionModel) -> Work:
@@ -112,25 +104,6 @@ def _work(params: MultifacetedParams, sizes: Sizes, model: VisionModel) -> Work:
     ascent, looks = 2 * params.steps * params.facets, looked_at * model.input_size**2
     at_once = params.facets * params.size**2
     return Work(ascent + looks / params.size**2, params.size**2, (WHOLE,), at_once)
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """A picture as the network saw it: where it is had again, its features, its best class."""
-
-    name: str
-    read: Callable[[], Image]
-    features: Tensor
-    choice: int
-
-
-@dataclass(frozen=True)
-class _Facet:
-    """Pictures that are alike, those nearest to the centre first, and the mean of the `nearest`."""
-
-    members: tuple[str, ...]
-    nearest: int
-    mean: Tensor
 
 
 @technique(
@@ -162,11 +135,11 @@ def multifaceted(
     an ascent of the class score begins, which works on the centre first and ever further out.
     """
     layer = params.layer or model.cam_layer
-    named = _named(model, params, image, collections)
+    named = named_pictures(model, params, image, collections)
     looks = Looks(progress, len(named), BATCH, params.steps)
-    target, seen = _of_class(model, params, layer, named, looks, is_given=bool(image))
+    target, seen = of_class(model, params, layer, named, looks, is_given=bool(image))
     goal = read_one(params.objective or f"class:{target}", model, pointer="/params/objective")
-    facets = _facets(seen, model, params, generator)
+    facets = facets_of(seen, model, params, generator)
     means = torch.stack([facet.mean for facet in facets])
     canvas = Fourier(means.to(model.device))
     trace = _ascend(model, goal, canvas, params, looks, generator, checkpoints)
@@ -182,133 +155,6 @@ def multifaceted(
         "settled": trace.settled,
     }
     return Outcome((sheet, Table("scores", rows)), facts)
-
-
-# --- Facets ------------------------------------------------------------------------------------
-
-
-def _named(
-    model: VisionModel,
-    params: MultifacetedParams,
-    image: Sequence[Image],
-    collections: Collections,
-) -> list[tuple[str, Callable[[], Image]]]:
-    """Return the pictures to look at, by name."""
-    if params.target is not None:
-        model.check_class(params.target, model.class_count)
-    for picture in image:
-        model.fit(picture, LARGEST)
-    if image:
-        return [(f"image-{n}", _given(picture)) for n, picture in enumerate(image, start=1)]
-    return _listed(params, collections)
-
-
-def _of_class(
-    model: VisionModel,
-    params: MultifacetedParams,
-    layer: str,
-    named: Sequence[tuple[str, Callable[[], Image]]],
-    looks: Looks,
-    *,
-    is_given: bool,
-) -> tuple[int, list[_Seen]]:
-    """Choose the class and return the pictures that stand for it."""
-    seen = _look(model, layer, named, looks)
-    counts = Counter(picture.choice for picture in seen)
-    target = params.target if params.target is not None else counts.most_common(1)[0][0]
-    if not is_given and not params.folder:
-        seen = [picture for picture in seen if picture.choice == target]
-    if not seen:
-        raise _not_found(model, target, counts)
-    return target, seen
-
-
-def _given(picture: Image) -> Callable[[], Image]:
-    return lambda: picture
-
-
-def _listed(
-    params: MultifacetedParams, collections: Collections
-) -> list[tuple[str, Callable[[], Image]]]:
-    collection = collections.find(params.collection)
-    folder = params.folder.strip("/")
-    entries = [e for e in collection if not folder or f"{e.folder}/".startswith(f"{folder}/")]
-    if not entries:
-        folders = sorted({entry.folder for entry in collection if entry.folder})
-        shown = ", ".join(folders[:24]) or "none"
-        raise InvalidParameter(
-            f"there is no such folder in the collection; its folders are: {shown}",
-            pointer="/params/folder",
-        )
-    count = min(len(entries), params.looked_at)
-    return [
-        (entry.name, _kept(entry))
-        for entry in (entries[n * len(entries) // count] for n in range(count))
-    ]
-
-
-def _kept(entry: Entry) -> Callable[[], Image]:
-    # an entry keeps its picture; it is made anew so that a thousand of them are not in memory
-    return lambda: Entry(entry.name, lambda _: entry.read()).image
-
-
-@torch.inference_mode()
-def _look(
-    model: VisionModel,
-    layer: str,
-    named: Sequence[tuple[str, Callable[[], Image]]],
-    looks: Looks,
-) -> list[_Seen]:
-    """Look at every picture; features are the layer's means over all positions."""
-    seen: list[_Seen] = []
-    with model.capture([layer, LOGITS]) as features:
-        for at in range(0, len(named), BATCH):
-            batch = named[at : at + BATCH]
-            found = features(torch.cat([model.frame(read(), "crop").pixels for _, read in batch]))
-            pooled, choices = _pooled(found[layer]).cpu(), found[LOGITS].argmax(1).tolist()
-            for (name, read), vector, choice in zip(batch, pooled, choices, strict=True):
-                seen.append(_Seen(name, read, vector.clone(), choice))
-            looks.looked(at, named[at][1])
-    return seen
-
-
-def _pooled(activation: Tensor) -> Tensor:
-    return activation if activation.dim() == 2 else activation.flatten(2).mean(2)
-
-
-def _not_found(model: VisionModel, target: int, counts: Counter[int]) -> InvalidParameter:
-    found = ", ".join(f"{c} ({model.label(c)}, {n})" for c, n in counts.most_common(8))
-    return InvalidParameter(
-        f"no picture of the collection is put into the class {target}; they are put into {found}: "
-        "choose one of these, name a folder, or send pictures",
-        pointer="/params/target",
-    )
-
-
-def _facets(
-    seen: Sequence[_Seen],
-    model: VisionModel,
-    params: MultifacetedParams,
-    generator: torch.Generator,
-) -> list[_Facet]:
-    """Group pictures by their features.
-
-    The paper lays the 50 components out in two dimensions by t-SNE and groups what it sees there;
-    here the components themselves are grouped, whose distances mean the same everywhere.
-    """
-    points = principal(torch.stack([picture.features for picture in seen]), COMPONENTS)
-    facets = []
-    for places in clusters(points, params.facets, generator):
-        members = [seen[place] for place in places.tolist()]
-        nearest = [_square(model, one.read(), params.size) for one in members[: params.nearest]]
-        names = tuple(one.name for one in members)
-        facets.append(_Facet(names, len(nearest), torch.stack(nearest).mean(0)))
-    return facets
-
-
-def _square(model: VisionModel, picture: Image, size: int) -> Tensor:
-    """Return what the network saw of a picture, `[3,size,size]`."""
-    return Image(model.frame(picture, "crop").pixels[0].cpu()).resize(size, size).pixels
 
 
 # --- Ascent ------------------------------------------------------------------------------------
@@ -363,7 +209,7 @@ def _pictures(canvas: Canvas) -> Tensor:
 # --- Judgement ---------------------------------------------------------------------------------
 
 
-def _sheet(means: Tensor, canvas: Canvas, facets: Sequence[_Facet], goal: Goal) -> Grid:
+def _sheet(means: Tensor, canvas: Canvas, facets: Sequence[Facet], goal: Goal) -> Grid:
     means_of = [f"mean of {facet.nearest} of {len(facet.members)}" for facet in facets]
     captions = means_of + [goal.text] * len(facets)
     return Grid("facets", torch.cat([means, _pictures(canvas)]), len(facets), tuple(captions))
@@ -374,7 +220,7 @@ def _judged(
     model: VisionModel,
     target: int,
     goal: Goal,
-    facets: Sequence[_Facet],
+    facets: Sequence[Facet],
     made: Tensor,
     layer: str,
 ) -> tuple[tuple[dict[str, Any], ...], float | None]:
@@ -394,7 +240,7 @@ def _judged(
             zip(facets, evidence(model, [goal] * len(made), made), places, strict=True), start=1
         )
     )
-    return rows, mean_cosine(_pooled(seen[layer]))
+    return rows, mean_cosine(pooled(seen[layer]))
 
 
 def mean_cosine(features: Tensor) -> float | None:

@@ -14,13 +14,14 @@ import flask
 import redis
 
 from services import job_bytes
+from services.following import events_until_done
 from services.gateway.context import current
 from services.gateway.documents import document, moment, preview
 from services.gateway.guard import owner
 from services.gateway.problems import Problem
 from services.gateway.query import whole_number
 from services.gateway.results import artifact_response, result_response
-from services.jobs import Event, Position, events_until_done
+from services.jobs import Event, Position
 from services.record import FINAL, LIVE, Job
 
 routes = flask.Blueprint("jobs", __name__)

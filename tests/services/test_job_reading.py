@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 import redis
 
+from services.following import events_until_done
 from services.jobs import (
     ALL,
     JOB,
@@ -17,7 +18,6 @@ from services.jobs import (
     WORKERS,
     Jobs,
     Position,
-    events_until_done,
 )
 from services.outbox import OUTBOX
 from services.record import FINAL, LIVE, Status, new_id
