@@ -24,6 +24,7 @@ from services.worker.collected import collections_of
 from services.worker.courier import deliver_one
 from services.worker.desk import Desk, desk
 from services.worker.ending import Ending
+from services.worker.memory import give_back
 from services.worker.patience import patiently
 from services.worker.pulse import Pulse
 from services.worker.trained import decoders_of
@@ -52,7 +53,10 @@ def run_job(task: Any, job_id: str) -> None:
     if claim is None:
         log.info("no job waits in %s", lane)
         return
-    work(mine, claim, lane)
+    try:
+        work(mine, claim, lane)
+    finally:
+        give_back()
 
 
 @app.task(name=DELIVER)  # type: ignore[untyped-decorator]

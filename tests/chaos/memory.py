@@ -65,8 +65,13 @@ class Growth:
 
     @property
     def ratio(self) -> float:
-        """Growth beyond that of the data, as a share of what the process had."""
-        return (self.last - self.last_data - self.warm + self.warm_data) / self.warm
+        """Growth beyond that of the data, as a share of what the process would have with it.
+
+        What an allocator adds grows with the values it holds: a store of a megabyte that is given
+        four more is not to keep to a tenth of one.
+        """
+        expected = self.warm + self.last_data - self.warm_data
+        return (self.last - expected) / expected
 
 
 class Scales:
