@@ -102,7 +102,9 @@ def survey(network: nn.Module, channels: int, input_size: int) -> dict[str, Laye
     zeros = {name: torch.zeros(t.shape, dtype=t.dtype) for name, t in tensors.items() if t.is_meta}
     device = next((t.device for t in tensors.values() if not t.is_meta), torch.device("cpu"))
     try:
-        pixels = torch.zeros(1, channels, input_size, input_size, device=device)
+        kinds = (t.dtype for t in tensors.values() if t.is_floating_point())
+        kind = next(kinds, torch.float32)
+        pixels = torch.zeros(1, channels, input_size, input_size, device=device, dtype=kind)
         with torch.inference_mode():
             torch.func.functional_call(network, zeros, (pixels,))
     finally:

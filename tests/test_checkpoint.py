@@ -46,8 +46,14 @@ def network() -> VisionModel:
     return Zoo(downloads=False).load()
 
 
-def _picture(seed: int) -> Image:
-    return Image(torch.rand(3, 64, 72, generator=torch.Generator().manual_seed(seed)))
+def _picture(seed: int, height: int = 64, width: int = 72) -> Image:
+    return Image(torch.rand(3, height, width, generator=torch.Generator().manual_seed(seed)))
+
+
+def _pictures(slots: tuple[str, ...], params: dict[str, Any]) -> dict[str, Image]:
+    """Return a picture for each slot, large enough for several scales where these are asked for."""
+    size = (100, 108) if "scales" in params else (64, 72)
+    return {slot: _picture(number, *size) for number, slot in enumerate(slots)}
 
 
 CASES: list[tuple[str, tuple[str, ...], dict[str, Any]]] = [
@@ -60,13 +66,20 @@ CASES: list[tuple[str, tuple[str, ...], dict[str, Any]]] = [
     (
         "style-transfer",
         ("image", "style", "mask"),
-        {"steps": 6, "size": 96, "scales": 2, "shifts": 3},
+        {"steps": 6, "size": 104, "scales": 2, "shifts": 3},
     ),
     *(
         (
             "texture-synthesis",
             ("image",),
-            {"method": method, "steps": 6, "scales": 2, "height": 128, "width": 128},
+            {
+                "method": method,
+                "steps": 6,
+                "scales": 2,
+                "height": 128,
+                "width": 128,
+                "exemplar_size": 64,
+            },
         )
         for method in ("gram", "sliced-wasserstein")
     ),
@@ -87,7 +100,7 @@ CASES: list[tuple[str, tuple[str, ...], dict[str, Any]]] = [
 def test_a_resumed_run_ends_in_the_same_bytes(
     network: VisionModel, name: str, slots: tuple[str, ...], params: dict[str, Any], dies_at: int
 ) -> None:
-    images = {slot: _picture(number) for number, slot in enumerate(slots)}
+    images = _pictures(slots, params)
     whole = run(name, images, params, model=network, seed=3)
     store = Store()
 
@@ -247,7 +260,7 @@ def test_checkpoints_are_no_more_frequent_than_asked(network: VisionModel) -> No
 def test_a_suspended_run_keeps_its_state_and_goes_on(
     network: VisionModel, name: str, slots: tuple[str, ...], params: dict[str, Any], dies_at: int
 ) -> None:
-    images = {slot: _picture(number) for number, slot in enumerate(slots)}
+    images = _pictures(slots, params)
     whole = run(name, images, params, model=network, seed=3)
     store, steps = Store(), list[int]()
 

@@ -87,7 +87,7 @@ def test_all_methods_of_a_comparison_count(model: VisionModel, photo: Image) -> 
         ("rise", {"masks": 64}),
         ("occlusion", {"patch": 64, "stride": 40}),
         ("occlusion", {"patch": 64, "stride": 40, "coarse": 0.5}),
-        ("compare-methods", {"methods": ["occlusion", "rise"]}),
+        ("compare-methods", {"methods": ["occlusion", "saliency"]}),
     ],
 )
 def test_behind_the_last_step_a_run_can_still_be_stopped(

@@ -138,7 +138,7 @@ def coffee() -> Image:
     return Image.decode(samples.photographs()["coffee"].read_bytes())
 
 
-PAINTED = {"size": 400, "style_scale": 0.5, "scales": 1, "steps": 4}
+PAINTED = {"size": 400, "style_scale": 0.5, "scales": 1, "steps": 2}
 
 
 class Painted(NamedTuple):

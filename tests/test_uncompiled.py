@@ -62,9 +62,7 @@ def test_optimizers_work_as_before_and_do_not_load_it() -> None:
     "how",
     [
         "",
-        "import torch._dynamo.config",
-        "from torch._dynamo import config",
-        "torch._dynamo.reset()",
+        "from torch._dynamo import config; import torch._dynamo.config; torch._dynamo.reset()",
     ],
 )
 def test_who_compiles_has_the_compiler(how: str) -> None:

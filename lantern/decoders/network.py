@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 # What a code may be, so that neither training nor reading a file needs much memory.
-MOST_CHANNELS, MOST_SIDE, MOST_UNITS = 4096, 32, 8192
+MOST_CHANNELS, MOST_SIDE, MOST_UNITS = 4096, 32, 16_384
 # Channels a code is first brought to, in widths.
 ENTRY = 8
 

@@ -194,6 +194,7 @@ def test_a_full_disk_is_told(
         raise OSError(errno.ENOSPC, "no space left on device")
 
     monkeypatch.setattr(Shelf, "put", full)
+    monkeypatch.setattr("services.worker.patience.ROOM_WITHIN_S", 0.5)
     job = run(desk, submit(http))
     assert job.status == "failed"
     assert job.error is not None
