@@ -29,7 +29,7 @@ up: $(READY)     ## run the service on http://127.0.0.1:8000 until Ctrl-C
 
 test: lint       ## lint, unit tests, end-to-end tests on the real stack
 	@$(BIN)/python -m pytest -m "not e2e" -n logical --maxprocesses 4 --dist worksteal
-	@$(BIN)/python -m pytest -m e2e
+	@$(BIN)/python -m pytest -m e2e tests/e2e
 
 lint: $(READY)   ## ruff and mypy --strict
 	@$(BIN)/ruff check .

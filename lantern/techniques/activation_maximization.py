@@ -33,7 +33,7 @@ from lantern.vision_model import VisionModel
 from lantern.work import Sizes, Work
 
 # What one run makes: pictures, and pixels of all of them.
-MOST, MOST_PIXELS = 2048, 10_000_000
+MOST, MOST_PIXELS = 2048, 13_000_000
 Method = Literal["fourier", "pixels", "yosinski", "maco", "decoder"]
 
 

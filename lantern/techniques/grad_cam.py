@@ -13,10 +13,12 @@ from lantern.artifact import Outcome
 from lantern.image import Image
 from lantern.registry import technique
 from lantern.scoring import scorer
+from lantern.techniques.effort import effort
 from lantern.techniques.explained import Attribution, ExplainParams, explained, resized
 from lantern.techniques.guided_backprop import WARNING, rule_gradient
 from lantern.techniques.target import choose_class, require_grid
 from lantern.vision_model import TOGETHER, VisionModel
+from lantern.work import Sizes, Work
 
 # Activations that pass together from their layer on.
 BATCH = 32
@@ -48,6 +50,12 @@ class GradCamParams(ExplainParams):
     )
 
 
+def _work(params: GradCamParams, sizes: Sizes, model: VisionModel) -> Work:
+    tries = params.method in ("score-cam", "ablation-cam")
+    count = model.channel_count(params.layer or model.cam_layer) if tries else 0
+    return effort(params, model, 2 + min(params.channels, count))
+
+
 @technique(
     "grad-cam",
     title="Grad-CAM",
@@ -59,6 +67,7 @@ class GradCamParams(ExplainParams):
         "heatmap": "evidence for the class at each pixel, in logit units of the layer",
         "signed": "the same before `relu`, where that is on; negative speaks against the class",
     },
+    work=_work,
 )
 def grad_cam(
     model: VisionModel, image: Annotated[Image, "picture to explain"], params: GradCamParams

@@ -194,11 +194,16 @@ def _ascend(
             span=looks.span,
             preview=lambda: Image(_pictures(canvas)[0]),
             after=lambda step: canvas.project(),
-            # what counts changes until the weight is at its widest
-            settled=Settled(window=32, gain=5e-3, least=math.ceil(WIDENS * params.steps) + 64),
+            settled=_settled(params.steps),
             checkpoints=checkpoints,
             generator=generator,
         )
+
+
+def _settled(steps: int) -> Settled:
+    """Look for the end only where what counts changes no more: the weight is at its widest."""
+    window = max(2, min(32, steps // 16))
+    return Settled(window, gain=5e-3, least=math.ceil(WIDENS * steps) + 2 * window)
 
 
 def _pictures(canvas: Canvas) -> Tensor:

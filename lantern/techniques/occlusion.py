@@ -112,7 +112,8 @@ def occlusion(
                 return scores[0] - scores[1:]
 
             # one arithmetic for all, however many there will be
-            quick = None if params.exact else compiled_scorer(network, len(boxes))
+            plainly = params.exact or params.layer is not None
+            quick = None if plainly else compiled_scorer(network, len(boxes))
             falls, taken = coarse_to_fine(fall, boxes, params.coarse)
             field = spread(falls, boxes, pixels.shape[-1])
         facts = {"patches": len(boxes), "taken": taken}

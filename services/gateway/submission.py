@@ -11,6 +11,7 @@ from typing import Any
 import flask
 
 import lantern
+from lantern.artifact import JSON
 from lantern.call import Call, by_slot
 from lantern.decoders.library import unknown
 from lantern.image import Image
@@ -85,7 +86,15 @@ def lane_of(technique: Technique, call: Call, *, is_film: bool) -> Lane:
     if technique.runs == "job" or is_film:
         return "jobs"
     most = current().settings.max_interactive_teraflop
-    return "jobs" if _expected(technique, call).get("gigaflop", 0.0) > 1e3 * most else "fast"
+    expected = _expected(technique, _without_evidence(technique, call))
+    return "jobs" if expected.get("gigaflop", 0.0) > 1e3 * most else "fast"
+
+
+def _without_evidence(technique: Technique, call: Call) -> Call:
+    """Leave out of a call what is only worked out for answers that show facts."""
+    if JSON in call.accept or "evidence" not in technique.params_type.model_fields:
+        return call
+    return dataclasses.replace(call, params={**call.params, "evidence": 0, "sanity": False})
 
 
 def _order(

@@ -141,9 +141,20 @@ def test_more_memory_than_a_job_may_take_is_refused(make_http: Callable[..., Fla
 # --- Lanes: TorchServe does not listen, so that light calls become jobs too, but quick ones
 
 
-def lane(http: FlaskClient, stores: Stores, technique: str, data: bytes, **params: Any) -> str:
+def lane(
+    http: FlaskClient,
+    stores: Stores,
+    technique: str,
+    data: bytes,
+    accept: str = "application/json",
+    **params: Any,
+) -> str:
     given = {name: str(value) for name, value in params.items()}
-    response = http.post(f"/v1/techniques/{technique}", **multipart(("image", data), **given))
+    # a document shows facts: the evidence counts
+    response = http.post(
+        f"/v1/techniques/{technique}", headers={"Accept": accept},
+        **multipart(("image", data), **given),
+    )  # fmt: skip
     assert response.status_code == 202, response.get_data(as_text=True)
     job = stores.jobs.get(response.get_json()["id"])
     assert job is not None
@@ -187,6 +198,14 @@ def test_as_it_is_by_default_it_is_a_quick_one(
     assert lane(http, stores, technique, encode("JPEG")) == "fast"
 
 
+def test_evidence_that_nobody_reads_does_not_count(http: FlaskClient, stores: Stores) -> None:
+    given: dict[str, Any] = {"evidence": 100, "sanity": True, "samples": 200}
+    given |= {"method": "smooth-grad"}
+    data = encode("JPEG")
+    assert lane(http, stores, "saliency", data, "application/json", **given) == "jobs"
+    assert lane(http, stores, "saliency", data, "image/png", **given) == "fast"
+
+
 def test_a_film_is_a_long_job(
     http: FlaskClient, stores: Stores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -199,9 +218,10 @@ def test_where_machines_are_quicker_more_is_quick(
     make_http: Callable[..., FlaskClient], stores: Stores
 ) -> None:
     http = make_http(max_interactive_teraflop=50)
-    assert lane(http, stores, "rise", encode("JPEG"), masks=8000) == "fast"
+    more: dict[str, Any] = {"masks": 8000}
+    assert lane(http, stores, "rise", encode("JPEG"), **more) == "fast"
 
 
 def test_what_was_taken_before_is_not_too_much(http: FlaskClient, stores: Stores) -> None:
-    given = {"patch": 8, "stride": 2, "sanity": True, "evidence": 100}
+    given: dict[str, Any] = {"patch": 8, "stride": 2, "sanity": True, "evidence": 100}
     assert lane(http, stores, "occlusion", encode("JPEG"), **given) == "jobs"
