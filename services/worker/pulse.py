@@ -42,7 +42,8 @@ class Pulse:
 
     States and previews are stored in another thread: the run waits for no store. The last beat
     said whether to go on. A step stops the computation when the job was cancelled, is late or has
-    been taken over; `is_suspended` stops it behind its next checkpoint.
+    been taken over; `is_suspended` stops it behind its next checkpoint, `heedful_step` stops a run
+    that keeps none.
     """
 
     desk: Desk
@@ -106,6 +107,16 @@ class Pulse:
         if now - self._previewed_at >= pause_s:
             self._previewed_at = now
             self._keep_preview(step)
+
+    def heedful_step(self, step: Step) -> None:
+        """Take note of a step of a run that keeps no state: it is put down as it is.
+
+        Raises:
+            Cancelled: the job is not to go on.
+            Suspended: the job is to begin again later.
+        """
+        self.heed()
+        self.step(step)
 
     def heed(self) -> None:
         """Hear whether to stop, where nothing is kept any more.
