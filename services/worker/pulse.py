@@ -93,6 +93,8 @@ class Pulse:
     def step(self, step: Step) -> None:
         """Take note of a step; make a preview now and then.
 
+        One that was told before only says that the run goes on: there is nothing new to show.
+
         Raises:
             Cancelled: the job is not to go on.
         """
@@ -101,8 +103,12 @@ class Pulse:
         if self.word in STOPS:
             raise Cancelled
         now = time.monotonic()
-        self._step, self._latest = step, Mark(now, step.done, step.fraction)
+        is_new = self._latest is None or (step.done, step.fraction) != self._latest[1:]
+        self._latest = Mark(now, step.done, step.fraction)
         self._first = self._first or self._latest
+        if not is_new:
+            return
+        self._step = step
         pause_s = max(self.options.preview_every_s, (now - self._began) / MOST_PREVIEWS)
         if now - self._previewed_at >= pause_s:
             self._previewed_at = now

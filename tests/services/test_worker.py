@@ -210,6 +210,22 @@ class TestSuccess:
         with PIL.Image.open(io.BytesIO(data)) as picture:
             assert picture.format == "JPEG"
 
+    def test_a_step_that_is_told_again_is_not_shown_again(self, desk: Desk, submit: Submit) -> None:
+        claim, drawn = submit("deep-dream", SHORT), []
+
+        def draw() -> Image:
+            drawn.append(1)
+            return Image(torch.zeros(3, 8, 8))
+
+        with Pulse(desk, claim, JobOptions(preview_every_s=0.5)) as pulse:
+            for _ in range(4):
+                pulse.step(Step(1, 3, 0.0, draw))
+                time.sleep(0.3)
+            pulse.flush()
+        assert len(drawn) == 1
+        told = names(desk, claim)
+        assert (told.count("progress"), told.count("preview")) == (1, 1)
+
     def test_the_same_seed_gives_the_same_file(self, desk: Desk, submit: Submit) -> None:
         def made(seed: int) -> list[bytes]:
             claim = submit("deep-dream", SHORT, seed=seed)
