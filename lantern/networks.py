@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 import re
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,7 @@ class Networks:
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder
+        self._sketching = threading.Lock()
         self._sketch = functools.lru_cache(maxsize=8)(lambda name: sketched(self.record(name)))
 
     def record(self, name: str) -> Record:
@@ -71,10 +73,9 @@ class Networks:
         Raises:
             UnknownName: no network has that name.
         """
-        if name in RECORDS:
-            return sketch(name)
         self.record(name)
-        return self._sketch(name)
+        with self._sketching:  # threads that ask for the same one at first build it once
+            return sketch(name) if name in RECORDS else self._sketch(name)
 
     def entry(self, name: str) -> Entry | None:
         """Return what is known of a network that was brought; None where it is not there."""

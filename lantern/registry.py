@@ -143,6 +143,11 @@ class Technique:
         """Whether it iterates and can be watched and stopped."""
         return "progress" in self.injected.values()
 
+    @property
+    def keeps_state(self) -> bool:
+        """Whether a run that is stopped can go on from where it was."""
+        return "checkpoints" in self.injected.values()
+
 
 _techniques: dict[str, Technique] = {}
 

@@ -29,8 +29,6 @@ TOGETHER = 4
 LUMA = (0.299, 0.587, 0.114)
 # The name under which class scores are captured.
 LOGITS = WHOLE
-# Threads share sketches, and a survey hooks into a network and lends it values.
-_SURVEYING = threading.Lock()
 
 
 class VisionModel:
@@ -72,6 +70,8 @@ class VisionModel:
         self._std = torch.tensor(std).view(1, -1, 1, 1)
         self._modules: dict[str, nn.Module] = {n: m for n, m in network.named_modules() if n}
         self._surveyed: dict[str, LayerFacts] = {}
+        # threads share a network and its twins; a survey hooks into it and lends it values
+        self._surveying = threading.Lock()
         self._has_tokens = has_tokens(network)
         # what was made of this network and is to live as long as it does
         self.kept: dict[str, Any] = {}
@@ -251,7 +251,7 @@ class VisionModel:
         return {name: facts.tape for name, facts in self._survey().items()}
 
     def _survey(self) -> dict[str, LayerFacts]:
-        with _SURVEYING:
+        with self._surveying:
             if not self._surveyed:
                 self._surveyed = survey(self.network, self._mean.shape[1], self.input_size)
         return self._surveyed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 import threading
 import urllib.error
 from collections import OrderedDict
@@ -42,6 +43,7 @@ _FILES = {
     "swin_t": "swin_t-704ceda3.pth",
 }
 
+log = logging.getLogger("lantern")
 WeightsState = Literal["ready", "downloadable", "missing"]
 
 
@@ -270,6 +272,8 @@ class Zoo:
     def load(self, name: str = DEFAULT_MODEL) -> VisionModel:
         """Return the network, loading it on first use and when its weights are replaced.
 
+        What is in memory stays good while the file that replaces its own cannot be read.
+
         Raises:
             UnknownName: no network has that name.
             WeightsMissing: its weights are not here and cannot be fetched.
@@ -277,16 +281,22 @@ class Zoo:
         with self._lock:
             known = self._loaded.get(name)
             if known is None or is_replaced(known.path, known.stamp):
-                self._loaded[name] = known = self._read(self._find(name))
+                self._loaded[name] = known = self._read(self._find(name), known)
                 while len(self._loaded) > self._keep:
                     self._loaded.popitem(last=False)
             self._loaded.move_to_end(name)
             return known.model
 
-    def _read(self, rec: Record) -> _Loaded:
+    def _read(self, rec: Record, known: _Loaded | None) -> _Loaded:
         path = rec.weights_path()
         before = stamp(path)
-        model = load(rec, downloads=self.downloads).to(self._device)
+        try:
+            model = load(rec, downloads=self.downloads).to(self._device)
+        except WeightsMissing as error:
+            if known is None:
+                raise
+            log.warning("the network in memory is kept: %s", error)
+            return dataclasses.replace(known, stamp=before)
         return _Loaded(model, path, before or stamp(path))
 
 

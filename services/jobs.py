@@ -211,10 +211,11 @@ class Jobs:
         """Return all previews, each as its step and its worker's fence; the last of a step counts.
 
         A worker that takes a job over may come to steps again that the one before it has shown.
+        Steps without a fence are of an earlier version; they count as of the first.
         """
         marks = cast(list[bytes], self._redis.zrange(JOB + job_id + ":previews", 0, -1))
-        parted = (mark.decode().partition("-") for mark in marks)
-        return sorted((int(step), int(fence)) for fence, _, step in parted)
+        parted = (mark.decode().rpartition("-") for mark in marks)
+        return sorted((int(step), int(fence or 0)) for fence, _, step in parted)
 
     # --- What workers do
 

@@ -24,9 +24,14 @@ def read_keys(text: str) -> tuple[Key, ...]:
     """Read `digest[:scope+scope[:max_active]]`, separated by commas.
 
     Raises:
-        ValueError: one of them is not that.
+        ValueError: one of them is not that, or is listed twice.
     """
-    return tuple(_read(part.strip().lower()) for part in text.split(",") if part.strip())
+    keys = tuple(_read(part.strip().lower()) for part in text.split(",") if part.strip())
+    digests = [key.digest for key in keys]
+    for digest in digests:
+        if digests.count(digest) > 1:
+            raise ValueError(f"a key is listed twice: {digest[:12]}...")
+    return keys
 
 
 def _read(text: str) -> Key:

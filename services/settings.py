@@ -201,12 +201,12 @@ def read(environment: Mapping[str, str] = os.environ) -> Settings:
 def _check_keys(settings: Settings) -> None:
     try:
         _ = settings.keys
-    except ValueError:
+    except ValueError as error:
         raise SettingsError(
             "LANTERN_API_KEYS must hold SHA-256 digests of 64 hex digits, separated by commas; "
             "`lantern key` prints one. Each may be followed by a colon and scopes out of "
             f"{', '.join(SCOPES)}, joined by +, and by another colon and the most jobs it may have "
-            "under way"
+            f"under way. But {error}"
         ) from None
 
 

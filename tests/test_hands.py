@@ -128,7 +128,11 @@ def library(tmp_path: Path, picture: Image, model: VisionModel) -> StyleLibrary:
 
 def test_a_shared_network_comes_back_to_half_precision(tmp_path: Path) -> None:
     ours = shared()
-    write_shared(ours, tmp_path / SHARED)
+    (tmp_path / SHARED).write_bytes(b"the one before")
+    with (tmp_path / SHARED).open("rb") as reader:
+        write_shared(ours, tmp_path / SHARED)
+        assert reader.read() == b"the one before", "a reader never sees half a file"
+    assert [path.name for path in tmp_path.iterdir()] == [SHARED]
     again = read_shared(tmp_path / SHARED)
     assert list(again.hands) == ["stars", "waves"]
     pixels, given = torch.rand(1, 3, 32, 32, generator=chance()), torch.randn(1, 12)

@@ -325,6 +325,21 @@ def test_a_network_whose_weights_are_replaced_is_loaded_again(
     assert built == ["a", "a"]
 
 
+def test_a_network_is_kept_while_what_replaces_it_cannot_be_read(
+    built: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    animals, weights = Zoo(downloads=False), tmp_path / "tiny.pth"
+    first, whole = animals.load("a"), weights.read_bytes()
+    weights.write_bytes(whole[:100])
+    assert animals.load("a") is first
+    assert animals.load("a") is first
+    assert [entry.levelname for entry in caplog.records] == ["WARNING"], "it is tried once"
+    weights.write_bytes(whole)
+    assert animals.load("a") is not first
+    with pytest.raises(UnknownName):
+        animals.load("nowhere")
+
+
 def test_the_least_recently_used_network_goes_first(built: list[str]) -> None:
     animals = Zoo(downloads=False, keep=2)
     for name in "abacabcb":

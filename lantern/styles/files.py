@@ -21,6 +21,13 @@ class DamagedStyle(LanternError):
     code = "damaged-style"
 
 
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file so that whoever reads it meanwhile finds the one before, or all of this one."""
+    temporary = path.with_name(f"{path.name}.new")
+    temporary.write_bytes(data)
+    temporary.replace(path)
+
+
 def halves(name: str, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> Weights:
     """Return tensors as a file of float16, with facts in the header."""
     return Weights(name, {key: value.half() for key, value in tensors.items()}, facts)

@@ -20,7 +20,7 @@ from lantern.errors import InvalidParameter, one_of
 from lantern.image import Image
 from lantern.stamp import Stamp, is_replaced, stamp
 from lantern.styles.engine import Engine, Hands, engine_for
-from lantern.styles.files import POINTER
+from lantern.styles.files import POINTER, write_whole
 from lantern.styles.network import StyleNetwork
 from lantern.styles.own import THUMBNAIL, WEIGHTS, OwnStyle, OwnStyles
 from lantern.styles.painting import Painter
@@ -213,7 +213,7 @@ class StyleLibrary:
         )  # fmt: skip
         assert style.file is not None
         data = network_weights(name, network, {}).encode(SAFETENSORS)
-        (self.folder / style.file).write_bytes(data)
+        write_whole(self.folder / style.file, data)
         self._note([(style, thumbnail)])
         return style
 
@@ -279,12 +279,10 @@ class StyleLibrary:
 
     def _note(self, styles: Sequence[tuple[Style, Image]]) -> None:
         for style, thumbnail in styles:
-            (self.folder / style.thumbnail).write_bytes(thumbnail.encode("image/jpeg"))
+            write_whole(self.folder / style.thumbnail, thumbnail.encode("image/jpeg"))
         entries = self.styles() | {style.name: style for style, _ in styles}
         text = json.dumps({n: _entry(s) for n, s in sorted(entries.items())}, indent=2)
-        temporary = self.folder / f"{FACTS}.new"
-        temporary.write_text(text + "\n")
-        temporary.replace(self.folder / FACTS)
+        write_whole(self.folder / FACTS, f"{text}\n".encode())
 
 
 def _named(name: str, styles: Mapping[str, Style]) -> Style:

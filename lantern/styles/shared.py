@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lantern.artifact import SAFETENSORS
-from lantern.styles.files import halves, reading
+from lantern.styles.files import halves, reading, write_whole
 from lantern.styles.network import Architecture, StyleNetwork, made
 from lantern.styles.prediction import Predictor
 
@@ -60,7 +60,7 @@ def write_shared(shared: Shared, path: Path) -> None:
         "architecture": json.dumps(dataclasses.asdict(shared.network.architecture)),
         "names": json.dumps(list(shared.hands)),
     }
-    path.write_bytes(halves("shared", tensors, facts).encode(SAFETENSORS))
+    write_whole(path, halves("shared", tensors, facts).encode(SAFETENSORS))
 
 
 def read_shared(path: Path) -> Shared:

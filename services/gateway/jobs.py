@@ -243,7 +243,7 @@ def _finished(job_id: str) -> Job:
     """
     job = _known(job_id)
     if job is None and _was_yours(job_id):
-        raise Problem(410, "expired", "the job and its result have expired; send the call again")
+        raise Problem(410, "expired", "the job has expired; send the call again")
     if job is None:
         raise _missing()
     if not job.is_final:

@@ -17,6 +17,8 @@ PATIENCE_S = 60.0
 # Room comes within minutes, of what expires or of whoever is called for help, and a result may be
 # the work of hours; for longer, jobs that wait behind it would be held up.
 ROOM_WITHIN_S = 300.0
+# A worker that is to stop is killed some seconds later: a result that waits is given up before.
+RELEASED_WITHIN_S = 3.0
 # Pauses double from the first to the longest; whether to go on is looked up in between.
 FIRST_PAUSE_S, LONGEST_PAUSE_S, LOOK_EVERY_S = 0.25, 5.0, 0.1
 
@@ -37,11 +39,13 @@ def patiently(action: Callable[[], T]) -> T:
 class Room:
     """Stores things for a job that goes on beating, again and again while there is no room.
 
-    All of them together wait `ROOM_WITHIN_S` from the first time that there was none.
+    All of them together wait `ROOM_WITHIN_S` from the first time that there was none, and
+    `RELEASED_WITHIN_S` from when the worker is to stop.
     """
 
     pulse: Pulse
     _deadline: float | None = None
+    _released_at: float | None = None
 
     def find(self, action: Callable[[], T]) -> T:
         """Do something that needs room.
@@ -66,5 +70,14 @@ class Room:
     def _pause(self, seconds: float) -> None:
         ends = time.monotonic() + seconds
         while (left := ends - time.monotonic()) > 0:
-            self.pulse.heed()
+            if not self._has_a_moment():
+                self.pulse.heed()
             time.sleep(min(left, LOOK_EVERY_S))
+
+    def _has_a_moment(self) -> bool:
+        """Tell whether a worker that is to stop may still wait: the work would be done again."""
+        if self.pulse.word != "release":
+            return False
+        now = time.monotonic()
+        self._released_at = self._released_at or now
+        return now < self._released_at + RELEASED_WITHIN_S

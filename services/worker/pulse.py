@@ -42,7 +42,8 @@ class Pulse:
 
     States and previews are stored in another thread: the run waits for no store. The last beat
     said whether to go on. A step stops the computation when the job was cancelled, is late or has
-    been taken over; `is_suspended` stops it behind its next checkpoint.
+    been taken over; `is_suspended` stops it behind its next checkpoint, `heedful_step` stops a run
+    that keeps none.
     """
 
     desk: Desk
@@ -92,6 +93,8 @@ class Pulse:
     def step(self, step: Step) -> None:
         """Take note of a step; make a preview now and then.
 
+        One that was told before only says that the run goes on: there is nothing new to show.
+
         Raises:
             Cancelled: the job is not to go on.
         """
@@ -100,12 +103,26 @@ class Pulse:
         if self.word in STOPS:
             raise Cancelled
         now = time.monotonic()
-        self._step, self._latest = step, Mark(now, step.done, step.fraction)
+        is_new = self._latest is None or (step.done, step.fraction) != self._latest[1:]
+        self._latest = Mark(now, step.done, step.fraction)
         self._first = self._first or self._latest
+        if not is_new:
+            return
+        self._step = step
         pause_s = max(self.options.preview_every_s, (now - self._began) / MOST_PREVIEWS)
         if now - self._previewed_at >= pause_s:
             self._previewed_at = now
             self._keep_preview(step)
+
+    def heedful_step(self, step: Step) -> None:
+        """Take note of a step of a run that keeps no state: it is put down as it is.
+
+        Raises:
+            Cancelled: the job is not to go on.
+            Suspended: the job is to begin again later.
+        """
+        self.heed()
+        self.step(step)
 
     def heed(self) -> None:
         """Hear whether to stop, where nothing is kept any more.

@@ -159,6 +159,7 @@ def _put_down(at: Desk, claim: Claim, lane: Lane) -> None:
 
 
 def _run(at: Desk, job: Job, pulse: Pulse) -> Result:
+    from lantern import registry
     from lantern.call import Call, decoded
     from lantern.errors import MissingInput
     from services.job_bytes import input_name
@@ -170,10 +171,11 @@ def _run(at: Desk, job: Job, pulse: Pulse) -> Result:
             raise MissingInput(f"the picture for {slot} has expired; send it again")
         inputs[slot] = data
     call = Call(**{**job.call, "inputs": inputs})
+    keeps_state = registry.find(call.technique).keeps_state
     return at.studio.run(
         call,
         decoded(call),
-        pulse.step,
+        pulse.step if keeps_state else pulse.heedful_step,
         _checkpoints(at, job, pulse),
         collections=collections_of(at, job),
         decoders=decoders_of(at, job),

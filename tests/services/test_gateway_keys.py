@@ -13,6 +13,8 @@ from services.clients import Stores
 from services.gateway import guard
 from services.gateway.guard import digest, new_key
 from services.keys import SCOPES, Key, read_keys
+from services.settings import SettingsError
+from services.settings import read as read_settings
 from tests.services.gateway import DREAM, PAINT, encode, post, problem, queue
 
 NO_JOB = "job_" + 32 * "0"
@@ -164,6 +166,13 @@ class TestReading:
             Key(64 * "d", frozenset({"infer"}), 7),
         )
         assert read_keys("") == ()
+
+    def test_a_key_that_is_listed_twice_is_refused(self) -> None:
+        text = f"{64 * 'a'}:infer,{64 * 'b'},{64 * 'A'}"
+        with pytest.raises(ValueError, match="a key is listed twice: aaaaaaaaaaaa"):
+            read_keys(text)
+        with pytest.raises(SettingsError, match="a key is listed twice"):
+            read_settings({"LANTERN_API_KEYS": text})
 
     @pytest.mark.parametrize(
         "rest", [":all", ":infer+", ":+", ":infer:0", ":infer:-1", ":infer:x", "::5:", " :jobs"]

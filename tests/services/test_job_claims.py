@@ -230,6 +230,12 @@ class TestBeat:
         assert read(jobs, job).progress == progress
         assert events(jobs, job)[-1] == ("progress", progress)
 
+    def test_previews_of_an_earlier_version_are_read(self, jobs: Jobs, client: redis.Redis) -> None:
+        job = create(jobs)
+        client.zadd(f"{JOB}{job.id}:previews", {"12": 12, "3-5": 5})
+        assert jobs.shown(job.id) == [(5, 3), (12, 0)]
+        assert jobs.previews(job.id) == [5, 12]
+
     def test_it_records_previews(self, jobs: Jobs) -> None:
         job = create(jobs)
         claimed = claim(jobs, job)

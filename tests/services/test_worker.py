@@ -43,6 +43,7 @@ from tests.waiting import until
 
 ENDLESS = {"steps": 200, "octaves": 10, "octave_scale": 1.1, "size": 160}
 SECONDS = {"steps": 60, "octaves": 2, "size": 96}
+ENDLESS_MASKS = {"masks": 8000, "error": 1e-6, "evidence": 0}
 SHORT = {"steps": 3, "octaves": 1, "size": 64}
 
 
@@ -209,6 +210,22 @@ class TestSuccess:
         with PIL.Image.open(io.BytesIO(data)) as picture:
             assert picture.format == "JPEG"
 
+    def test_a_step_that_is_told_again_is_not_shown_again(self, desk: Desk, submit: Submit) -> None:
+        claim, drawn = submit("deep-dream", SHORT), []
+
+        def draw() -> Image:
+            drawn.append(1)
+            return Image(torch.zeros(3, 8, 8))
+
+        with Pulse(desk, claim, JobOptions(preview_every_s=0.5)) as pulse:
+            for _ in range(4):
+                pulse.step(Step(1, 3, 0.0, draw))
+                time.sleep(0.3)
+            pulse.flush()
+        assert len(drawn) == 1
+        told = names(desk, claim)
+        assert (told.count("progress"), told.count("preview")) == (1, 1)
+
     def test_the_same_seed_gives_the_same_file(self, desk: Desk, submit: Submit) -> None:
         def made(seed: int) -> list[bytes]:
             claim = submit("deep-dream", SHORT, seed=seed)
@@ -347,6 +364,50 @@ class TestAFullStore:
         work(desk, claim, "jobs")
         assert error_type(read(desk, claim)) == "/problems/storage-full"
         assert kept(desk, claim) == {"preview"}
+
+    @pytest.mark.parametrize("grace_s", [30.0, 0.3])
+    def test_a_worker_that_is_to_stop_waits_a_moment_more(
+        self,
+        desk: Desk,
+        client: redis.Redis,
+        monkeypatch: pytest.MonkeyPatch,
+        waiting: tuple[Claim, Thread],
+        grace_s: float,
+    ) -> None:
+        monkeypatch.setattr(patience, "RELEASED_WITHIN_S", grace_s)
+        claim, thread = waiting
+        desk.stores.jobs.release("worker")
+        time.sleep(0.8)
+        client.config_set("maxmemory", 0)
+        thread.join(10)
+        assert read(desk, claim).status == ("succeeded" if grace_s > 1 else "queued")
+
+
+class TestPuttingDownWhatKeepsNoState:
+    def test_pausing_is_heard_and_the_job_begins_again_later(
+        self, desk: Desk, submit: Submit
+    ) -> None:
+        claim = submit("rise", ENDLESS_MASKS)
+        thread = in_background(desk, claim)
+        desk.stores.jobs.pause(claim.job_id)
+        thread.join(3)
+        job = read(desk, claim)
+        assert (thread.is_alive(), job.status, job.checkpoint) == (False, "paused", None)
+        desk.stores.jobs.resume(claim.job_id)
+        again = desk.stores.jobs.claim("jobs", "worker:2")
+        assert again is not None
+        thread = in_background(desk, again)
+        desk.stores.jobs.cancel(claim.job_id)
+        thread.join(3)
+        assert read(desk, claim).status == "canceled"
+
+    def test_a_worker_that_is_to_stop_gives_it_back(self, desk: Desk, submit: Submit) -> None:
+        claim = submit("rise", ENDLESS_MASKS)
+        thread = in_background(desk, claim)
+        desk.stores.jobs.release("worker")
+        thread.join(3)
+        assert not thread.is_alive()
+        assert read(desk, claim).status == "queued"
 
 
 class TestStopping:

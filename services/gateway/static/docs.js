@@ -46,7 +46,8 @@ function drawTechniques(techniques) {
 
 function techniqueEntry(technique) {
   const command = curlFor(technique);
-  const pace = technique.runs === "job" ? "answers 202 and a job" : "answers at once";
+  const pace = technique.runs === "job" ? "answers 202 and a job"
+    : "answers at once, or as a job where the call takes much work";
   return el("article", { className: "entry", id: `technique-${technique.name}` },
     el("div", { className: "entry-head" }, el("h3", {}, technique.title), el("code", {}, technique.name),
       el("span", { className: "hint" }, pace)),
