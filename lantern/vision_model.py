@@ -93,7 +93,11 @@ class VisionModel:
 
     def copy(self) -> VisionModel:
         """Return the same network with weights of its own, which may be changed."""
-        return self._around(copy.deepcopy(self.network))
+        return copy.deepcopy(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> VisionModel:
+        """Copy the network; what was made of it is made anew."""
+        return self._around(copy.deepcopy(self.network, memo))
 
     def quick(self, layers: Sequence[str] = ()) -> VisionModel:
         """Return the same network with batch norms folded and channels last: nearly twice as quick.

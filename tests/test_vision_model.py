@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import pytest
 import torch
@@ -326,3 +328,14 @@ def test_a_layer_without_positions_is_told_from_one_with(small_model: VisionMode
         with pytest.raises(InvalidParameter, match="no positions") as caught:
             small_model.check_positions(name, pointer="/params/style_layers")
         assert caught.value.pointer == "/params/style_layers"
+
+
+def test_a_deep_copy_is_a_network_of_its_own(small_model: VisionModel) -> None:
+    holder = nn.Module()
+    holder.network, holder.model = small_model.network, [small_model]  # type: ignore[assignment]
+    twin = copy.deepcopy(holder)
+    (model,) = cast(list[VisionModel], twin.model)
+    assert model.network is twin.network
+    assert model.network is not small_model.network
+    pixels = small_model.noise(1)
+    assert torch.equal(model.logits(pixels), small_model.logits(pixels))
