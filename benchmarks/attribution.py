@@ -98,6 +98,7 @@ def grad_cam(model: VisionModel) -> list[Row]:
         found = peer.attribute(scene.pixels.requires_grad_(), target=scene.target)
         maps["captum"] = found[0, 0].detach()
 
+    ours()  # the peer's hooks are not to be copied into the quick network
     with GradCAM(model=scene.peer, target_layers=[model.layer(model.cam_layer)]) as cam:
 
         def pytorch_grad_cam() -> None:
@@ -186,6 +187,8 @@ def cams(model: VisionModel) -> list[Row]:
     scene = _Scene.of(model)
     rows = []
     for method, (peer, layer) in CAMS.items():
+        own = scene.way("grad-cam", method=method, layer=layer, channels=4096)
+        own()  # the peer's hooks are not to be copied into the quick network
         with peer(model=scene.peer, target_layers=[model.layer(layer)]) as cam:
 
             def theirs(cam: Any = cam) -> None:
@@ -193,11 +196,7 @@ def cams(model: VisionModel) -> list[Row]:
                 pixels = scene.pixels.requires_grad_()
                 cam(input_tensor=pixels, targets=[ClassifierOutputTarget(scene.target)])
 
-            given = {"method": method, "layer": layer, "channels": 4096}
-            contenders: Contenders = {
-                "ours": scene.way("grad-cam", **given),
-                "pytorch-grad-cam": theirs,
-            }
+            contenders: Contenders = {"ours": own, "pytorch-grad-cam": theirs}
             rows += _times(method, contenders, None, rounds=3)
     return rows
 
