@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from benchmarks.measure import Row, take_turns
 from benchmarks.peers import (
-    AblationCAM,
     Classifier,
     ClassifierOutputTarget,
     GradCAM,
@@ -39,13 +38,13 @@ from lantern.vision_model import VisionModel
 
 SAMPLES, POINTS, PATCH, STRIDE, MASKS, FEW = 16, 50, 32, 16, 1000, 4
 Contenders = dict[str, Callable[[], object]]
-# The peers' classes, and the layer; those that try every channel do so where there are few.
+# The peers' classes, and the layer; what tries every channel does so where there are few. For its
+# Ablation-CAM the peer cannot replace this network's blocks.
 CAMS = {
     "grad-cam++": (GradCAMPlusPlus, "_conv_head"),
     "hires-cam": (HiResCAM, "_conv_head"),
     "layer-cam": (LayerCAM, "_conv_head"),
     "score-cam": (ScoreCAM, "_blocks.10"),
-    "ablation-cam": (AblationCAM, "_blocks.10"),
 }
 
 
