@@ -64,9 +64,9 @@ class Client:
             raise StackError(f"{path} answered {response.status}, not {status}: {told}")
         return response
 
-    def get(self, path: str) -> bytes:
-        """Fetch a document or a picture."""
-        response = self._http.request("GET", self._url + path)
+    def get(self, path: str, accept: str) -> bytes:
+        """Fetch a picture."""
+        response = self._http.request("GET", self._url + path, headers={"Accept": accept})
         if response.status != 200:
             raise StackError(f"{path} answered {response.status}: {response.data.decode()}")
         return response.data
@@ -139,7 +139,7 @@ def _repaint(client: Client, photo: Path, painting: Path, out: Path) -> None:
     print()
     if final.get("status") != "succeeded":
         raise StackError(f"the job ended as {final.get('status')}: {final.get('error')}")
-    _save(out / "coffee-repainted.png", client.get(job["links"]["result"]))
+    _save(out / "coffee-repainted.png", client.get(job["links"]["result"], "image/png"))
 
 
 def _file(path: Path) -> tuple[str, bytes]:

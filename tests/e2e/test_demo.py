@@ -23,6 +23,8 @@ ARTEFACTS = {
     "coffee-repainted.png",
 }  # fmt: skip
 
+STARTS = {".jpg": b"\xff\xd8", ".png": b"\x89PNG"}
+
 
 def test_the_demonstration_leaves_pictures_and_nothing_else(tmp_path: Path) -> None:
     out, temporary = tmp_path / "out", tmp_path / "tmp"
@@ -50,7 +52,9 @@ def test_the_demonstration_leaves_pictures_and_nothing_else(tmp_path: Path) -> N
     pictures = sorted(out.iterdir())
     assert {path.name for path in pictures} == ARTEFACTS
     for path in pictures:
-        assert min(decode(path.read_bytes()).shape[:2]) >= 64, path
+        data = path.read_bytes()
+        assert min(decode(data).shape[:2]) >= 64, path
+        assert data.startswith(STARTS[path.suffix]), path
         assert str(path) in said
 
     assert len(seen) > 8
