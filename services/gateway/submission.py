@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import flask
@@ -127,10 +127,25 @@ def _expected(technique: Technique, call: Call) -> dict[str, Any]:
     """Say what the call will take; nothing of techniques that take a moment."""
     if technique.work is None:
         return {}
-    headers = {slot: map(Image.probe, several) for slot, several in by_slot(call.inputs).items()}
-    sizes = {slot: [(h.height, h.width) for h in found] for slot, found in headers.items()}
     params: Params = validate(technique.params_type, call.params)
+    sizes = _Sizes(by_slot(call.inputs))
     return estimate(technique, params, sizes, current().networks.sketch(call.model))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Sizes(Mapping[str, Sequence[tuple[int, int]]]):
+    """Heights and widths by slot, read where they are asked for: explanations never ask."""
+
+    pictures: Mapping[str, Sequence[bytes]]
+
+    def __getitem__(self, slot: str) -> Sequence[tuple[int, int]]:
+        return [(h.height, h.width) for h in map(Image.probe, self.pictures[slot])]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.pictures)
+
+    def __len__(self) -> int:
+        return len(self.pictures)
 
 
 def _estimate(technique: Technique, call: Call) -> dict[str, Any]:
