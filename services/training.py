@@ -6,6 +6,7 @@ import json
 import re
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from lantern.checkpoint import Checkpoints
 from lantern.errors import BadImage, InvalidParameter
 from lantern.image import SUFFIXES, Image
 from lantern.progress import Progress, Step
-from lantern.styles.files import DamagedStyle
+from lantern.styles.files import DamagedStyle, write_whole
 from lantern.styles.library import Style, StyleLibrary
 from lantern.styles.train import Photographs, paint_preview, small
 from lantern.styles.train_shared import TrainSharedParams, train_shared
@@ -145,13 +146,8 @@ def _checkpoints(state: Path | None) -> Checkpoints | None:
     if state is None:
         return None
 
-    def save(data: bytes) -> None:
-        passing = state.with_suffix(".new")
-        passing.write_bytes(data)
-        passing.replace(state)
-
     saved = state.read_bytes() if state.exists() else None
-    return Checkpoints(save, saved, every_s=STATE_EVERY_S)
+    return Checkpoints(partial(write_whole, state), saved, every_s=STATE_EVERY_S)
 
 
 def _check_name(name: str) -> None:

@@ -43,6 +43,11 @@ class Entry:
         return self._read(self.name)
 
 
+def spread(length: int, count: int) -> list[int]:
+    """Return so many places, evenly spread over all of a length."""
+    return [n * length // count for n in range(count)]
+
+
 class Collection:
     """Pictures in the order of their names; `read` returns the bytes of a name.
 
@@ -58,10 +63,6 @@ class Collection:
 
     def __len__(self) -> int:
         return len(self.names)
-
-    def spread(self, count: int) -> list[int]:
-        """Return the places of so many pictures, evenly spread over all."""
-        return [n * len(self) // count for n in range(count)]
 
     def __iter__(self) -> Iterator[Entry]:
         return (Entry(name, self._read) for name in self.names)

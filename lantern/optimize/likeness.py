@@ -204,11 +204,15 @@ def views_of(
 ) -> list[View]:
     """Return the views of a style from places some pixels apart, (down, right).
 
-    Pictures over `side` px are seen in tiles, whose borders lie elsewhere in each view: there are
-    at least `BORDERS`.
+    Pictures over `side` px are seen in tiles, whose borders lie elsewhere in each view.
     """
-    count = len(shifts) if max(size) <= side else max(len(shifts), BORDERS)
+    count = count_of_views(len(shifts), size=size, side=side)
     return [View(style, shifts[n % len(shifts)]) for n in range(count)]
+
+
+def count_of_views(shifts: int, *, size: tuple[int, int], side: int) -> int:
+    """Return how many views there are from so many places: for tiles at least `BORDERS`."""
+    return shifts if max(size) <= side else max(shifts, BORDERS)
 
 
 def rolled(pixels: Tensor, by: tuple[int, int]) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lantern.collections.clusters import clusters, principal
-from lantern.collections.collection import Entry
+from lantern.collections.collection import Entry, spread
 from lantern.collections.library import Collections
 from lantern.errors import InvalidParameter
 from lantern.image import Image
@@ -100,10 +100,8 @@ def _listed(
             pointer="/params/folder",
         )
     count = min(len(entries), params.looked_at)
-    return [
-        (entry.name, _kept(entry))
-        for entry in (entries[n * len(entries) // count] for n in range(count))
-    ]
+    chosen = (entries[place] for place in spread(len(entries), count))
+    return [(entry.name, _kept(entry)) for entry in chosen]
 
 
 def _kept(entry: Entry) -> Callable[[], Image]:

@@ -12,7 +12,7 @@ from lantern.artifact import Outcome, numbered
 from lantern.checkpoint import Checkpoints
 from lantern.errors import InvalidParameter
 from lantern.image import Image
-from lantern.optimize.likeness import BORDERS, seen_at_once, seen_in_step
+from lantern.optimize.likeness import count_of_views, seen_at_once, seen_in_step
 from lantern.optimize.octaves import Size, fitted
 from lantern.optimize.style import Statistic
 from lantern.params import Params
@@ -121,7 +121,7 @@ def _work(params: StyleTransferParams, sizes: Sizes, model: VisionModel) -> Work
         for size in sizes_of(photo, params):
             # the content of every view is looked at once
             pixels += params.steps * seen_in_step(size, params.tile_size, has_drawing=True)
-            views = params.shifts if max(size) <= params.tile_size else max(params.shifts, BORDERS)
+            views = count_of_views(params.shifts, size=size, side=params.tile_size)
             pixels += views * size[0] * size[1] + paintings * _painting_area(size, params)
             passes += 2 * params.steps + views + paintings
     at_once = [

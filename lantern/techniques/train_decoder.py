@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lantern.artifact import Grid, Outcome
 from lantern.checkpoint import Checkpoints
-from lantern.collections.collection import POINTER, Collection
+from lantern.collections.collection import POINTER, Collection, spread
 from lantern.collections.library import Collections
 from lantern.decoders.decoder import Decoder, Origin
 from lantern.decoders.network import (
@@ -221,7 +221,7 @@ def _examples(
         )
     pixels: list[Tensor] = []
     codes: tuple[list[Tensor], list[Tensor]] = ([], [])
-    places = collection.spread(count)
+    places = spread(len(collection), count)
     with model.capture([layer]) as features:
         for at in range(0, count, BATCH):
             entries = [collection.entry(place) for place in places[at : at + BATCH]]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lantern import samples
 from lantern.artifact import Outcome, Picture, Weights
 from lantern.checkpoint import Checkpoints
-from lantern.collections.collection import Collection
+from lantern.collections.collection import Collection, spread
 from lantern.collections.library import Collections
 from lantern.image import Image
 from lantern.progress import Progress
@@ -189,7 +189,7 @@ def _written(
 
 
 def _photos(collection: Collection, crop: int) -> list[Any]:
-    places = collection.spread(min(len(collection), MOST_PHOTOS))
+    places = spread(len(collection), min(len(collection), MOST_PHOTOS))
     return [small(collection.entry(place).image, 2 * crop) for place in places]
 
 
