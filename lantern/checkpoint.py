@@ -19,6 +19,10 @@ from lantern.progress import Suspended
 MOST_COST = 0.02
 # How many of the last savings tell what one costs.
 LATEST = 2
+# A state of so many bytes is cheap to keep, whatever a busy machine makes of it.
+SMALL = 2**24
+# Usual pauses that may pass between two savings of one, or of any while their costs are learnt.
+LONGEST = 2
 
 
 class DamagedCheckpoint(LanternError):
@@ -52,8 +56,8 @@ class Checkpoints:
     the same bytes as an unbroken one.
 
     The state is saved every `every_s` seconds, or more rarely where that would take more than the
-    share `most_cost` of the time. When `suspend` says so, it is saved behind the next step and the
-    run stops.
+    share `most_cost` of the time: a small one at least every second time. When `suspend` says so,
+    it is saved behind the next step and the run stops.
 
     Raises:
         DamagedCheckpoint: `saved` is not a state.
@@ -77,6 +81,7 @@ class Checkpoints:
         )
         self._saved_at = time.monotonic()
         self._costs_s: deque[float] = deque(maxlen=LATEST)
+        self._size = 0
 
     def restore(
         self, stage: int, optimizer: torch.optim.Optimizer, generator: torch.Generator | None
@@ -129,7 +134,9 @@ class Checkpoints:
         pause_s = self._pause_s()
         if self._save is not None and (suspend or time.monotonic() - self._saved_at >= pause_s):
             began = time.monotonic()
-            beside_s = self._save(written()) or 0.0
+            state = written()
+            beside_s = self._save(state) or 0.0
+            self._size = len(state)
             self._saved_at = time.monotonic()
             self._costs_s.append(self._saved_at - began + beside_s)
         if suspend:
@@ -142,8 +149,8 @@ class Checkpoints:
         not silence a run for as long as that would be worth.
         """
         pause_s = min(self._costs_s, default=0.0) / self._most_cost
-        if len(self._costs_s) < LATEST:
-            pause_s = min(pause_s, 3 * self._every_s)
+        if len(self._costs_s) < LATEST or self._size <= SMALL:
+            pause_s = min(pause_s, LONGEST * self._every_s)
         return max(self._every_s, pause_s)
 
     def end(

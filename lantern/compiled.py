@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 
 @dataclass(frozen=True)
@@ -88,9 +88,22 @@ def _import_openvino() -> Any:
 
 def _convert(network: nn.Module, examples: Sequence[Tensor]) -> Any:
     from openvino.frontend import FrontEndManager
+
+    frontend = FrontEndManager().load_by_framework("pytorch")
+    decoder = _decoder(network, examples)  # which OpenVINO itself does not keep alive
+    return frontend.convert(frontend.load(decoder))
+
+
+def _decoder(network: nn.Module, examples: Sequence[Tensor]) -> Any:
+    if isinstance(network, fx.GraphModule):  # which needs not be traced
+        from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
+
+        return TorchFXPythonDecoder(
+            network,
+            input_shapes=[list(example.shape) for example in examples],
+            input_types=[example.dtype for example in examples],
+        )
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
     with torch.inference_mode():
-        decoder = TorchScriptPythonDecoder(network, example_input=tuple(examples))
-    frontend = FrontEndManager().load_by_framework("pytorch")
-    return frontend.convert(frontend.load(decoder))
+        return TorchScriptPythonDecoder(network, example_input=tuple(examples))

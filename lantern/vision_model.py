@@ -97,7 +97,7 @@ class VisionModel:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> VisionModel:
         """Copy the network; what was made of it is made anew."""
-        return self._around(copy.deepcopy(self.network, memo))
+        return self.around(copy.deepcopy(self.network, memo))
 
     def quick(self, layers: Sequence[str] = ()) -> VisionModel:
         """Return the same network with batch norms folded and channels last: nearly twice as quick.
@@ -109,7 +109,7 @@ class VisionModel:
         if "twins" not in self.kept:
             self.kept["twins"] = Twins(self.network, self.prepared(self.noise(1)))
         twins: Twins = self.kept["twins"]
-        return self._around(twins.twin(layers))
+        return self.around(twins.twin(layers))
 
     def together(self, side: int) -> int:
         """Return how many pictures of a side (px) pass through it at once at the best speed."""
@@ -122,7 +122,7 @@ class VisionModel:
         drawn = torch.rand(count, 3, self.input_size, self.input_size, generator=chance)
         return drawn.to(self.device)
 
-    def _around(self, network: nn.Module) -> VisionModel:
+    def around(self, network: nn.Module) -> VisionModel:
         """Return this with another network in it."""
         twin = copy.copy(self)
         twin.network = network

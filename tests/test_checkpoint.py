@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import pickle
 import time
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from lantern import checkpoint
 from lantern.checkpoint import LATEST, Checkpoints, DamagedCheckpoint
 from lantern.image import Image
 from lantern.optimize.ascend import ascend
@@ -285,8 +287,9 @@ def test_a_suspended_run_keeps_its_state_and_goes_on(
 
 @pytest.mark.parametrize("waits_s", [0.0, 0.01, 0.02])
 def test_saving_takes_no_more_than_its_share_of_the_time(
-    network: VisionModel, waits_s: float
+    network: VisionModel, waits_s: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(checkpoint, "SMALL", 0)
     saved_at: list[float] = []
 
     def save_slowly(state: bytes) -> float:
@@ -325,6 +328,28 @@ def test_one_slow_saving_does_not_silence_the_rest(slow: int, network: VisionMod
             checkpoints=Checkpoints(save, every_s=0.1, most_cost=0.1),
         )  # fmt: skip
     assert saved_at[slow] - saved_at[slow - 1] < 1.0
+
+
+def test_a_small_state_is_saved_however_long_a_busy_machine_takes(network: VisionModel) -> None:
+    saved_at: list[float] = []
+
+    def save(state: bytes) -> float:
+        saved_at.append(time.monotonic())
+        return 60.0
+
+    def stop(step: Step) -> None:
+        time.sleep(0.01)
+        if len(saved_at) > LATEST + 3:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        run(
+            "deep-dream", {"image": _picture(0)}, {"steps": 200, "octaves": 1, "size": 64},
+            model=network, progress=stop, checkpoints=Checkpoints(save, every_s=0.1),
+        )  # fmt: skip
+    gaps = [after - before for before, after in itertools.pairwise(saved_at)]
+    assert min(gaps) >= 0.1
+    assert max(gaps) < 1.0
 
 
 def test_a_checkpoint_that_holds_code_is_refused() -> None:

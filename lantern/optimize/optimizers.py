@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
 import torch
@@ -10,6 +10,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Measure = Literal["spread", "length", "sign"]
+
+
+Rule = Literal["adam", "l-bfgs"]
+
+
+def stepping(parameters: Sequence[Tensor], rule: Rule, *, rate: float) -> torch.optim.Optimizer:
+    """Return what takes one step for one evaluation of a loss; `rate` is Adam's."""
+    if rule == "adam":
+        return torch.optim.Adam(parameters, lr=rate, betas=(0.9, 0.99))
+    # the curvature history is kept between steps
+    return torch.optim.LBFGS(parameters, lr=1.0, max_iter=1, history_size=20)
 
 
 class NormalisedAscent(torch.optim.Optimizer):

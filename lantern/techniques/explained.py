@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lantern.artifact import Heatmap, Outcome
 from lantern.faithfulness import evidence, randomised, rank_correlation
+from lantern.gradients import Gradients, gradients, plain_gradients
 from lantern.image import Image
 from lantern.params import Params
 from lantern.techniques.classify import Fit
@@ -46,13 +47,13 @@ class GradientsParams(ExplainParams):
 
     exact: bool = Field(
         False,
-        description="take the network's own arithmetic for each of many gradients, at about half "
+        description="take the network's own arithmetic for each of many gradients, at a third of "
         "the speed; without it rounding moves their mean by less than more of them would",
     )
 
-    def network(self, model: VisionModel) -> VisionModel:
-        """Return the network to take many gradients of, each of which adds little."""
-        return model if self.exact else model.quick()
+    def gradients(self, model: VisionModel, count: int) -> Gradients:
+        """Return the way to so many gradients of a network, each of which adds little."""
+        return plain_gradients(model) if self.exact else gradients(model, count)
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,11 @@ def explained(model: VisionModel, image: Image, params: ExplainParams, explain: 
     return Outcome(
         heatmaps, _facts(model, found, params), evidence=None if found.is_degenerate else judged
     )
+
+
+def preview(field: Tensor, pixels: Tensor) -> Callable[[], Image]:
+    """Return how to show a map `[S,S]` over pixels `[1,3,S,S]` while it is being found."""
+    return Heatmap("preview", field.float().cpu(), Image(pixels[0].cpu())).drawn
 
 
 def _facts(model: VisionModel, found: Attribution, params: ExplainParams) -> dict[str, Any]:

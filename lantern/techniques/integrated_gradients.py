@@ -10,12 +10,13 @@ from pydantic import Field
 from torch import Tensor
 
 from lantern.artifact import Outcome
+from lantern.gradients import Gradients
 from lantern.image import Image
 from lantern.optimize.regularize import blur
+from lantern.progress import Progress, Step, Told
 from lantern.registry import technique
 from lantern.techniques.effort import effort
-from lantern.techniques.explained import Attribution, GradientsParams, explained
-from lantern.techniques.saliency import class_gradient
+from lantern.techniques.explained import Attribution, GradientsParams, explained, preview
 from lantern.techniques.target import choose_class
 from lantern.vision_model import TOGETHER, VisionModel
 from lantern.work import Sizes, Work
@@ -61,6 +62,7 @@ def _work(params: IntegratedGradientsParams, sizes: Sizes, model: VisionModel) -
 def integrated_gradients(
     model: VisionModel,
     image: Annotated[Image, "picture to explain"],
+    progress: Progress,
     params: IntegratedGradientsParams,
 ) -> Outcome:
     """Share out a class score among the pixels, so that the shares add up to it.
@@ -68,16 +70,21 @@ def integrated_gradients(
     Sums gradients along the straight way from a picture of nothing. `completeness` says how well
     the shares add up to the change of the score; the points are doubled until they do.
     """
+    told = Told(progress)
 
-    def explain(model: VisionModel, pixels: Tensor, target: int | None) -> Attribution:
-        nothing = _nothing(model, pixels, params.baseline)
+    def explain(network: VisionModel, pixels: Tensor, target: int | None) -> Attribution:
+        nothing = _nothing(network, pixels, params.baseline)
         with torch.inference_mode():
-            logits = model.logits(torch.cat([pixels, nothing]))
-        target = choose_class(model, logits[:1], target)
+            logits = network.logits(torch.cat([pixels, nothing]))
+        target = choose_class(network, logits[:1], target)
         change = float(logits[0, target] - logits[1, target])
-        steps, network = params.steps, params.network(model)
+        steps = params.steps
+        gradients = params.gradients(network, steps if network is model else 1)
         while True:
-            shares = integrate(network, pixels, nothing, target, steps)
+            # how often the points are doubled shows only at the end
+            is_first = network is model and steps == params.steps
+            tell = told.step if is_first else told.again
+            shares = integrate(gradients, pixels, nothing, target, steps, tell)
             total = float(shares.sum())
             gap = abs(total - change) / max(abs(change), 1e-6)
             if gap <= params.gap or 2 * steps > params.most_steps:
@@ -101,17 +108,24 @@ def integrated_gradients(
 
 
 def integrate(
-    model: VisionModel, pixels: Tensor, nothing: Tensor, target: int, steps: int
+    gradients: Gradients,
+    pixels: Tensor,
+    nothing: Tensor,
+    target: int,
+    steps: int,
+    progress: Progress,
 ) -> Tensor:
     """Return each value's share `[3,S,S]` in the change of a logit, float64, by Gauss-Legendre."""
     points, weights = np.polynomial.legendre.leggauss(steps)
-    way = pixels - nothing
+    way, batches = pixels - nothing, -(-steps // TOGETHER)
     total = torch.zeros_like(pixels[0], dtype=torch.float64)
     for at in range(0, steps, TOGETHER):
         share = torch.tensor((points[at : at + TOGETHER] + 1) / 2).to(pixels)[:, None, None, None]
         weight = torch.tensor(weights[at : at + TOGETHER] / 2, device=pixels.device)
-        gradients, _ = class_gradient(model, nothing + share * way, target)
-        total += torch.einsum("n,nchw->chw", weight, gradients.double())
+        found = gradients(nothing + share * way, target)
+        total += torch.einsum("n,nchw->chw", weight, found.double())
+        so_far = (total * way[0]).sum(0)
+        progress(Step(at // TOGETHER + 1, batches, 0.0, preview(so_far, pixels)))
     return total * way[0]
 
 

@@ -24,6 +24,7 @@ from lantern.optimize.likeness import (
     views_of,
 )
 from lantern.optimize.octaves import Size, octaves
+from lantern.optimize.optimizers import stepping
 from lantern.optimize.parametrize import Pyramid
 from lantern.optimize.regularize import total_variation
 from lantern.optimize.style import Grams, SlicedWasserstein, Style, smoothed
@@ -100,7 +101,7 @@ class Painter:
 
             trace = ascend(
                 loss,
-                _optimizer(canvas.parameters, params),
+                stepping(canvas.parameters, params.optimizer, rate=params.learning_rate),
                 steps=params.steps,
                 progress=self.progress,
                 preview=lambda: self._finished(shown()[0].detach(), photos[0]),
@@ -240,10 +241,3 @@ def _facts(trace: Trace, terms: Mapping[str, float], size: tuple[int, int]) -> d
         "height": size[0],
         "width": size[1],
     }
-
-
-def _optimizer(levels: list[Tensor], params: StyleTransferParams) -> torch.optim.Optimizer:
-    if params.optimizer == "adam":
-        return torch.optim.Adam(levels, lr=params.learning_rate, betas=(0.9, 0.99))
-    # one evaluation a step; the curvature history is kept between steps
-    return torch.optim.LBFGS(levels, lr=1.0, max_iter=1, history_size=20)

@@ -8,13 +8,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lantern.artifact import Heatmap, Outcome
+from lantern.artifact import Outcome
 from lantern.image import Image
 from lantern.progress import Progress, Step, Told
 from lantern.registry import technique
 from lantern.scoring import scorer
 from lantern.techniques.effort import effort
-from lantern.techniques.explained import Attribution, ExplainParams, explained
+from lantern.techniques.explained import Attribution, ExplainParams, explained, preview
 from lantern.techniques.target import choose_class
 from lantern.vision_model import TOGETHER, VisionModel
 from lantern.work import Sizes, Work
@@ -86,7 +86,7 @@ def _through_masks(
     progress: Progress,
 ) -> tuple[Tensor, dict[str, object]]:
     side, score = pixels.shape[-1], scorer(model, params.masks)
-    batches, shown = -(-(params.masks // 2) // PAIRS), Image(pixels[0].cpu())
+    batches = -(-(params.masks // 2) // PAIRS)
     total = torch.zeros(side, side, dtype=torch.float64)
     squares = torch.zeros_like(total)
     pairs, error = 0, 1.0
@@ -106,8 +106,7 @@ def _through_masks(
         deviation = (squares / pairs - mean.square()).clamp_min(0) / pairs
         width = float(mean.max() - mean.min())
         error = float(deviation.sqrt().mean()) / max(width, 1e-12)
-        preview = Heatmap("preview", mean.float(), shown).drawn
-        progress(Step(-(-pairs // PAIRS), batches, error, preview))
+        progress(Step(-(-pairs // PAIRS), batches, error, preview(mean, pixels)))
     facts: dict[str, object] = {
         "masks": 2 * pairs,
         "standard_error": round(error, 4),

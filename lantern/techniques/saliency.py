@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Annotated, Literal
 
 import torch
@@ -9,10 +10,12 @@ from pydantic import Field
 from torch import Tensor
 
 from lantern.artifact import Outcome
+from lantern.gradients import Gradients, class_gradient
 from lantern.image import Image
+from lantern.progress import Progress, Step, Told
 from lantern.registry import technique
 from lantern.techniques.effort import effort
-from lantern.techniques.explained import Attribution, GradientsParams, explained
+from lantern.techniques.explained import Attribution, GradientsParams, explained, preview
 from lantern.techniques.target import choose_class
 from lantern.vision_model import TOGETHER, VisionModel
 from lantern.work import Sizes, Work
@@ -55,6 +58,7 @@ def saliency(
     model: VisionModel,
     image: Annotated[Image, "picture to explain"],
     generator: torch.Generator,
+    progress: Progress,
     params: SaliencyParams,
 ) -> Outcome:
     """Show how strongly each pixel would change the class score.
@@ -62,56 +66,51 @@ def saliency(
     The gradient is of the logit, not of the probability, with respect to pixels in 0..1. Averaged
     over copies of the picture with noise it loses its speckles.
     """
+    told = Told(progress)
 
-    def explain(model: VisionModel, pixels: Tensor, target: int | None) -> Attribution:
+    def explain(network: VisionModel, pixels: Tensor, target: int | None) -> Attribution:
+        tell = told.step if network is model else told.again
         if params.method == "gradient":
-            gradient, logits = class_gradient(model, pixels, target)
-            target = choose_class(model, logits, target)
-            return Attribution(_reduce(gradient[0], pixels[0], params.reduce), logits, target)
+            choose = functools.partial(choose_class, network, target=target)
+            gradient, logits = class_gradient(network, pixels, choose)
+            target = choose(logits)
+            field = _reduce(gradient[0], pixels[0], params.reduce)
+            tell(Step(1, 1, 0.0, preview(field, pixels)))
+            return Attribution(field, logits, target)
         with torch.no_grad():
-            logits = model.logits(pixels)
-        target = choose_class(model, logits, target)
-        field = _over_copies(params.network(model), pixels, target, params, generator)
+            logits = network.logits(pixels)
+        target = choose_class(network, logits, target)
+        gradients = params.gradients(network, params.samples if network is model else 1)
+        field = _over_copies(gradients, pixels, target, params, generator, tell)
         return Attribution(field, logits, target)
 
     return explained(model, image, params, explain)
 
 
-def class_gradient(model: VisionModel, pixels: Tensor, target: int | None) -> tuple[Tensor, Tensor]:
-    """Return the gradient of each picture's logit of a class, as `pixels` `[N,3,H,W]`, and logits.
-
-    Without a class it is the network's first choice for the first picture.
-    """
-    with torch.enable_grad():
-        leaf = pixels.detach().clone().requires_grad_()
-        logits = model.logits(leaf)
-        chosen = choose_class(model, logits[:1], target)
-        (gradient,) = torch.autograd.grad(logits[:, chosen].sum(), leaf)
-    return gradient, logits.detach()
-
-
 def _over_copies(
-    model: VisionModel,
+    gradients: Gradients,
     pixels: Tensor,
     target: int,
     params: SaliencyParams,
     generator: torch.Generator,
+    progress: Progress,
 ) -> Tensor:
     """Return the mean or the variance of the gradient over copies with noise, reduced."""
+    batches = -(-params.samples // TOGETHER)
     spread = params.noise * float(pixels.max() - pixels.min())
     total = torch.zeros_like(pixels[0], dtype=torch.float64)
     squares = torch.zeros_like(total)
-    left = params.samples
-    while left:
-        count = min(left, TOGETHER)
+    for batch in range(batches):
+        count = min(params.samples - batch * TOGETHER, TOGETHER)
         noise = torch.randn(count, *pixels.shape[1:], generator=generator).to(pixels)
-        gradients, _ = class_gradient(model, pixels + spread * noise, target)
-        total += gradients.double().sum(0)
-        squares += gradients.double().square().sum(0)
-        left -= count
+        found = gradients(pixels + spread * noise, target).double()
+        total += found.sum(0)
+        squares += found.square().sum(0)
+        so_far = _reduce((total / (batch * TOGETHER + count)).to(pixels), pixels[0], params.reduce)
+        progress(Step(batch + 1, batches, 0.0, preview(so_far, pixels)))
     mean = total / params.samples
-    found = mean if params.method == "smooth-grad" else squares / params.samples - mean.square()
-    return _reduce(found.to(pixels), pixels[0], params.reduce)
+    field = mean if params.method == "smooth-grad" else squares / params.samples - mean.square()
+    return _reduce(field.to(pixels), pixels[0], params.reduce)
 
 
 def _reduce(gradient: Tensor, pixels: Tensor, how: str) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 from lantern.artifact import Heatmap, Outcome, Picture
 from lantern.image import Image
 from lantern.optimize.regularize import blur
+from lantern.progress import silent
 from lantern.registry import technique
 from lantern.techniques.explained import ExplainParams, resized
 from lantern.techniques.grad_cam import GradCamParams, grad_cam
@@ -103,7 +104,7 @@ def _explained(model: VisionModel, image: Image, params: SegmentParams) -> Outco
     shared = params.model_dump(include=set(ExplainParams.model_fields))
     if params.method == "saliency":
         # the gradient needs no chance
-        return saliency(model, image, torch.Generator(), SaliencyParams(**shared))
+        return saliency(model, image, torch.Generator(), silent, SaliencyParams(**shared))
     return grad_cam(model, image, GradCamParams(method=params.method, **shared))
 
 

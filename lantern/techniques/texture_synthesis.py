@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -19,13 +19,15 @@ from lantern.optimize.ascend import Settled, ascend
 from lantern.optimize.likeness import (
     Activations,
     likeness,
+    rolled,
     seen_at_once,
     seen_in_step,
     views_of,
 )
 from lantern.optimize.objectives import gram
 from lantern.optimize.octaves import fitted
-from lantern.optimize.parametrize import Pixels
+from lantern.optimize.optimizers import Rule, stepping
+from lantern.optimize.parametrize import Canvas, Pixels, Pyramid
 from lantern.optimize.regularize import total_variation
 from lantern.optimize.style import Grams, SlicedWasserstein, Style
 from lantern.params import Params
@@ -38,6 +40,7 @@ from lantern.texture.starts import GrowthState, seeded
 from lantern.vision_model import SHORTEST, VisionModel
 from lantern.work import Sizes, Work
 
+T = TypeVar("T")
 LayerName = Annotated[str, Field(min_length=1, max_length=200)]
 
 
@@ -82,6 +85,11 @@ class TextureSynthesisParams(Params):
     layers: tuple[LayerName, ...] = Field(
         (), max_length=16, description="layers to match; the network's style layers if empty"
     )
+    optimizer: Rule = Field(
+        "l-bfgs",
+        description="how steps are taken: l-bfgs, the paper's way, comes near to the exemplar; "
+        "adam needs less memory and looks from another place at each step",
+    )
     learning_rate: float = Field(
         0.05, gt=0, le=1, description="Adam's rate, in pixel units of 0..1"
     )
@@ -109,6 +117,7 @@ class TextureSynthesisParams(Params):
 COLOURS = (1, 4, 16)
 # The smallest side a scale may have, px.
 SMALLEST = 64
+COPIED = "every pixel is the exemplar's"
 
 
 def _work(params: TextureSynthesisParams, sizes: Sizes, model: VisionModel) -> Work:
@@ -122,10 +131,13 @@ def _work(params: TextureSynthesisParams, sizes: Sizes, model: VisionModel) -> W
         model.check_positions(name, pointer="/params/layers")
     scales = _sizes(params)
     seen = [seen_in_step(size, _side(params), has_drawing=False) for size in scales]
-    passes = 2 * params.steps * len(exemplars) * len(scales)
+    looks = max(1, len(_places(params, scales[-1])))
+    passes = 2 * params.steps * len(exemplars) * len(scales) * looks
     pixels = sum(seen) / (2 * len(scales))
-    at_once = len(exemplars) * seen_at_once(scales[-1], _side(params))
-    return Work(passes, pixels, _layers(params, model), at_once)
+    at_once = max((len(group) for group in _together(exemplars, params)), default=0)
+    return Work(
+        passes, pixels, _layers(params, model), at_once * seen_at_once(scales[-1], _side(params))
+    )
 
 
 @technique(
@@ -154,12 +166,19 @@ def texture_synthesis(
     makes new pixels. Several exemplars make as many textures, by features as one batch.
     """
     exemplars = [model.fit(i, params.exemplar_size, pointer="/params/exemplar_size") for i in image]
-    maker = _Maker(model, params, exemplars, progress, generator, checkpoints)
     if params.method in ("growth", "quilting"):
-        pictures, facts = maker.copied()
-    else:
-        pictures, facts = maker.matched()
-    return Outcome(numbered("picture", pictures), facts)
+        maker = _Maker(model, params, exemplars, progress, generator, checkpoints)
+        return Outcome(numbered("picture", maker.copied()), {"sources": COPIED})
+    pictures: list[Image] = []
+    facts: list[dict[str, Any]] = []
+    groups = _together(exemplars, params)
+    for number, group in enumerate(groups):
+        maker = _Maker(model, params, group, progress, generator, checkpoints)
+        made, said = maker.matched(number, len(groups))
+        pictures += made
+        facts.append(said)
+    said = facts[0] if len(facts) == 1 else {"textures": facts}
+    return Outcome(numbered("picture", pictures), said)
 
 
 @dataclass(frozen=True)
@@ -175,14 +194,15 @@ class _Maker:
 
     # --- By features
 
-    def matched(self) -> tuple[list[Image], dict[str, Any]]:
+    def matched(self, group: int, groups: int) -> tuple[list[Image], dict[str, Any]]:
         """Match the features of the exemplars, from the smallest scale to the full one."""
         sizes = _sizes(self.params)
         pixels = self._noise(sizes[0])
         facts: list[dict[str, Any]] = []
         for stage, size in enumerate(sizes):
             start = F.interpolate(pixels, size=size, mode="bicubic", antialias=True).clamp(0, 1)
-            pixels, said = self._scale(start, size, stage, len(sizes))
+            stages = group * len(sizes) + stage, groups * len(sizes)
+            pixels, said = self._scale(start, size, *stages)
             facts.append(said)
         return [Image(p.contiguous()) for p in pixels], {"scales": facts}
 
@@ -190,7 +210,7 @@ class _Maker:
         self, start: Tensor, size: tuple[int, int], stage: int, stages: int
     ) -> tuple[Tensor, dict[str, Any]]:
         params, model = self.params, self.model
-        canvas = Pixels(start.to(model.device))
+        canvas = self._canvas(start.to(model.device))
         layers = _layers(params, model)
         with model.quick(layers).capture(layers, pointer="/params/layers") as features:
 
@@ -209,12 +229,15 @@ class _Maker:
 
             def loss(step: int) -> Tensor:
                 pixels = canvas.pixels()
-                matched = judge(self._rolled(pixels), step % len(views)).total
+                seen = [
+                    judge(rolled(pixels, by), step % len(views)).total for by in self._looked(size)
+                ]
+                matched = torch.stack(seen).mean()
                 return matched + params.tv_weight * total_variation(pixels).sum()
 
             trace = ascend(
                 loss,
-                torch.optim.Adam(canvas.parameters, lr=params.learning_rate, betas=(0.9, 0.99)),
+                stepping(canvas.parameters, params.optimizer, rate=params.learning_rate),
                 steps=params.steps,
                 progress=self.progress,
                 after=lambda step: canvas.project(),
@@ -235,6 +258,12 @@ class _Maker:
         with torch.no_grad():
             return canvas.pixels().detach().cpu(), facts
 
+    def _canvas(self, start: Tensor) -> Canvas:
+        if self.params.optimizer == "adam":
+            return Pixels(start)
+        # clipped where it is looked at: to clip it behind a step would spoil the curvature
+        return Pyramid(start, levels=1)
+
     def _style(self, seen: Sequence[Mapping[str, Tensor]]) -> Style:
         if self.params.method == "gram":
             return Grams.blended([{n: gram(a) for n, a in e.items()} for e in seen], None)
@@ -253,15 +282,19 @@ class _Maker:
         chosen = [torch.randint(f.shape[1], size, generator=self.generator) for f in flat]
         return torch.stack([f[:, places] for f, places in zip(flat, chosen, strict=True)])
 
-    def _rolled(self, pixels: Tensor) -> Tensor:
-        """Look at it from another place: by a few pixels, or from anywhere if it is to tile."""
-        reach = pixels.shape[-2:] if self.params.tileable else (8, 8)
-        shift = [int(torch.randint(side, (), generator=self.generator)) for side in reach]
-        return pixels.roll(shift, (2, 3))
+    def _looked(self, size: tuple[int, int]) -> list[tuple[int, int]]:
+        """Return how far it is rolled for each look of a step, px."""
+        return _places(self.params, size) or [self._drawn(size)]
+
+    def _drawn(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Draw another place: some pixels away, or anywhere if it is to tile."""
+        reach = size if self.params.tileable else (8, 8)
+        down, right = (int(torch.randint(n, (), generator=self.generator)) for n in reach)
+        return down, right
 
     # --- By copying
 
-    def copied(self) -> tuple[list[Image], dict[str, Any]]:
+    def copied(self) -> list[Image]:
         """Copy pixels or blocks from each exemplar in turn."""
         kept = self.checkpoints.restore_tensors() or {}
         done = [kept[name] for name in sorted(n for n in kept if n.startswith("picture-"))]
@@ -269,7 +302,7 @@ class _Maker:
         for place in range(len(done), len(self.exemplars)):
             done.append(self._copy(place, unfinished, done).pixels)
             unfinished = {}
-        return [Image(pixels) for pixels in done], {"sources": "every pixel is the exemplar's"}
+        return [Image(pixels) for pixels in done]
 
     def _copy(self, place: int, unfinished: dict[str, Tensor], done: Sequence[Tensor]) -> Texture:
         exemplar, params = self.exemplars[place].pixels, self.params
@@ -325,6 +358,24 @@ def _colours(pixels: Tensor) -> dict[str, Tensor]:
 
 def _layers(params: TextureSynthesisParams, model: VisionModel) -> tuple[str, ...]:
     return params.layers or model.style_layers
+
+
+def _together(exemplars: Sequence[T], params: TextureSynthesisParams) -> list[list[T]]:
+    """Group exemplars whose textures are made as one batch: L-BFGS has one step for all it has."""
+    if params.optimizer == "adam":
+        return [list(exemplars)]
+    return [[exemplar] for exemplar in exemplars]
+
+
+def _places(params: TextureSynthesisParams, size: tuple[int, int]) -> list[tuple[int, int]]:
+    """Return the places of a step's looks, where they are always the same.
+
+    L-BFGS needs the same function at every step. What is to tile is also seen with its corners in
+    the middle.
+    """
+    if params.optimizer == "adam":
+        return []
+    return [(0, 0), (size[0] // 2, size[1] // 2)] if params.tileable else [(0, 0)]
 
 
 def _side(params: TextureSynthesisParams) -> int:
