@@ -76,6 +76,7 @@ CASES: list[tuple[str, tuple[str, ...], dict[str, Any]]] = [
             ("image",),
             {
                 "method": method,
+                "optimizer": optimizer,
                 "steps": 6,
                 "scales": 2,
                 "height": 128,
@@ -83,7 +84,11 @@ CASES: list[tuple[str, tuple[str, ...], dict[str, Any]]] = [
                 "exemplar_size": 64,
             },
         )
-        for method in ("gram", "sliced-wasserstein")
+        for method, optimizer in (
+            ("gram", "adam"),
+            ("gram", "l-bfgs"),
+            ("sliced-wasserstein", "l-bfgs"),
+        )
     ),
     ("deep-dream", ("image",), {"steps": 4, "octaves": 3, "octave_scale": 1.1, "size": 72}),
     *(

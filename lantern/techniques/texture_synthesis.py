@@ -117,6 +117,8 @@ class TextureSynthesisParams(Params):
 COLOURS = (1, 4, 16)
 # The smallest side a scale may have, px.
 SMALLEST = 64
+# What a texture that is to tile is shown with around it, px: as much as early layers see.
+RING = 32
 COPIED = "every pixel is the exemplar's"
 
 
@@ -130,14 +132,13 @@ def _work(params: TextureSynthesisParams, sizes: Sizes, model: VisionModel) -> W
     for name in _layers(params, model):
         model.check_positions(name, pointer="/params/layers")
     scales = _sizes(params)
-    seen = [seen_in_step(size, _side(params), has_drawing=False) for size in scales]
-    looks = max(1, len(_places(params, scales[-1])))
-    passes = 2 * params.steps * len(exemplars) * len(scales) * looks
+    shown = [_shown(size, params) for size in scales]
+    seen = [seen_in_step(size, _side(params), has_drawing=False) for size in shown]
+    passes = 2 * params.steps * len(exemplars) * len(scales)
     pixels = sum(seen) / (2 * len(scales))
-    at_once = max((len(group) for group in _together(exemplars, params)), default=0)
-    return Work(
-        passes, pixels, _layers(params, model), at_once * seen_at_once(scales[-1], _side(params))
-    )
+    most = max((len(group) for group in _together(exemplars, params)), default=0)
+    at_once = most * seen_at_once(shown[-1], _side(params))
+    return Work(passes, pixels, _layers(params, model), at_once)
 
 
 @technique(
@@ -221,18 +222,16 @@ class _Maker:
                 share = size[0] / params.height
                 style = self._style([look(self._exemplar(e, share))[0] for e in self.exemplars])
             strides = {name: model.stride(name) for name in _layers(params, model)}
-            views = views_of(style, [(0, 0)], size=size, side=_side(params))
+            shown = _shown(size, params)
+            views = views_of(style, [(0, 0)], size=shown, side=_side(params))
             judge = likeness(
-                look, views, None, size=size, side=_side(params),
+                look, views, None, size=shown, side=_side(params),
                 strides=strides | {f"colours/{n}": n for n in COLOURS},
             )  # fmt: skip
 
             def loss(step: int) -> Tensor:
                 pixels = canvas.pixels()
-                seen = [
-                    judge(rolled(pixels, by), step % len(views)).total for by in self._looked(size)
-                ]
-                matched = torch.stack(seen).mean()
+                matched = judge(self._looked_at(pixels), step % len(views)).total
                 return matched + params.tv_weight * total_variation(pixels).sum()
 
             trace = ascend(
@@ -282,15 +281,19 @@ class _Maker:
         chosen = [torch.randint(f.shape[1], size, generator=self.generator) for f in flat]
         return torch.stack([f[:, places] for f, places in zip(flat, chosen, strict=True)])
 
-    def _looked(self, size: tuple[int, int]) -> list[tuple[int, int]]:
-        """Return how far it is rolled for each look of a step, px."""
-        return _places(self.params, size) or [self._drawn(size)]
+    def _looked_at(self, pixels: Tensor) -> Tensor:
+        """Return textures as they are looked at.
 
-    def _drawn(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Draw another place: some pixels away, or anywhere if it is to tile."""
+        For Adam from another place at each step: some pixels away, or anywhere if they are to tile.
+        L-BFGS needs the same function at every step: there what follows lies around them.
+        """
+        size = (int(pixels.shape[2]), int(pixels.shape[3]))
+        if self.params.optimizer == "l-bfgs":
+            ring = _ring(size, self.params)
+            return F.pad(pixels, [ring] * 4, mode="circular") if ring else pixels
         reach = size if self.params.tileable else (8, 8)
         down, right = (int(torch.randint(n, (), generator=self.generator)) for n in reach)
-        return down, right
+        return rolled(pixels, (down, right))
 
     # --- By copying
 
@@ -367,20 +370,22 @@ def _together(exemplars: Sequence[T], params: TextureSynthesisParams) -> list[li
     return [[exemplar] for exemplar in exemplars]
 
 
-def _places(params: TextureSynthesisParams, size: tuple[int, int]) -> list[tuple[int, int]]:
-    """Return the places of a step's looks, where they are always the same.
+def _ring(size: tuple[int, int], params: TextureSynthesisParams) -> int:
+    """Return how many pixels of what follows when it is laid side by side are shown around it."""
+    is_laid = params.tileable and params.optimizer == "l-bfgs"
+    return min(RING, *size) if is_laid else 0
 
-    L-BFGS needs the same function at every step. What is to tile is also seen with its corners in
-    the middle.
-    """
-    if params.optimizer == "adam":
-        return []
-    return [(0, 0), (size[0] // 2, size[1] // 2)] if params.tileable else [(0, 0)]
+
+def _shown(size: tuple[int, int], params: TextureSynthesisParams) -> tuple[int, int]:
+    ring = _ring(size, params)
+    return size[0] + 2 * ring, size[1] + 2 * ring
 
 
 def _side(params: TextureSynthesisParams) -> int:
     """Return from which size on tiles are looked at; distributions need the whole."""
-    return params.tile_size if params.method == "gram" else max(params.height, params.width)
+    if params.method == "gram":
+        return params.tile_size
+    return max(_shown((params.height, params.width), params))
 
 
 def _sizes(params: TextureSynthesisParams) -> list[tuple[int, int]]:
