@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lantern.compiled import compiled
-from lantern.vision_model import VisionModel
+from lantern.vision_model import TOGETHER, VisionModel
 
 Scorer = Callable[[Tensor], Tensor]
 """Returns the logits `[N,C]` of pixels `[N,3,S,S]` in 0..1, of the network's own size."""
@@ -47,8 +47,8 @@ def _made(model: VisionModel) -> Scorer | None:
         with warnings.catch_warnings():
             # it traces the network, in a way that torch would like to retire
             warnings.simplefilter("ignore")
-            made = compiled(
-                model.network, [example[:1]], [(-1, *example.shape[1:])], precision="float32"
+            made = compiled(  # for always as many: a sixth quicker than for any number
+                model.network, [example[:1]], [(TOGETHER, *example.shape[1:])], precision="float32"
             )
     except RuntimeError as error:
         log.info("%s is not compiled: %s", model.name, type(error).__name__)
@@ -58,7 +58,8 @@ def _made(model: VisionModel) -> Scorer | None:
     forward = made.forward
 
     def score(pixels: Tensor) -> Tensor:
-        return forward(model.prepared(pixels))
+        made = [forward(model.prepared(_filled(few))) for few in torch.split(pixels, TOGETHER)]
+        return torch.cat(made)[: len(pixels)]
 
     with torch.inference_mode():
         wanted, got = model.logits(pixels), score(pixels)
@@ -66,3 +67,9 @@ def _made(model: VisionModel) -> Scorer | None:
         (got - wanted).abs().max() <= EXACT * wanted.abs().max()
     )
     return score if is_exact else None
+
+
+def _filled(pixels: Tensor) -> Tensor:
+    """Return as many pictures as pass together, the last one again where there are fewer."""
+    missing = TOGETHER - len(pixels)
+    return torch.cat([pixels, pixels[-1:].expand(missing, -1, -1, -1)]) if missing else pixels
