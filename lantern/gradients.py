@@ -60,10 +60,8 @@ def compiled_gradients(model: VisionModel, count: int) -> Gradients | None:
     """
     if count < WORTH or model.device.type != "cpu":
         return None
-    if "gradients" not in model.kept:  # None where it cannot be compiled or gives other numbers
-        model.kept["gradients"] = _made(model)
-    found: Gradients | None = model.kept["gradients"]
-    return found
+    # None where it cannot be compiled or gives other numbers
+    return model.once("gradients", lambda: _made(model))
 
 
 def _made(model: VisionModel) -> Gradients | None:

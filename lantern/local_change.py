@@ -53,7 +53,7 @@ class LocalChange:
         self._whole: dict[str, Tensor] = {}
         most = max(max(bottom - top, right - left) for top, bottom, left, right in boxes)
         # what was found of the network, by the largest box
-        known: dict[int, _Cut | None] = model.kept.setdefault("cuts", {})
+        known: dict[int, _Cut | None] = model.once("cuts", dict)
         if most not in known:
             known[most] = self._find(most, boxes[len(boxes) // 2])
         self._cut = known[most]

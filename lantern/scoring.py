@@ -29,10 +29,8 @@ def compiled_scorer(model: VisionModel, passes: int) -> Scorer | None:
     """
     if passes < WORTH or model.device.type != "cpu":
         return None
-    if "scorer" not in model.kept:  # None where it cannot be compiled or gives other numbers
-        model.kept["scorer"] = _made(model)
-    score: Scorer | None = model.kept["scorer"]
-    return score
+    # None where it cannot be compiled or gives other numbers
+    return model.once("scorer", lambda: _made(model))
 
 
 def scorer(model: VisionModel, passes: int) -> Scorer:

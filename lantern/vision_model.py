@@ -7,7 +7,7 @@ import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,8 @@ from lantern.image import Image
 from lantern.layout import MAPS, Layout, has_tokens
 from lantern.watching import NeverRan, watching
 from lantern.work import WHOLE, LayerFacts, survey
+
+T = TypeVar("T")
 
 # Of a shorter side (px) some networks' convolutions and pools leave nothing.
 SHORTEST = 32
@@ -106,10 +108,15 @@ class VisionModel:
         units that are nearly zero: a single gradient by the pixels may differ by a hundredth of its
         largest value, what is optimised does not. See docs/decisions/0016.
         """
-        if "twins" not in self.kept:
-            self.kept["twins"] = Twins(self.network, self.prepared(self.noise(1)))
-        twins: Twins = self.kept["twins"]
+        twins = self.once("twins", lambda: Twins(self.network, self.prepared(self.noise(1))))
         return self.around(twins.twin(layers))
+
+    def once(self, name: str, make: Callable[[], T]) -> T:
+        """Return what was made of this network under a name; it is made when first asked for."""
+        if name not in self.kept:
+            self.kept[name] = make()
+        made: T = self.kept[name]
+        return made
 
     def together(self, side: int) -> int:
         """Return how many pictures of a side (px) pass through it at once at the best speed."""

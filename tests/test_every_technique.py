@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import json
 import random
 import re
@@ -74,7 +75,7 @@ CHEAP: dict[str, Any] = {
     "cells": 4,
     "layers": ["_blocks.2", "_blocks.8"],
     "most": 8,
-    "methods": ["smooth-grad", "grad-cam"],
+    "methods": ["smooth-grad", "saliency", "grad-cam"],
 }
 
 
@@ -521,7 +522,7 @@ def test_a_network_that_fails_is_left_clean(
         except Boom:
             has_failed = True
     assert has_failed == (False in passes)
-    assert has_failed or at > 1 or not passes  # of others a few may be all there are
+    assert has_failed or (not technique.takes_progress and len(passes) < at)
     assert trace(network) == before
 
 
@@ -567,19 +568,20 @@ def test_a_cancellation_ends_a_run_within_a_step(
 def test_progress_goes_from_the_first_step_to_the_last(
     technique: Technique, go: Run, result: Result, photo: Image
 ) -> None:
-    steps: list[tuple[int, int]] = []
+    told: list[tuple[int, int]] = []
     images = watched_pictures(technique, photo)
     unwatched = go(technique, images) if technique.animates else result
     previews: list[Image] = []
 
     def watch(step: Step) -> None:
-        if step.done and (step.done, step.total) not in steps[-1:]:  # the last may be told again
-            steps.append((step.done, step.total))
+        told.append((step.done, step.total))
         assert np.isfinite(step.loss)
         previews.append(step.preview())
 
     watched = go(technique, images, progress=watch)
-    total = steps[-1][1]
+    steps, total = told, told[-1][1]
+    if technique.family == "attribution":  # the last is told again where more is not counted
+        steps = [step for step, _ in itertools.groupby(told) if step[0]]
     assert steps == [(number, total) for number in range(1, len(steps) + 1)]
     assert len(steps) == total or result.facts["settled"]
     assert same(watched, unwatched), "watching changes the result"

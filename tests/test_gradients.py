@@ -18,6 +18,7 @@ from lantern.gradients import WORTH, compiled_gradients, gradients, plain_gradie
 from lantern.image import Image
 from lantern.run import run
 from lantern.vision_model import VisionModel
+from tests.compilers import MISFITS, misfit
 
 Pass = Callable[[Tensor], Tensor]
 SIDE = 12
@@ -164,21 +165,13 @@ class TestOfNetworks:
             assert not any(p.requires_grad or p.grad is not None for p in network.parameters())
         assert all(torch.equal(v, before[n]) for n, v in other.network.state_dict().items())
 
-    @pytest.mark.parametrize("what", ["missing", "unknown", "wrong"])
+    @pytest.mark.parametrize("what", MISFITS)
     def test_without_a_compiler_that_fits_autograd_finds_them(
         self, what: str, model: VisionModel, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        real: Callable[..., object] = compilation.compiled
-
-        def compiled(network: nn.Module, *given: object, **more: object) -> object:
-            if what == "missing":
-                return None
-            if what == "unknown":
-                raise RuntimeError("an operation nobody knows")
-            return real(nn.Sequential(Paired(network), nn.Tanh()), *given, **more)
-
         other = model.copy()
-        monkeypatch.setattr(module, "compiled", compiled)
+        wrong = misfit(what, lambda network: nn.Sequential(Paired(network), nn.Tanh()))
+        monkeypatch.setattr(module, "compiled", wrong)
         pixels = other.noise(1)
         wanted = plain_gradients(other.quick())(pixels, 7)
         assert torch.equal(gradients(other, WORTH)(pixels, 7), wanted)

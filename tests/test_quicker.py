@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -16,6 +15,7 @@ from lantern.folding import Twins, pairs
 from lantern.scoring import WORTH, compiled_scorer, scorer
 from lantern.vision_model import VisionModel
 from lantern.zoo import RECORDS, presented
+from tests.compilers import MISFITS, misfit
 from tests.transformers import tiny_swin
 
 
@@ -158,18 +158,10 @@ class TestScores:
         assert compiled_scorer(model, WORTH - 1) is None
         assert scorer(model, WORTH - 1) == model.logits
 
-    @pytest.mark.parametrize("what", ["missing", "unknown", "wrong"])
+    @pytest.mark.parametrize("what", MISFITS)
     def test_without_a_compiler_that_fits_the_network_scores(
         self, what: str, small_model: VisionModel, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        real: Callable[..., object] = compilation.compiled
-
-        def compiled(network: nn.Module, *given: object, **more: object) -> object:
-            if what == "missing":
-                return None
-            if what == "unknown":
-                raise RuntimeError("an operation nobody knows")
-            return real(nn.Sequential(network, nn.Softmax(1)), *given, **more)
-
-        monkeypatch.setattr(scoring, "compiled", compiled)
+        wrong = misfit(what, lambda network: nn.Sequential(network, nn.Softmax(1)))
+        monkeypatch.setattr(scoring, "compiled", wrong)
         assert scorer(small_model, WORTH) == small_model.logits

@@ -58,7 +58,7 @@ def gram_error(model: VisionModel, pixels: Tensor, exemplar: Image) -> float:
     return float(gram_errors(model, pixels, exemplar.fit(64).pixels).mean())
 
 
-def test_from_noise_all_layers_come_within_a_hundredth(model: VisionModel, gravel: Image) -> None:
+def test_from_noise_the_features_come_within_a_hundredth(model: VisionModel, gravel: Image) -> None:
     exemplar = gravel.fit(96).pixels
     flat, chance = exemplar.flatten(1), torch.Generator().manual_seed(1)
     noise = flat[:, torch.randint(flat.shape[1], (96, 96), generator=chance)]

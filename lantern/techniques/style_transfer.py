@@ -14,6 +14,7 @@ from lantern.errors import InvalidParameter
 from lantern.image import Image
 from lantern.optimize.likeness import count_of_views, seen_at_once, seen_in_step
 from lantern.optimize.octaves import Size, fitted
+from lantern.optimize.optimizers import Rule
 from lantern.optimize.style import Statistic
 from lantern.params import Params
 from lantern.progress import Progress
@@ -96,7 +97,7 @@ class StyleTransferParams(Params):
     content_layers: tuple[LayerName, ...] = Field(
         (), max_length=16, description="layers of the content; the network's own choice if empty"
     )
-    optimizer: Literal["adam", "l-bfgs"] = Field("adam", description="how steps are taken")
+    optimizer: Rule = Field("adam", description="how steps are taken")
     learning_rate: float = Field(
         0.015, gt=0, le=1, description="Adam's rate, in pixel units of 0..1"
     )

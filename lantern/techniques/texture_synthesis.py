@@ -164,7 +164,7 @@ def texture_synthesis(
     """Make a texture of any size from an exemplar: by a network's features, or by copying.
 
     Growth and quilting take every pixel from the exemplar and need no network; matching features
-    makes new pixels. Several exemplars make as many textures, by features as one batch.
+    makes new pixels. Several exemplars make as many textures.
     """
     exemplars = [model.fit(i, params.exemplar_size, pointer="/params/exemplar_size") for i in image]
     if params.method in ("growth", "quilting"):
