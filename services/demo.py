@@ -20,6 +20,7 @@ from services.settings import Settings
 from services.stack import Stack
 
 JOB_OPTIONS = {"steps": "60", "size": "256"}
+PATIENCE = "wait=30"
 
 
 def run_demo(settings: Settings, out: Path) -> int:
@@ -53,12 +54,10 @@ class Client:
         self, path: str, fields: dict[str, Any], accept: str, *, status: int = 200
     ) -> urllib3.BaseHTTPResponse:
         """Send a form; fail on any answer but the one that is to be shown."""
-        response = self._http.request(
-            "POST",
-            self._url + path,
-            fields=fields,
-            headers={"Accept": accept, "Cache-Control": "no-cache"},
-        )
+        headers = {"Accept": accept, "Cache-Control": "no-cache"}
+        if status == 200:  # on a busy machine a late answer would be a job
+            headers["Prefer"] = PATIENCE
+        response = self._http.request("POST", self._url + path, fields=fields, headers=headers)
         if response.status != status:
             told = response.data[:500].decode(errors="replace")
             raise StackError(f"{path} answered {response.status}, not {status}: {told}")

@@ -23,3 +23,11 @@ def test_a_picture_in_the_place_of_a_job_is_one_too(engine: Engine) -> None:
     engine.reply(Reply(200, b"\xff\xd8"))
     with pytest.raises(StackError, match="answered 200, not 202"):
         Client(engine.url).post(PATH, {"size": "64"}, "image/jpeg", status=202)
+
+
+def test_only_an_answer_that_is_to_come_at_once_is_waited_for(engine: Engine) -> None:
+    engine.reply(Reply(200), Reply(202, b"{}"))
+    client = Client(engine.url)
+    client.post(PATH, {"size": "64"}, "image/jpeg")
+    client.post(PATH, {"size": "64"}, "image/jpeg", status=202)
+    assert [seen.headers.get("prefer") for seen in engine.seen] == ["wait=30", None]
