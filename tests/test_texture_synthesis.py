@@ -143,6 +143,14 @@ def test_a_tileable_texture_fits_to_itself(
     assert seam(made) < 1.25
 
 
+def test_what_is_to_tile_is_enlarged_without_a_seam(model: VisionModel, gravel: Image) -> None:
+    params: dict[str, Any] = {"height": 128, "width": 128, "scales": 2, "tv_weight": 0.0}
+    (made,) = pictures(make(model, gravel, tileable=True, steps=40, **params))
+    for dim in (1, 2):
+        steps = (made - made.roll(1, dim)).abs().mean((0, 3 - dim))  # from the line before
+        assert steps[0] < steps[1:].max()
+
+
 @pytest.mark.parametrize(
     "params",
     [{"method": "growth", "window": 5}, {"method": "quilting", "block": 12}],

@@ -119,6 +119,8 @@ COLOURS = (1, 4, 16)
 SMALLEST = 64
 # What a texture that is to tile is shown with around it, px: as much as early layers see.
 RING = 32
+# And with how much it is enlarged, px: more than bicubic weights reach.
+AROUND = 8
 COPIED = "every pixel is the exemplar's"
 
 
@@ -201,7 +203,7 @@ class _Maker:
         pixels = self._noise(sizes[0])
         facts: list[dict[str, Any]] = []
         for stage, size in enumerate(sizes):
-            start = F.interpolate(pixels, size=size, mode="bicubic", antialias=True).clamp(0, 1)
+            start = _resized(pixels, size, self.params)
             stages = group * len(sizes) + stage, groups * len(sizes)
             pixels, said = self._scale(start, size, *stages)
             facts.append(said)
@@ -368,6 +370,18 @@ def _together(exemplars: Sequence[T], params: TextureSynthesisParams) -> list[li
     if params.optimizer == "adam":
         return [list(exemplars)]
     return [[exemplar] for exemplar in exemplars]
+
+
+def _resized(pixels: Tensor, size: tuple[int, int], params: TextureSynthesisParams) -> Tensor:
+    """Resize textures; those that are to tile, with what follows around them: else seams come."""
+    ring = AROUND if params.tileable else 0
+    if ring:
+        pixels = F.pad(pixels, [ring] * 4, mode="circular")
+    sides = zip(size, pixels.shape[2:], strict=True)
+    down, right = (ring * new // (old - 2 * ring) for new, old in sides)
+    whole = size[0] + 2 * down, size[1] + 2 * right
+    made = F.interpolate(pixels, size=whole, mode="bicubic", antialias=True).clamp(0, 1)
+    return made[:, :, down : down + size[0], right : right + size[1]]
 
 
 def _ring(size: tuple[int, int], params: TextureSynthesisParams) -> int:
