@@ -19,8 +19,11 @@ PATIENCE_S = 60.0
 ROOM_WITHIN_S = 300.0
 # A worker that is to stop is killed some seconds later: a result that waits is given up before.
 RELEASED_WITHIN_S = 3.0
-# Pauses double from the first to the longest; whether to go on is looked up in between.
-FIRST_PAUSE_S, LONGEST_PAUSE_S, LOOK_EVERY_S = 0.25, 5.0, 0.1
+# Pauses double from the first to the usual one: a result that waits is lost if its worker dies, so
+# it is stored soon after there is room. Whether to go on is looked up in between.
+FIRST_PAUSE_S, USUAL_PAUSE_S, LOOK_EVERY_S = 0.25, 1.0, 0.1
+# A try that took long, as files do, is followed by so many times as long a pause, within limits.
+REST, LONGEST_PAUSE_S = 5.0, 5.0
 
 
 def patiently(action: Callable[[], T]) -> T:
@@ -57,6 +60,7 @@ class Room:
         """
         pause_s = FIRST_PAUSE_S
         while True:
+            tried = time.monotonic()
             try:
                 return patiently(action)
             except StorageFull:
@@ -64,8 +68,9 @@ class Room:
                 self._deadline = self._deadline or now + ROOM_WITHIN_S
                 if now >= self._deadline:
                     raise
-                self._pause(min(pause_s, self._deadline - now))
-            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+                rest_s = min(max(pause_s, REST * (now - tried)), LONGEST_PAUSE_S)
+                self._pause(min(rest_s, self._deadline - now))
+            pause_s = min(2 * pause_s, USUAL_PAUSE_S)
 
     def _pause(self, seconds: float) -> None:
         ends = time.monotonic() + seconds
