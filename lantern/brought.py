@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from lantern.errors import InvalidParameter, LanternError, one_of
 from lantern.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from lantern.params import Params
+from lantern.records import YOURS, Record
 from lantern.work import WHOLE, LayerFacts, survey
-from lantern.zoo import YOURS, Record, presented
+from lantern.zoo import presented
 
 MOST_CLASSES = 20_000
 MOST_BYTES = 1024**3

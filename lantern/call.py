@@ -23,11 +23,12 @@ from lantern.errors import BadImage, LanternError
 from lantern.image import LIMITS, Header, Image
 from lantern.networks import Networks
 from lantern.progress import Progress, silent
+from lantern.records import DEFAULT_MODEL
 from lantern.registry import Technique
 from lantern.run import check_inputs, run, validate
 from lantern.styles.library import StyleLibrary
 from lantern.styles.own import OwnStyles
-from lantern.zoo import DEFAULT_MODEL, Zoo
+from lantern.zoo import Zoo
 
 ANYTHING = "*/*"
 # What all pictures of a call may have together; each by itself keeps to `LIMITS`.

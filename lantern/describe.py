@@ -7,8 +7,8 @@ from typing import Any
 from lantern import registry
 from lantern.artifact import Rendering
 from lantern.params import Params
+from lantern.records import RECORDS
 from lantern.registry import Slot, Technique
-from lantern.zoo import RECORDS
 
 
 def describe(technique: Technique) -> dict[str, Any]:

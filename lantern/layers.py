@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from lantern.layout import MAPS, has_tokens, layout_of
-from lantern.zoo import Record
+from lantern.records import Record
 
 
 @dataclass(frozen=True)

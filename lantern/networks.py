@@ -13,9 +13,10 @@ from pathlib import Path
 
 from lantern.brought import Brought, Presets, check_weights, record_of
 from lantern.errors import UnknownName
+from lantern.records import RECORDS, Record, record
 from lantern.shelf import Shelf, of_owner
 from lantern.vision_model import VisionModel
-from lantern.zoo import RECORDS, Record, record, sketch, sketched
+from lantern.zoo import sketch, sketched
 
 BROUGHT_ID = re.compile(r"net_[0-9a-f]{32}")
 _FACTS, _WEIGHTS = "network.json", "weights.safetensors"

@@ -18,10 +18,10 @@ from lantern.errors import one_of
 from lantern.image import Image
 from lantern.params import Params
 from lantern.progress import Progress
+from lantern.records import DEFAULT_MODEL
 from lantern.styles.library import StyleLibrary
 from lantern.vision_model import VisionModel
 from lantern.work import Estimator
-from lantern.zoo import DEFAULT_MODEL
 
 Family = Literal["inspection", "inference", "attribution", "stylization", "synthesis"]
 Runs = Literal["interactive", "job"]

@@ -293,7 +293,8 @@ def _demo(chosen: argparse.Namespace, settings: Settings) -> int:
 
 
 def _models(chosen: argparse.Namespace, settings: Settings) -> int:
-    from lantern.zoo import RECORDS, fetch, record
+    from lantern.records import RECORDS, record
+    from lantern.zoo import fetch
 
     for name in chosen.fetch:
         print(f"{name}: {fetch(record(name))}")

@@ -18,12 +18,13 @@ from lantern.checkpoint import Checkpoints
 from lantern.errors import BadImage, InvalidParameter
 from lantern.image import SUFFIXES, Image
 from lantern.progress import Progress, Step
+from lantern.records import DEFAULT_MODEL
 from lantern.styles.files import DamagedStyle, write_whole
 from lantern.styles.library import Style, StyleLibrary
 from lantern.styles.train import Photographs, paint_preview, small
 from lantern.styles.train_shared import TrainSharedParams, train_shared
 from lantern.styles.trained import read_hand, read_network
-from lantern.zoo import DEFAULT_MODEL, Zoo
+from lantern.zoo import Zoo
 from services.settings import Settings
 
 PREVIEW_EVERY = 50

@@ -38,11 +38,11 @@ from lantern.errors import InvalidParameter, LanternError, UnknownName
 from lantern.image import Image
 from lantern.params import Params
 from lantern.progress import Cancelled, Progress, Step, silent
+from lantern.records import DEFAULT_MODEL
 from lantern.registry import Technique
 from lantern.run import run, validate
 from lantern.styles.library import StyleLibrary
 from lantern.vision_model import VisionModel
-from lantern.zoo import DEFAULT_MODEL
 from tests.films import film
 from tests.transformers import tiny_vit
 

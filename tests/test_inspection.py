@@ -14,9 +14,10 @@ from torch import nn
 from lantern.artifact import Grid, Heatmap, Table
 from lantern.errors import InvalidParameter, UnknownName
 from lantern.image import Image
+from lantern.records import RECORDS
 from lantern.run import run
 from lantern.vision_model import VisionModel
-from lantern.zoo import RECORDS, sketched
+from lantern.zoo import sketched
 
 
 def filters(model: VisionModel, **params: object) -> tuple[Grid, dict[str, object]]:

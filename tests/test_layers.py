@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lantern.layers import Layer, layers
+from lantern.records import RECORDS, Record, record
 from lantern.vision_model import SHORTEST, VisionModel
-from lantern.zoo import RECORDS, Record, record
 
 
 class Branches(nn.Module):

@@ -15,7 +15,8 @@ import sys, torch
 from pathlib import Path
 from lantern.image import Image
 from lantern.run import run
-from lantern.zoo import DEFAULT_MODEL, Zoo
+from lantern.records import DEFAULT_MODEL
+from lantern.zoo import Zoo
 torch.set_num_threads(1)
 model = Zoo(downloads=False).load(DEFAULT_MODEL)
 image = Image(torch.rand(3, 224, 224, generator=torch.Generator().manual_seed(0)))

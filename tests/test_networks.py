@@ -10,7 +10,8 @@ import pytest
 from torch import nn
 
 from lantern.networks import Networks
-from lantern.zoo import RECORDS, sketch
+from lantern.records import RECORDS
+from lantern.zoo import sketch
 
 
 def test_threads_build_a_sketch_once(monkeypatch: pytest.MonkeyPatch) -> None:

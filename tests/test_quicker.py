@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from lantern import compiled as compilation
 from lantern import scoring
 from lantern.folding import Twins, pairs
+from lantern.records import RECORDS
 from lantern.scoring import WORTH, compiled_scorer, scorer
 from lantern.vision_model import VisionModel
-from lantern.zoo import RECORDS, presented
+from lantern.zoo import presented
 from tests.compilers import MISFITS, misfit
 from tests.transformers import tiny_swin
 

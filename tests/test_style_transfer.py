@@ -18,9 +18,10 @@ from lantern.metrics import psnr
 from lantern.optimize.objectives import gram
 from lantern.optimize.style import Grams, SlicedWasserstein, Style, smoothed
 from lantern.palette import grey, luma, recoloured, with_colours_of
+from lantern.records import RECORDS
 from lantern.run import run
 from lantern.vision_model import VisionModel
-from lantern.zoo import RECORDS, presented
+from lantern.zoo import presented
 
 SHORT = {"size": 96, "steps": 24, "scales": 1}
 

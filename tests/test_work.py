@@ -7,9 +7,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from lantern.errors import InvalidParameter
+from lantern.records import record
 from lantern.vision_model import LOGITS, VisionModel
 from lantern.work import WHOLE, LayerFacts, Work, check, survey
-from lantern.zoo import record, sketch
+from lantern.zoo import sketch
 from tests.alive import watched
 
 

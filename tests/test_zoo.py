@@ -18,12 +18,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lantern import zoo
 from lantern.errors import UnknownName, WeightsMissing
 from lantern.imagenet import imagenet_labels
+from lantern.records import DEFAULT_MODEL, RECORDS, Record, record
 from lantern.torchvision_import import models
 from lantern.vision_model import VisionModel
-from lantern.zoo import RECORDS, Record, Zoo, fetch, load, record, sketch
+from lantern.zoo import Zoo, fetch, load, sketch
 
 # As torchvision names them, and as people have them on their disks
 FILES = {
@@ -119,7 +119,7 @@ def test_the_test_renames_something(checkpoints: Path) -> None:
 
 
 def test_the_default_network_knows_a_cat(model: Any, photo: Any) -> None:
-    assert model.name == zoo.DEFAULT_MODEL
+    assert model.name == DEFAULT_MODEL
     logits = model.logits(model.frame(photo).pixels)
     assert "cat" in model.label(int(logits.argmax()))
     assert len(model.labels) == 1000
@@ -137,7 +137,7 @@ def test_an_unknown_network_is_answered_with_the_known_ones() -> None:
 
 
 def test_weights_have_the_names_they_have_everywhere(checkpoints: Path) -> None:
-    named = {name: RECORDS[name].weights_path() for name in RECORDS if name != zoo.DEFAULT_MODEL}
+    named = {name: RECORDS[name].weights_path() for name in RECORDS if name != DEFAULT_MODEL}
     assert named == {name: checkpoints / file for name, file in FILES.items()}
 
 
@@ -168,7 +168,7 @@ def test_the_state_of_weights(checkpoints: Path) -> None:
     assert rec.weights_state(downloads=True) == "downloadable"
     (checkpoints / FILES["alexnet"]).write_bytes(b"x")
     assert rec.weights_state(downloads=False) == "ready"
-    packaged = record(zoo.DEFAULT_MODEL)
+    packaged = record(DEFAULT_MODEL)
     assert packaged.weights_state(downloads=False) == "ready"
     gone = dataclasses.replace(packaged, weights_path=lambda: checkpoints / "gone")
     assert gone.weights_state(downloads=True) == "missing"
@@ -300,7 +300,7 @@ def built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
             build=functools.partial(build, name),
             weights_path=lambda: path,
         )
-        monkeypatch.setitem(zoo.RECORDS, name, rec)
+        monkeypatch.setitem(RECORDS, name, rec)
     return names
 
 

@@ -7,8 +7,8 @@ import flask
 from lantern.brought import Brought
 from lantern.errors import InvalidParameter, InvalidParameters, MissingInput
 from lantern.networks import TooManyNetworks
+from lantern.records import RECORDS
 from lantern.run import validate
-from lantern.zoo import RECORDS
 from services.blobs import needing_room
 from services.gateway.catalogue import described
 from services.gateway.context import DECODING, current

@@ -11,7 +11,7 @@ from lantern import samples
 from lantern.errors import UnknownName
 from lantern.layers import layers
 from lantern.networks import Entry
-from lantern.zoo import RECORDS, Record
+from lantern.records import RECORDS, Record
 from services.gateway.context import current
 from services.gateway.documents import moment
 from services.gateway.guard import owner

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lantern.networks import BROUGHT_ID, Entry, unknown
-from lantern.zoo import Record, record
+from lantern.records import Record, record
 from services.gateway.context import current
 from services.gateway.guard import owner
 

@@ -16,8 +16,8 @@ from lantern.brought import Brought
 from lantern.describe import schema
 from lantern.image import READ
 from lantern.networks import BROUGHT_ID
+from lantern.records import RECORDS
 from lantern.registry import Slot, Technique
-from lantern.zoo import RECORDS
 from services.collection_record import COLLECTION_NAME
 from services.gateway.declared_headers import OF_TECHNIQUES, header, headers_of, reads_etags
 from services.gateway.gathering import FORM

@@ -16,9 +16,9 @@ from lantern.artifact import FORMS, JSON, Rendering
 from lantern.call import ANYTHING, Call, number
 from lantern.errors import InvalidParameter
 from lantern.image import READ
+from lantern.records import DEFAULT_MODEL
 from lantern.registry import Technique
 from lantern.run import check_inputs, validate
-from lantern.zoo import DEFAULT_MODEL
 from services import webhooks
 from services.gateway.context import current
 from services.gateway.networks import find_network

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from lantern.call import Call
+from lantern.records import DEFAULT_MODEL, RECORDS
 from lantern.registry import Technique
 from lantern.stamp import stamp
 from lantern.styles.library import SHARED, Style
-from lantern.zoo import DEFAULT_MODEL, RECORDS
 from services.gateway.context import current
 
 

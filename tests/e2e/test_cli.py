@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lantern.zoo import RECORDS
+from lantern.records import RECORDS
 from services.cli import main
 from services.gateway.guard import digest
 from services.settings import Settings

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from lantern.zoo import DEFAULT_MODEL, RECORDS
+from lantern.records import DEFAULT_MODEL, RECORDS
 from services.clients import Stores
 from services.settings import Settings
 from tests.services.gateway import PAINT, encode, finish, post, queue
