@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import sys
@@ -20,6 +21,7 @@ from lantern.image import Image
 from lantern.run import run
 from lantern.styles.engine import Engine, Hands, engine_for, openvino_engine, torch_engine
 from lantern.styles.files import DamagedStyle
+from lantern.styles.joined import joined
 from lantern.styles.library import SHARED, Style, StyleLibrary
 from lantern.styles.network import (
     CLASSIC,
@@ -104,6 +106,24 @@ def test_padding_reaches_the_next_multiple_and_mirrors(height: int, width: int) 
     down, right = padded.shape[-2] - height, padded.shape[-1] - width
     mirrored = np.pad(pixels.numpy(), ((0, 0), (0, 0), (0, down), (0, right)), "reflect")
     assert np.array_equal(padded.numpy(), mirrored)
+
+
+@pytest.mark.parametrize("architecture", [SMALL, Architecture(width=4, ends=5), CLASSIC])
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (20, 28), (8, 40)])
+def test_enlarging_and_convolving_may_be_joined(
+    architecture: Architecture, height: int, width: int
+) -> None:
+    made = network(architecture)
+    before, chance = copy.deepcopy(made.state_dict()), torch.get_rng_state()
+    quick = joined(made)
+    assert torch.equal(torch.get_rng_state(), chance)
+    assert not any(isinstance(module, nn.Upsample) for module in quick.modules())
+    pixels = torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(3))
+    hands = torch.stack([made.hand(), 1.5 * made.hand()])
+    for given, measured in ((None, False), (hands, False), (hands, True)):
+        wanted = made(pixels, given, measured=measured)
+        assert torch.allclose(quick(pixels, given, measured=measured), wanted, atol=2e-6)
+    assert all(torch.equal(value, before[name]) for name, value in made.state_dict().items())
 
 
 # --- Engines -----------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lantern.compiled import compiled
+from lantern.styles.joined import joined
 from lantern.styles.network import Measured, StyleNetwork, made
 
 Hands = Literal["own", "given", "measured"]
@@ -62,7 +63,8 @@ def openvino_engine(network: StyleNetwork, hands: Hands = "own") -> Engine | Non
     To be given the hand at each call costs a twentieth of the time.
     """
     pixels, hand = torch.zeros(1, 3, 64, 64), network.hand()[None]
-    ready: nn.Module = Measured(network) if hands == "measured" else network
+    quick = joined(network)
+    ready: nn.Module = Measured(quick) if hands == "measured" else quick
     wanted = 1 if hands == "own" else 2
     examples, shapes = [pixels, hand][:wanted], [(1, 3, -1, -1), tuple(hand.shape)][:wanted]
     done = compiled(ready, examples, shapes, precision="fastest")
