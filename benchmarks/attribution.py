@@ -222,18 +222,11 @@ def rules(model: VisionModel) -> list[Row]:
 def perturbations(model: VisionModel) -> list[Row]:
     """Compare the methods that look at the picture many times."""
     scene = _Scene.of(model)
-    peer = Occlusion(lambda pixels: model.logits(pixels).softmax(1))
     maps: dict[str, Tensor] = {}
 
     def captum(at_once: int) -> Callable[[], None]:
         def go() -> None:
-            with torch.no_grad():
-                found = peer.attribute(
-                    scene.pixels, (3, PATCH, PATCH), (3, STRIDE, STRIDE),
-                    model.grey.expand_as(scene.pixels), target=scene.target,
-                    perturbations_per_eval=at_once,
-                )  # fmt: skip
-            maps["captum"] = found[0, 0]
+            maps["captum"] = _captum_occlusion(scene, model, at_once)
 
         return go
 
@@ -251,11 +244,39 @@ def perturbations(model: VisionModel) -> list[Row]:
         *_times("occlusion, exact", {"ours": ours(exact=True), **peers}, 3.0, rounds=3),
     ]
     for name in ("exact=False", "exact=True"):
-        difference = float((maps[name] - maps["captum"]).abs().max() / maps["captum"].abs().max())
+        difference = _apart(maps[name], maps["captum"])
         what = f"occlusion, {name}, largest difference from captum"
         rows.append(Row(what, f"{difference:.1e}", "<= 1e-5", difference <= 1e-5))
+    double = model.copy()
+    double.network.double()
+    maps["float64"] = _captum_occlusion(scene, double, 1)
+    ours64, theirs64 = (_apart(maps[name], maps["float64"]) for name in ("exact=False", "captum"))
+    rows.append(
+        Row(
+            "occlusion, largest difference from captum in float64",
+            f"{ours64:.1e}; captum's own in float32 {theirs64:.1e}",
+            "<= captum's own",
+            ours64 <= theirs64,
+        )
+    )
     coarse = {"ours": scene.way("occlusion", coarse=0.2), "all": scene.way("occlusion")}
     return [*rows, *_times("occlusion, coarse to fine", coarse, None, rounds=3), *_rise(scene)]
+
+
+def _captum_occlusion(scene: _Scene, model: VisionModel, at_once: int) -> Tensor:
+    """Return captum's map of a network, in the precision of its weights."""
+    pixels = scene.pixels.to(next(model.network.parameters()).dtype)
+    peer = Occlusion(lambda pixels: model.logits(pixels).softmax(1))
+    with torch.no_grad():
+        found: Tensor = peer.attribute(
+            pixels, (3, PATCH, PATCH), (3, STRIDE, STRIDE), model.grey.to(pixels).expand_as(pixels),
+            target=scene.target, perturbations_per_eval=at_once,
+        )  # fmt: skip
+    return found[0, 0]
+
+
+def _apart(one: Tensor, other: Tensor) -> float:
+    return float((one - other).abs().max() / other.abs().max())
 
 
 def _rise(scene: _Scene) -> list[Row]:
