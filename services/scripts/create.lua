@@ -4,6 +4,8 @@
 -- Returns {'created'|'replayed', id}, or {'conflict'|'quota'|'full', ''}.
 local id, owner, lane, name, fingerprint = ARGV[1], ARGV[2], ARGV[3], ARGV[5], ARGV[6]
 local idempotency = 'lantern:idempotency:' .. name
+-- asked again, because the answer was lost: it may have been claimed meanwhile, or be over
+if redis.call('EXISTS', JOB .. id) == 1 then return {'created', id} end
 if name ~= '' then
   local known = redis.call('GET', idempotency)
   if known then

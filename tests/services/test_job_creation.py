@@ -51,6 +51,35 @@ class TestCreate:
             assert (job.id, is_new) == (made.id, True)
         assert jobs.counts()["queued"] == 1
 
+    @pytest.mark.parametrize("key", ["", "key"])
+    def test_asked_again_once_it_runs_it_disturbs_nobody(
+        self, jobs: Jobs, client: redis.Redis, key: str
+    ) -> None:
+        made = dataclasses.replace(order(webhook=HOOK), id=new_id())
+        job, _ = jobs.create(made, key=key, fingerprint="a")
+        claimed = claim(jobs, job)
+        before = snapshot(client)
+        again, is_new = jobs.create(made, key=key, fingerprint="a")
+        assert (again.status, again.attempts, is_new) == ("running", 1, True)
+        assert snapshot(client) == before
+        assert jobs.beat(claimed) == "ok"
+        assert jobs.finish(claimed, "succeeded", result=RESULT)
+
+    @pytest.mark.parametrize("result", [None, RESULT])
+    def test_asked_again_once_it_is_over_it_stays_so(
+        self, jobs: Jobs, client: redis.Redis, result: dict[str, Any] | None
+    ) -> None:
+        made = dataclasses.replace(order(webhook=HOOK, result=result), id=new_id())
+        job, _ = jobs.create(made)
+        if result is None:
+            assert jobs.finish(claim(jobs, job), "succeeded", result=RESULT)
+        before = snapshot(client)
+        again, is_new = jobs.create(made)
+        assert (again.status, again.result, is_new) == ("succeeded", RESULT, True)
+        assert snapshot(client) == before
+        assert [name for name, _ in events(jobs, job)].count("done") == 1
+        assert jobs.claim("jobs", "worker") is None
+
     def test_a_job_is_recorded_queued_and_announced(self, jobs: Jobs, client: redis.Redis) -> None:
         before = time.time()
         job = create(jobs)
