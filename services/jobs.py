@@ -23,6 +23,8 @@ Position = tuple[int, str]
 JOB, ALL, ACTIVE = "lantern:job:", "lantern:jobs:all:", "lantern:jobs:active:"
 QUEUED, RUNNING = "lantern:jobs:queued:", "lantern:jobs:running"
 CACHE, WORKERS, ENDED = "lantern:cache:", "lantern:workers:", "lantern:jobs:ended"
+# A job that misses its deadline still stores what it has, or waits for a worker to end it.
+LATE_S = 3600
 SCRIPTS = Path(__file__).parent / "scripts"
 PRELUDE = "prelude"
 
@@ -139,6 +141,7 @@ class Jobs:
             "create", order.id or new_id(), order.owner, order.lane, HEAD_START_MS[chosen.priority],
             key, fingerprint, self._ttl_s, order.max_active or self._limits.max_active,
             self._limits.max_queued, int(seconds * 1000), json.dumps(texts), status,
+            self._limits.max_age_s + self._ttl_s + LATE_S,
         )  # fmt: skip
         if outcome in _REFUSALS:
             raise _REFUSALS[outcome]

@@ -1,6 +1,7 @@
 -- Create a job once: idempotency, limits, record, queue and first event in one step.
 -- ARGV: id, owner, lane, head start ms, idempotency name or '', fingerprint, ttl s, most active of
---   the owner, most queued, deadline ms from now, record as JSON, status 'queued'|'succeeded'
+--   the owner, most queued, deadline ms from now, record as JSON, status 'queued'|'succeeded',
+--   s from its making in which a job is over and forgotten
 -- Returns {'created'|'replayed', id}, or {'conflict'|'quota'|'full', ''}.
 local id, owner, lane, name, fingerprint = ARGV[1], ARGV[2], ARGV[3], ARGV[5], ARGV[6]
 local idempotency = 'lantern:idempotency:' .. name
@@ -26,7 +27,8 @@ end
 redis.call('HSET', JOB .. id, 'id', id, 'owner', owner, 'lane', lane, 'created_ms', at,
   'order', at - ARGV[4], 'attempts', 0, 'failures', 0, 'fence', 0)
 redis.call('ZADD', ALL .. owner, at, id)
-redis.call('ZREMRANGEBYSCORE', ALL .. owner, '-inf', at - 30 * 24 * 3600 * 1000)
+redis.call('ZREMRANGEBYSCORE', ALL .. owner, '-inf', at - ARGV[13] * 1000)
+redis.call('EXPIRE', ALL .. owner, tonumber(ARGV[13]))
 if name ~= '' then
   redis.call('SET', idempotency, fingerprint .. ' ' .. id, 'EX', tonumber(ARGV[7]))
 end

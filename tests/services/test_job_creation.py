@@ -14,6 +14,7 @@ from services.jobs import (
     ACTIVE,
     ALL,
     JOB,
+    LATE_S,
     QUEUED,
     IdempotencyConflict,
     Jobs,
@@ -97,6 +98,18 @@ class TestCreate:
         assert jobs.counts() == {"queued": 1, "running": 0}
         assert read(jobs, job) == job
         assert client.ttl(JOB + job.id) == -1  # it is kept until it has ended
+
+    def test_its_place_in_the_list_is_kept_as_long_as_a_job_can_be(
+        self, jobs: Jobs, client: redis.Redis
+    ) -> None:
+        first, whole_s = create(jobs), 600 + 60 + LATE_S
+        now_ms = int(time.time() * 1000)
+        for name, age_s in (("job_old", whole_s + 30), ("job_late", whole_s - 30)):
+            client.zadd(ALL + "me", {name: now_ms - age_s * 1000})
+        client.expire(ALL + "me", 5)
+        second = create(jobs, result=RESULT)
+        assert set(ids(jobs.newest("me", 10))) == {first.id, second.id, "job_late"}
+        assert whole_s - 30 < client.ttl(ALL + "me") <= whole_s
 
     def test_it_takes_the_id_that_was_chosen_for_it(self, jobs: Jobs) -> None:
         chosen = new_id()
