@@ -22,7 +22,7 @@ from services.jobs import (
     QuotaReached,
 )
 from services.outbox import OUTBOX
-from services.record import FINAL, Status, new_id
+from services.record import FINAL, LIVE, Status, new_id
 from tests.services.job_deeds import (
     CALL,
     DEADLINES,
@@ -154,9 +154,15 @@ class TestCreate:
         first = create(jobs, key="1", fingerprint="a")
         assert create(jobs, key="2", fingerprint="a").id != first.id
 
-    def test_a_key_is_forgotten_with_the_results(self, jobs: Jobs, client: redis.Redis) -> None:
-        create(jobs, key="key", fingerprint="a")
-        assert 0 < client.ttl("lantern:idempotency:key") <= 60
+    @pytest.mark.parametrize("status", [*LIVE, *FINAL])
+    def test_a_key_is_forgotten_with_the_record_and_not_before(
+        self, jobs: Jobs, client: redis.Redis, status: Status
+    ) -> None:
+        job = create(jobs, key="key", fingerprint="a")
+        bring(jobs, job, status)
+        left_s = client.ttl(JOB + job.id)
+        assert client.ttl("lantern:idempotency:key") == pytest.approx(left_s, abs=1)
+        assert (left_s == -1) == (status in LIVE)
 
     def test_a_replayed_job_that_was_deleted_is_made_anew(self, jobs: Jobs) -> None:
         first = create(jobs, key="key", fingerprint="a")
