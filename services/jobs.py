@@ -23,6 +23,7 @@ Position = tuple[int, str]
 JOB, ALL, ACTIVE = "lantern:job:", "lantern:jobs:all:", "lantern:jobs:active:"
 QUEUED, RUNNING = "lantern:jobs:queued:", "lantern:jobs:running"
 CACHE, WORKERS, ENDED = "lantern:cache:", "lantern:workers:", "lantern:jobs:ended"
+IDEMPOTENCY = "lantern:idempotency:"
 # A job that misses its deadline still stores what it has, or waits for a worker to end it.
 LATE_S = 3600
 SCRIPTS = Path(__file__).parent / "scripts"
@@ -150,6 +151,18 @@ class Jobs:
             return self.create(order, key=key, fingerprint=fingerprint)
         # a call whose answer was lost is sent again, and finds the job it has made
         return job, outcome == b"created" or job.id == order.id
+
+    def replayed(self, key: str, fingerprint: str) -> Job | None:
+        """Return the job that was made with an idempotency key, None where there is none.
+
+        Raises:
+            IdempotencyConflict: the key stands for another payload.
+        """
+        known = cast(bytes | None, self._redis.get(IDEMPOTENCY + key))
+        before, _, job_id = (known or b"").decode().partition(" ")
+        if known and before != fingerprint:
+            raise IdempotencyConflict
+        return self.get(job_id) if known else None
 
     def get(self, job_id: str) -> Job | None:
         """Return a job, or None where there is none or it has expired."""
