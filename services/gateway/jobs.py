@@ -66,7 +66,7 @@ def get_job(job_id: str) -> flask.Response:
     seconds = whole_number("wait", 0, 0, LONGEST_POLL_S)
     job = _find(job_id)
     if seconds:
-        job = current().waited(job, seconds)
+        job = current().waited(job, seconds) or job
     response = flask.jsonify(document(job))
     if not job.is_final:
         response.headers["Retry-After"] = "1"

@@ -257,9 +257,9 @@ def _replayed(job: Job, prefer: Mapping[str, str]) -> flask.Response:
 def _answer(job: Job, prefer: Mapping[str, str], made: Order | None) -> flask.Response:
     applied = "respond-async" if "respond-async" in prefer else ""
     response = None
-    if seconds := wait_s(prefer):
-        applied = f"wait={seconds}"
-        job = current().waited(job, left_s(prefer))
+    seconds = wait_s(prefer)
+    if seconds and (waited := current().waited(job, left_s(prefer))):
+        job, applied = waited, f"wait={seconds}"
         if job.status == "succeeded" and has_form(job, flask.request.accept_mimetypes):
             response = result_response(job, flask.request.accept_mimetypes)
     if response is None:
