@@ -56,7 +56,7 @@ def replay(call: Call, options: JobOptions, prefer: Mapping[str, str]) -> flask.
     if job is None:
         return None
     require("jobs")
-    return _replayed(job, prefer)
+    return _replayed(job, options, prefer)
 
 
 def submit(
@@ -90,10 +90,10 @@ def submit(
         raise
     if not is_new:  # it was sent twice at the same time
         _drop(context, order)
-        return _replayed(job, prefer)
+        return _replayed(job, options, prefer)
     if not job.is_final:
         context.announce(job)
-    return _answer(job, prefer, order)
+    return _answer(job, options, prefer)
 
 
 def lane_of(technique: Technique, call: Call, *, is_film: bool) -> Lane:
@@ -248,24 +248,27 @@ def _drop(context: Context, order: Order) -> None:
     context.stores.blobs.delete(order.id, *names)
 
 
-def _replayed(job: Job, prefer: Mapping[str, str]) -> flask.Response:
-    response = _answer(job, prefer, None)
+def _replayed(job: Job, options: JobOptions, prefer: Mapping[str, str]) -> flask.Response:
+    response = _answer(job, options, prefer)
     response.headers["Idempotent-Replayed"] = "true"
     return response
 
 
-def _answer(job: Job, prefer: Mapping[str, str], made: Order | None) -> flask.Response:
+def _answer(job: Job, options: JobOptions, prefer: Mapping[str, str]) -> flask.Response:
+    # a picture could not tell the secret that was made for the caller, and nothing else will
+    as_document = bool(options.webhook_url and not options.webhook_secret)
     applied = "respond-async" if "respond-async" in prefer else ""
     response = None
     seconds = wait_s(prefer)
     if seconds and (waited := current().waited(job, left_s(prefer))):
         job, applied = waited, f"wait={seconds}"
-        if job.status == "succeeded" and has_form(job, flask.request.accept_mimetypes):
+        is_done = job.status == "succeeded" and not as_document
+        if is_done and has_form(job, flask.request.accept_mimetypes):
             response = result_response(job, flask.request.accept_mimetypes)
     if response is None:
         body = document(job)
-        if made is not None and made.webhook:
-            body["webhook"] = dict(made.webhook)  # the one time the secret is shown
+        if job.webhook:
+            body["webhook"] = dict(job.webhook)  # no other answer shows the secret
         response = flask.jsonify(body)
         response.status_code = 202
     response.headers["Location"] = f"/v1/jobs/{job.id}"

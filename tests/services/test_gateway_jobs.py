@@ -419,7 +419,7 @@ class TestWhatIsKept:
 
 
 class TestWebhooks:
-    def test_the_secret_is_shown_once(self, http: FlaskClient, stores: Stores) -> None:
+    def test_no_other_answer_shows_the_secret(self, http: FlaskClient, stores: Stores) -> None:
         url = "data:image/png;base64," + base64.b64encode(PHOTO).decode()
         body = json.dumps({"inputs": {"image": url}, "webhook": {"url": HOOK}})
         job = queue(http, data=body, content_type="application/json")
