@@ -41,13 +41,21 @@ class Blobs:
     Redis keeps a record of each and the bytes of those up to `inline_bytes`; larger ones are files
     `<owner>/<name>` below an fsspec URL. A file whose record has expired is an orphan, which
     `sweep` removes. An owner is a job, a caller's uploads or the cache: nothing is shared between
-    two, so that deleting one takes nothing from another.
+    two, so that deleting one takes nothing from another. `beside` is a Redis of other things that
+    must have room too where new work is to come.
     """
 
     def __init__(
-        self, client: redis.Redis, file_store: str, *, inline_bytes: int, high: float
+        self,
+        client: redis.Redis,
+        file_store: str,
+        *,
+        inline_bytes: int,
+        high: float,
+        beside: redis.Redis | None = None,
     ) -> None:
         self._redis, self._inline_bytes, self._high = client, inline_bytes, high
+        self._memories = [client] if beside is None else [client, beside]
         self._url = file_store
         self._use: tuple[float, float] = (-LOOK_AGAIN_S, 0.0)
 
@@ -118,13 +126,13 @@ class Blobs:
         return bool(self._redis.ping())
 
     def used(self) -> float:
-        """Return the share of the storage in use, of Redis or the disk, whichever is fuller.
+        """Return the share of the storage in use: of the disk or a Redis, whichever is fullest.
 
         It is looked up at most once a second.
         """
         looked, used = self._use
         if time.monotonic() - looked > LOOK_AGAIN_S:
-            used = max(self._memory_used(), self._disk_used())
+            used = max(self._disk_used(), *map(_memory_used, self._memories))
             self._use = (time.monotonic(), used)
         return used
 
@@ -200,11 +208,6 @@ class Blobs:
     def _is_local(self) -> bool:
         return self._url.startswith(("file:", "/"))
 
-    def _memory_used(self) -> float:
-        facts = cast(dict[str, int], self._redis.info("memory"))
-        most = facts.get("maxmemory", 0)
-        return facts["used_memory"] / most if most else 0.0
-
     def _disk_used(self) -> float:
         """Say 1 where less than a twentieth of a local disk is free, else 0."""
         if not self._is_local:
@@ -218,6 +221,13 @@ class Blobs:
 def _key(owner: str, name: str) -> str:
     assert NAME.fullmatch(name), name
     return f"{BLOB}{owner}/{name}"
+
+
+def _memory_used(client: redis.Redis) -> float:
+    """Return the share of a Redis's memory in use, 0 where it may take as much as there is."""
+    facts = cast(dict[str, int], client.info("memory"))
+    most = facts.get("maxmemory", 0)
+    return facts["used_memory"] / most if most else 0.0
 
 
 @contextlib.contextmanager

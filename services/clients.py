@@ -57,10 +57,11 @@ def stores(settings: Settings) -> Stores:
             settings.file_store_url,
             inline_bytes=settings.inline_bytes,
             high=settings.storage_high,
+            beside=beside,
         )
-        for client in (
-            connect(settings.blob_url, timeout_s=5.0),
-            connect(settings.blob_url, timeout_s=0.5, patient=False),
+        for client, beside in (
+            (connect(settings.blob_url, timeout_s=5.0), state),
+            (connect(settings.blob_url, timeout_s=0.5, patient=False), None),
         )
     )
     limits = Limits(

@@ -23,6 +23,9 @@ Position = tuple[int, str]
 JOB, ALL, ACTIVE = "lantern:job:", "lantern:jobs:all:", "lantern:jobs:active:"
 QUEUED, RUNNING = "lantern:jobs:queued:", "lantern:jobs:running"
 CACHE, WORKERS, ENDED = "lantern:cache:", "lantern:workers:", "lantern:jobs:ended"
+IDEMPOTENCY = "lantern:idempotency:"
+# A job that misses its deadline still stores what it has, or waits for a worker to end it.
+LATE_S = 3600
 SCRIPTS = Path(__file__).parent / "scripts"
 PRELUDE = "prelude"
 
@@ -139,6 +142,7 @@ class Jobs:
             "create", order.id or new_id(), order.owner, order.lane, HEAD_START_MS[chosen.priority],
             key, fingerprint, self._ttl_s, order.max_active or self._limits.max_active,
             self._limits.max_queued, int(seconds * 1000), json.dumps(texts), status,
+            self._limits.max_age_s + self._ttl_s + LATE_S,
         )  # fmt: skip
         if outcome in _REFUSALS:
             raise _REFUSALS[outcome]
@@ -147,6 +151,18 @@ class Jobs:
             return self.create(order, key=key, fingerprint=fingerprint)
         # a call whose answer was lost is sent again, and finds the job it has made
         return job, outcome == b"created" or job.id == order.id
+
+    def replayed(self, key: str, fingerprint: str) -> Job | None:
+        """Return the job that was made with an idempotency key, None where there is none.
+
+        Raises:
+            IdempotencyConflict: the key stands for another payload.
+        """
+        known = cast(bytes | None, self._redis.get(IDEMPOTENCY + key))
+        before, _, job_id = (known or b"").decode().partition(" ")
+        if known and before != fingerprint:
+            raise IdempotencyConflict
+        return self.get(job_id) if known else None
 
     def get(self, job_id: str) -> Job | None:
         """Return a job, or None where there is none or it has expired."""

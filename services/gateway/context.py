@@ -50,10 +50,12 @@ class Context:
         except OperationalError:
             flask.current_app.logger.warning("job %s will be announced later", job.id)
 
-    def waited(self, job: Job, seconds: float) -> Job:
-        """Wait for a job's end, unless it has ended or too many callers wait already."""
-        if job.is_final or not self.seats.take(job.owner):
+    def waited(self, job: Job, seconds: float) -> Job | None:
+        """Wait for a job's end, unless it has ended; None where too many callers wait already."""
+        if job.is_final or not seconds:
             return job
+        if not self.seats.take(job.owner):
+            return None
         try:
             return self.stores.jobs.wait(job.id, seconds) or job
         finally:

@@ -66,7 +66,7 @@ def get_job(job_id: str) -> flask.Response:
     seconds = whole_number("wait", 0, 0, LONGEST_POLL_S)
     job = _find(job_id)
     if seconds:
-        job = current().waited(job, seconds)
+        job = current().waited(job, seconds) or job
     response = flask.jsonify(document(job))
     if not job.is_final:
         response.headers["Retry-After"] = "1"
@@ -119,8 +119,10 @@ def get_preview(job_id: str, step: int) -> flask.Response:
     """Return the picture as it was at a step."""
     _find(job_id)
     stores = current().stores
-    fence = dict(stores.jobs.shown(job_id)).get(step, 0)
-    data = stores.blobs.read(job_id, job_bytes.preview_name(step, fence))
+    fence = dict(stores.jobs.shown(job_id)).get(step)
+    data = None
+    if fence is not None:  # no other step is asked for: it may have digits by the thousand
+        data = stores.blobs.read(job_id, job_bytes.preview_name(step, fence))
     if data is None:
         raise Problem(404, "not-found", "there is no preview of that step, or it has expired")
     return flask.Response(data, content_type="image/jpeg")

@@ -93,7 +93,7 @@ JOB = {
         "links": {"type": "object", "additionalProperties": TEXT},
         "webhook": {
             "type": "object",
-            "description": "in the answer to the call alone: the secret is shown once",
+            "description": "in the answer to the call alone, also to one that is sent again",
             "properties": {"url": TEXT, "secret": TEXT},
         },
     },

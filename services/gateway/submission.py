@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import flask
+import redis
 
 import lantern
 from lantern.artifact import JSON
@@ -23,7 +24,7 @@ from services import job_bytes, webhooks
 from services.blobs import StorageFull
 from services.gateway.context import Context, current
 from services.gateway.documents import document
-from services.gateway.guard import current_key, owner
+from services.gateway.guard import current_key, owner, require
 from services.gateway.pinned import Pinned
 from services.gateway.preferences import left_s, wait_s
 from services.gateway.problems import Problem
@@ -34,6 +35,28 @@ from services.published import TRAINER
 from services.record import Job, JobOptions, Lane, new_id
 
 LONGEST_KEY = 255
+
+
+def replay(call: Call, options: JobOptions, prefer: Mapping[str, str]) -> flask.Response | None:
+    """Answer a call that is sent again with the job it has made; None where it has made none.
+
+    Nothing that came since may refuse it: full storage, a collection that is gone.
+
+    Raises:
+        IdempotencyConflict: its key was used for another call.
+        Problem: the key is too long, or the caller may have no jobs any more.
+    """
+    key = _idempotency_key()
+    if not key:
+        return None
+    try:
+        job = current().stores.jobs.replayed(key, _fingerprint(call, options))
+    except redis.RedisError:  # quick calls need no store, and others will find that it is away
+        return None
+    if job is None:
+        return None
+    require("jobs")
+    return _replayed(job, options, prefer)
 
 
 def submit(
@@ -54,27 +77,23 @@ def submit(
     context.stores.blobs.require_room()
     order = _order(technique, call, options, lane, weights, pinned)
     known = None if flask.request.cache_control.no_cache else context.stores.jobs.known(order.cache)
-    # not its collection and weights: a call that is sent again finds its job, whatever came since
-    fingerprint = _digest(order.call, _cache_name(call), options.model_dump(mode="json"))
     try:
         if known is not None and (result := _copied(context, known, order.id)):
             order = dataclasses.replace(order, result=result)
         else:
             _keep_inputs(context, order.id, call, pinned, trained)
         job, is_new = context.stores.jobs.create(
-            order, key=_idempotency_key(), fingerprint=fingerprint
+            order, key=_idempotency_key(), fingerprint=_fingerprint(call, options)
         )
     except (IdempotencyConflict, QuotaReached, QueueFull, StorageFull):
         _drop(context, order)
         raise
-    if not is_new:
+    if not is_new:  # it was sent twice at the same time
         _drop(context, order)
-    elif not job.is_final:
+        return _replayed(job, options, prefer)
+    if not job.is_final:
         context.announce(job)
-    response = _answer(job, prefer, order if is_new else None)
-    if not is_new:
-        response.headers["Idempotent-Replayed"] = "true"
-    return response
+    return _answer(job, options, prefer)
 
 
 def lane_of(technique: Technique, call: Call, *, is_film: bool) -> Lane:
@@ -105,13 +124,12 @@ def _order(
     weights: str,
     pinned: Pinned | None,
 ) -> Order:
-    record = dataclasses.asdict(call) | {"inputs": list(call.inputs), "accept": list(call.accept)}
     webhook = None
     if options.webhook_url:
         secret = options.webhook_secret or webhooks.new_secret()
         webhook = {"url": options.webhook_url, "secret": secret}
     return Order(
-        call=record,
+        call=_record(call),
         owner=owner(),
         lane=lane,
         id=new_id(),
@@ -167,11 +185,28 @@ def _estimate(technique: Technique, call: Call) -> dict[str, Any]:
     return expected if seconds is None else {**expected, "seconds": seconds}
 
 
+def _record(call: Call) -> dict[str, Any]:
+    """Return what is kept of a call; its pictures lie elsewhere."""
+    return dataclasses.asdict(call) | {"inputs": list(call.inputs), "accept": list(call.accept)}
+
+
 def _cache_name(call: Call, *also: str) -> str:
     """Name what a call computes: pictures, parameters, seed, version, collection and weights."""
-    computed = dataclasses.replace(call, inputs={}, accept=())
-    pictures = {slot: hashlib.sha256(data).hexdigest() for slot, data in call.inputs.items()}
-    return _digest(lantern.__version__, owner(), dataclasses.asdict(computed), pictures, *also)
+    computed = dataclasses.asdict(dataclasses.replace(call, inputs={}, accept=()))
+    return _digest(lantern.__version__, owner(), computed, _pictures(call), *also)
+
+
+def _fingerprint(call: Call, options: JobOptions) -> str:
+    """Name what a caller sent.
+
+    Not its collection and weights, nor our version: a call that is sent again finds its job,
+    whatever came since.
+    """
+    return _digest(_record(call), _pictures(call), options.model_dump(mode="json"))
+
+
+def _pictures(call: Call) -> dict[str, str]:
+    return {slot: hashlib.sha256(data).hexdigest() for slot, data in call.inputs.items()}
 
 
 def _digest(*parts: Any) -> str:
@@ -213,18 +248,27 @@ def _drop(context: Context, order: Order) -> None:
     context.stores.blobs.delete(order.id, *names)
 
 
-def _answer(job: Job, prefer: Mapping[str, str], made: Order | None) -> flask.Response:
+def _replayed(job: Job, options: JobOptions, prefer: Mapping[str, str]) -> flask.Response:
+    response = _answer(job, options, prefer)
+    response.headers["Idempotent-Replayed"] = "true"
+    return response
+
+
+def _answer(job: Job, options: JobOptions, prefer: Mapping[str, str]) -> flask.Response:
+    # a picture could not tell the secret that was made for the caller, and nothing else will
+    as_document = bool(options.webhook_url and not options.webhook_secret)
     applied = "respond-async" if "respond-async" in prefer else ""
     response = None
-    if seconds := wait_s(prefer):
-        applied = f"wait={seconds}"
-        job = current().waited(job, left_s(prefer))
-        if job.status == "succeeded" and has_form(job, flask.request.accept_mimetypes):
+    seconds = wait_s(prefer)
+    if seconds and (waited := current().waited(job, left_s(prefer))):
+        job, applied = waited, f"wait={seconds}"
+        is_done = job.status == "succeeded" and not as_document
+        if is_done and has_form(job, flask.request.accept_mimetypes):
             response = result_response(job, flask.request.accept_mimetypes)
     if response is None:
         body = document(job)
-        if made is not None and made.webhook:
-            body["webhook"] = dict(made.webhook)  # the one time the secret is shown
+        if job.webhook:
+            body["webhook"] = dict(job.webhook)  # no other answer shows the secret
         response = flask.jsonify(body)
         response.status_code = 202
     response.headers["Location"] = f"/v1/jobs/{job.id}"

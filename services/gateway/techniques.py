@@ -27,7 +27,7 @@ from services.gateway.pinned import pin
 from services.gateway.preferences import left_s, preferences, wait_s
 from services.gateway.reading import read_call
 from services.gateway.styles import check_styles
-from services.gateway.submission import lane_of, submit
+from services.gateway.submission import lane_of, replay, submit
 from services.gateway.trained import find_trained
 from services.gateway.weights import weights_of
 
@@ -52,6 +52,8 @@ def run_technique(name: str) -> flask.Response:
     technique = registry.find(name)
     prefer = preferences(flask.request.headers.get("Prefer", ""))
     call, options = read_call(technique)
+    if (replayed := replay(call, options, prefer)) is not None:
+        return replayed
     pinned, trained = pin(technique, call), find_trained(technique, call)
     # the engine knows the built-in collections alone, and no decoders
     is_own = trained is not None or (pinned is not None and pinned.manifest is not None)

@@ -1,9 +1,12 @@
 -- Create a job once: idempotency, limits, record, queue and first event in one step.
 -- ARGV: id, owner, lane, head start ms, idempotency name or '', fingerprint, ttl s, most active of
---   the owner, most queued, deadline ms from now, record as JSON, status 'queued'|'succeeded'
+--   the owner, most queued, deadline ms from now, record as JSON, status 'queued'|'succeeded',
+--   s from its making in which a job is over and forgotten
 -- Returns {'created'|'replayed', id}, or {'conflict'|'quota'|'full', ''}.
 local id, owner, lane, name, fingerprint = ARGV[1], ARGV[2], ARGV[3], ARGV[5], ARGV[6]
-local idempotency = 'lantern:idempotency:' .. name
+local idempotency = IDEMPOTENCY .. name
+-- asked again, because the answer was lost: it may have been claimed meanwhile, or be over
+if redis.call('EXISTS', JOB .. id) == 1 then return {'created', id} end
 if name ~= '' then
   local known = redis.call('GET', idempotency)
   if known then
@@ -24,9 +27,12 @@ end
 redis.call('HSET', JOB .. id, 'id', id, 'owner', owner, 'lane', lane, 'created_ms', at,
   'order', at - ARGV[4], 'attempts', 0, 'failures', 0, 'fence', 0)
 redis.call('ZADD', ALL .. owner, at, id)
-redis.call('ZREMRANGEBYSCORE', ALL .. owner, '-inf', at - 30 * 24 * 3600 * 1000)
+redis.call('ZREMRANGEBYSCORE', ALL .. owner, '-inf', at - ARGV[13] * 1000)
+redis.call('EXPIRE', ALL .. owner, tonumber(ARGV[13]))
 if name ~= '' then
-  redis.call('SET', idempotency, fingerprint .. ' ' .. id, 'EX', tonumber(ARGV[7]))
+  -- it ends with the record, whose time begins with the job's end
+  redis.call('SET', idempotency, fingerprint .. ' ' .. id)
+  redis.call('HSET', JOB .. id, 'idempotency', name)
 end
 if not waits then
   redis.call('HSET', JOB .. id, 'started_ms', at)

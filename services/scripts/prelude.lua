@@ -3,6 +3,7 @@ local JOB, QUEUED, ACTIVE = 'lantern:job:', 'lantern:jobs:queued:', 'lantern:job
 local RUNNING, DEADLINES = 'lantern:jobs:running', 'lantern:jobs:deadlines'
 local ALL, ENDED = 'lantern:jobs:all:', 'lantern:jobs:ended'
 local OUTBOX, CACHE, CLOCK = 'lantern:outbox', 'lantern:cache:', 'lantern:clock'
+local IDEMPOTENCY = 'lantern:idempotency:'
 local COLLECTION, COLLECTIONS = 'lantern:collection:', 'lantern:collections:'
 local LANES = {'fast', 'jobs'}
 local PARTS = {'', ':events', ':previews', ':deliveries', ':owner'}
@@ -56,6 +57,8 @@ local function finalise(id, status, ttl_s, at)
   for _, part in ipairs(PARTS) do redis.call('EXPIRE', JOB .. id .. part, ttl_s) end
   -- it outlives the record, so that its caller is told that the result is gone, not that none was
   redis.call('SET', JOB .. id .. ':owner', get(id, 'owner'), 'EX', 2 * ttl_s)
+  local key = get(id, 'idempotency')
+  if key then redis.call('EXPIRE', IDEMPOTENCY .. key, ttl_s) end
   local name = get(id, 'cache')
   if status == 'succeeded' and name then redis.call('SET', CACHE .. name, id, 'EX', ttl_s) end
   if redis.call('HEXISTS', JOB .. id, 'webhook') == 1 then redis.call('ZADD', OUTBOX, at, id) end

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import subprocess
 import threading
@@ -31,8 +32,22 @@ from tests.services.gateway import Closing
 
 @pytest.fixture(scope="session")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with _running_redis(tmp_path_factory.mktemp("redis")) as url:
+        yield url
+
+
+@pytest.fixture
+def second_redis_url(tmp_path: Path) -> Iterator[str]:
+    """Another one, for what is not to be in the first."""
+    folder = tmp_path / "second-redis"
+    folder.mkdir()
+    with _running_redis(folder) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def _running_redis(folder: Path) -> Iterator[str]:
     (port,) = free_ports(1)
-    folder = tmp_path_factory.mktemp("redis")
     command = [
         redis_server(), "--bind", "127.0.0.1", "--port", str(port), "--dir", str(folder),
         "--save", "", "--appendonly", "no", "--maxmemory-policy", "noeviction",

@@ -604,9 +604,8 @@ class TestEvents:
             picture = http.get(json.loads(event["data"])["url"])
             assert picture.content_type == "image/jpeg"
             assert picture.data == encode("JPEG", seed=step)
-        problem(http.get(f"/v1/jobs/{done['id']}/previews/99"), 404)
-        problem(http.get(f"/v1/jobs/{done['id']}/previews/x"), 404)
-        problem(http.get(f"/v1/jobs/{done['id']}/previews/-1"), 404)
+        for unknown in ("99", "x", "-1", 110 * "9", 111 * "9", 4300 * "9", 4301 * "9"):
+            problem(http.get(f"/v1/jobs/{done['id']}/previews/{unknown}"), 404)
 
 
 class TestResults:

@@ -389,9 +389,37 @@ class TestWhatIsKept:
         time.sleep(1.1)
         queue(http, data=encode(seed=2))
 
+    def test_new_work_needs_room_in_the_redis_of_the_records_too(
+        self, make_http: MakeHttp, stores: Stores, second_redis_url: str
+    ) -> None:
+        http = make_http(storage_high=0.5, blob_redis_url=second_redis_url)
+        job = queue(http)
+        used: Any = stores.state.info("memory")["used_memory"]
+        stores.state.config_set("maxmemory", int(used / 0.9))
+        time.sleep(1.1)  # how full it is is looked up once a second
+        for path in (DREAM, PAINT, "/v1/files"):
+            problem(post(http, path, data=encode(seed=2)), 507, "storage-full")
+        assert http.post(job["links"]["cancel"]).get_json()["status"] == "canceled"
+        metrics = http.get("/metrics").get_data(as_text=True)
+        assert float(metrics.rpartition("lantern_storage_used_ratio ")[2]) > 0.5
+
+    def test_a_job_that_cannot_be_announced_for_want_of_room_is_a_job(
+        self, http: FlaskClient, stores: Stores, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        create = Jobs.create
+
+        def fill(jobs: Jobs, *args: Any, **options: Any) -> Any:
+            made = create(jobs, *args, **options)
+            stores.state.config_set("maxmemory", 1)
+            return made
+
+        monkeypatch.setattr(Jobs, "create", fill)
+        assert read(stores, queue(http)).status == "queued"
+        assert stores.state.llen("lantern.jobs") == 0
+
 
 class TestWebhooks:
-    def test_the_secret_is_shown_once(self, http: FlaskClient, stores: Stores) -> None:
+    def test_no_other_answer_shows_the_secret(self, http: FlaskClient, stores: Stores) -> None:
         url = "data:image/png;base64," + base64.b64encode(PHOTO).decode()
         body = json.dumps({"inputs": {"image": url}, "webhook": {"url": HOOK}})
         job = queue(http, data=body, content_type="application/json")

@@ -13,7 +13,7 @@ from flask.testing import FlaskClient
 from services.clients import Stores
 from services.gateway.guard import NOBODY
 from tests.services.engine import Engine, Reply
-from tests.services.gateway import PAINT, PHOTO, finish, post
+from tests.services.gateway import PAINT, PHOTO, finish, post, queue
 
 JPEG = {"content-type": "image/jpeg"}
 # longer than anybody waits here
@@ -66,3 +66,27 @@ def test_the_job_is_waited_for_as_long_as_is_left(
     again = post(http, PAINT, headers={"Prefer": "wait=1", "Cache-Control": "no-cache"})
     assert 0.9 < time.monotonic() - started < 1.4, "half of the second is the engine's"
     assert again.status_code == 202
+
+
+@pytest.mark.parametrize(
+    ("prefer", "applied"), [("wait=5", None), ("respond-async, wait=5", "respond-async")]
+)
+def test_a_wait_that_no_seat_was_free_for_is_not_said_to_be_applied(
+    make_http: Callable[..., FlaskClient], prefer: str, applied: str | None
+) -> None:
+    http = make_http(max_streams=0)
+    started = time.monotonic()
+    response = post(http, headers={"Prefer": prefer})
+    assert time.monotonic() - started < 2
+    assert response.status_code == 202
+    assert response.headers.get("Preference-Applied") == applied
+
+
+def test_a_result_that_is_there_needs_no_seat(
+    make_http: Callable[..., FlaskClient], stores: Stores
+) -> None:
+    http = make_http(max_streams=0)
+    finish(stores, queue(http))
+    response = post(http, headers={"Prefer": "wait=5", "Accept": "image/png"})
+    assert (response.status_code, response.data) == (200, PHOTO)
+    assert response.headers["Preference-Applied"] == "wait=5"

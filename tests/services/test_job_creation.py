@@ -14,6 +14,7 @@ from services.jobs import (
     ACTIVE,
     ALL,
     JOB,
+    LATE_S,
     QUEUED,
     IdempotencyConflict,
     Jobs,
@@ -21,7 +22,7 @@ from services.jobs import (
     QuotaReached,
 )
 from services.outbox import OUTBOX
-from services.record import FINAL, Status, new_id
+from services.record import FINAL, LIVE, Status, new_id
 from tests.services.job_deeds import (
     CALL,
     DEADLINES,
@@ -51,6 +52,35 @@ class TestCreate:
             assert (job.id, is_new) == (made.id, True)
         assert jobs.counts()["queued"] == 1
 
+    @pytest.mark.parametrize("key", ["", "key"])
+    def test_asked_again_once_it_runs_it_disturbs_nobody(
+        self, jobs: Jobs, client: redis.Redis, key: str
+    ) -> None:
+        made = dataclasses.replace(order(webhook=HOOK), id=new_id())
+        job, _ = jobs.create(made, key=key, fingerprint="a")
+        claimed = claim(jobs, job)
+        before = snapshot(client)
+        again, is_new = jobs.create(made, key=key, fingerprint="a")
+        assert (again.status, again.attempts, is_new) == ("running", 1, True)
+        assert snapshot(client) == before
+        assert jobs.beat(claimed) == "ok"
+        assert jobs.finish(claimed, "succeeded", result=RESULT)
+
+    @pytest.mark.parametrize("result", [None, RESULT])
+    def test_asked_again_once_it_is_over_it_stays_so(
+        self, jobs: Jobs, client: redis.Redis, result: dict[str, Any] | None
+    ) -> None:
+        made = dataclasses.replace(order(webhook=HOOK, result=result), id=new_id())
+        job, _ = jobs.create(made)
+        if result is None:
+            assert jobs.finish(claim(jobs, job), "succeeded", result=RESULT)
+        before = snapshot(client)
+        again, is_new = jobs.create(made)
+        assert (again.status, again.result, is_new) == ("succeeded", RESULT, True)
+        assert snapshot(client) == before
+        assert [name for name, _ in events(jobs, job)].count("done") == 1
+        assert jobs.claim("jobs", "worker") is None
+
     def test_a_job_is_recorded_queued_and_announced(self, jobs: Jobs, client: redis.Redis) -> None:
         before = time.time()
         job = create(jobs)
@@ -68,6 +98,18 @@ class TestCreate:
         assert jobs.counts() == {"queued": 1, "running": 0}
         assert read(jobs, job) == job
         assert client.ttl(JOB + job.id) == -1  # it is kept until it has ended
+
+    def test_its_place_in_the_list_is_kept_as_long_as_a_job_can_be(
+        self, jobs: Jobs, client: redis.Redis
+    ) -> None:
+        first, whole_s = create(jobs), 600 + 60 + LATE_S
+        now_ms = int(time.time() * 1000)
+        for name, age_s in (("job_old", whole_s + 30), ("job_late", whole_s - 30)):
+            client.zadd(ALL + "me", {name: now_ms - age_s * 1000})
+        client.expire(ALL + "me", 5)
+        second = create(jobs, result=RESULT)
+        assert set(ids(jobs.newest("me", 10))) == {first.id, second.id, "job_late"}
+        assert whole_s - 30 < client.ttl(ALL + "me") <= whole_s
 
     def test_it_takes_the_id_that_was_chosen_for_it(self, jobs: Jobs) -> None:
         chosen = new_id()
@@ -112,9 +154,15 @@ class TestCreate:
         first = create(jobs, key="1", fingerprint="a")
         assert create(jobs, key="2", fingerprint="a").id != first.id
 
-    def test_a_key_is_forgotten_with_the_results(self, jobs: Jobs, client: redis.Redis) -> None:
-        create(jobs, key="key", fingerprint="a")
-        assert 0 < client.ttl("lantern:idempotency:key") <= 60
+    @pytest.mark.parametrize("status", [*LIVE, *FINAL])
+    def test_a_key_is_forgotten_with_the_record_and_not_before(
+        self, jobs: Jobs, client: redis.Redis, status: Status
+    ) -> None:
+        job = create(jobs, key="key", fingerprint="a")
+        bring(jobs, job, status)
+        left_s = client.ttl(JOB + job.id)
+        assert client.ttl("lantern:idempotency:key") == pytest.approx(left_s, abs=1)
+        assert (left_s == -1) == (status in LIVE)
 
     def test_a_replayed_job_that_was_deleted_is_made_anew(self, jobs: Jobs) -> None:
         first = create(jobs, key="key", fingerprint="a")

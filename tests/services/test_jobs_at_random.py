@@ -20,11 +20,12 @@ from services.jobs import (
     Claim,
     IdempotencyConflict,
     Jobs,
+    Order,
     QueueFull,
     QuotaReached,
 )
 from services.outbox import OUTBOX
-from services.record import FINAL, LANES, LIVE, Job, Status
+from services.record import FINAL, LANES, LIVE, Job, Status, new_id
 from tests.services.job_deeds import (
     DEADLINES,
     HOOK,
@@ -43,6 +44,8 @@ class Walk:
     client: redis.Redis
     dice: random.Random
     made: dict[str, Job] = field(default_factory=dict)
+    orders: dict[str, tuple[Order, str, str]] = field(default_factory=dict)
+    """What each job was made from: the order, its idempotency key and fingerprint."""
     held: list[Claim] = field(default_factory=list)
     """Every claim there ever was: most are out of date, and used all the same."""
     seen: dict[str, Status] = field(default_factory=dict)
@@ -55,7 +58,7 @@ class Walk:
         actions: dict[Callable[[], object], int] = {
             self.create: 9, self.claim: 9, self.beat: 6, self.suspend: 4, self.finish: 3,
             self.cancel: 1, self.pause: 3, self.resume: 4, self.delete: 1, self.release: 1,
-            self.die: 3, self.be_late: 1, self.reap: 4,
+            self.die: 3, self.be_late: 1, self.reap: 4, self.repeat: 2,
         }  # fmt: skip
         (action,) = self.dice.choices(list(actions), list(actions.values()))
         action()
@@ -63,7 +66,9 @@ class Walk:
 
     def create(self) -> None:
         said = self.dice.choice(["", "", "", "", "a", "b"])
+        fingerprint = self.dice.choice("11112")
         chosen = order(
+            id=new_id(),
             priority=self.dice.choice(["low", "normal", "high"]),
             owner=self.dice.choice(["me", "you"]),
             lane=self.dice.choice(LANES),
@@ -72,10 +77,21 @@ class Walk:
             result=self.dice.choice([None, None, None, RESULT]),
         )
         try:
-            job, _ = self.jobs.create(chosen, key=said, fingerprint=self.dice.choice("11112"))
+            job, is_new = self.jobs.create(chosen, key=said, fingerprint=fingerprint)
         except (IdempotencyConflict, QuotaReached, QueueFull):
             return
         self.made[job.id] = job
+        if is_new:
+            self.orders[job.id] = (chosen, said, fingerprint)
+
+    def repeat(self) -> None:
+        """Send an order again, as a client does whose answer was lost."""
+        job_id = self.some_job()
+        if job_id in self.made:
+            chosen, said, fingerprint = self.orders[job_id]
+            before = self.jobs.get(job_id)
+            again = self.jobs.create(chosen, key=said, fingerprint=fingerprint)
+            assert again == (before, True)
 
     def claim(self) -> None:
         worker = self.dice.choice(["worker-1", "worker-2", "worker-3"])
