@@ -58,15 +58,13 @@ def gram_error(model: VisionModel, pixels: Tensor, exemplar: Image) -> float:
     return float(gram_errors(model, pixels, exemplar.fit(64).pixels).mean())
 
 
-def test_from_noise_the_features_come_within_a_hundredth(model: VisionModel, gravel: Image) -> None:
-    exemplar = gravel.fit(96).pixels
+def test_from_noise_every_layer_comes_within_a_hundredth(model: VisionModel, gravel: Image) -> None:
+    exemplar = gravel.fit(64).pixels
     flat, chance = exemplar.flatten(1), torch.Generator().manual_seed(1)
-    noise = flat[:, torch.randint(flat.shape[1], (96, 96), generator=chance)]
-    size: dict[str, Any] = {"height": 96, "width": 96, "exemplar_size": 96}
-    (made,) = pictures(make(model, gravel, steps=300, scales=2, **size))
+    noise = flat[:, torch.randint(flat.shape[1], (64, 64), generator=chance)]
+    (made,) = pictures(make(model, gravel, steps=400, scales=1, width=64))
     shares = gram_errors(model, made, exemplar) / gram_errors(model, noise, exemplar)
-    assert shares.mean() <= 0.005
-    assert shares.max() <= 0.015
+    assert shares.max() <= 0.01
     # the photograph is grey: what a network does not see must not show
     assert (made - made.mean(0)).abs().mean() < 0.04
 
