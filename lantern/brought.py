@@ -10,7 +10,6 @@ import importlib
 import json
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 from lantern.errors import InvalidParameter, LanternError, one_of
 from lantern.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from lantern.params import Params
+from lantern.presets import Presets, presets_of, with_cam
 from lantern.records import YOURS, Record
 from lantern.work import WHOLE, LayerFacts, survey
 from lantern.zoo import presented
@@ -93,17 +93,6 @@ class Brought(Params):
     def class_count(self) -> int:
         """How many classes there are."""
         return self.classes or len(self.labels)
-
-
-@dataclass(frozen=True)
-class Presets:
-    """Whether any size of picture will do, and the layers that techniques fall back to."""
-
-    cam: str
-    dream: str
-    content: str
-    style: tuple[str, ...]
-    any_size: bool
 
 
 def record_of(name: str, brought: Brought, weights: Path, presets: Presets) -> Record:
@@ -305,7 +294,7 @@ def _checked(brought: Brought, network: nn.Module) -> Presets:
         any_size = True
     except Exception:  # in the words of whatever layer cannot
         any_size = False
-    presets = _presets(facts, any_size=any_size)
+    presets = presets_of(facts, any_size=any_size)
     model = presented(record_of("", brought, Path(), presets), network, "")
     with torch.inference_mode():
         is_finite = bool(model.logits(model.noise(1)).isfinite().all())
@@ -314,7 +303,7 @@ def _checked(brought: Brought, network: nn.Module) -> Presets:
             "the network's scores of a picture are not finite; check the weights, mean and std",
             pointer="/weights", code="bad-weights",
         )  # fmt: skip
-    return presets
+    return with_cam(presets, facts, model)
 
 
 def _check_work(facts: Mapping[str, LayerFacts]) -> None:
@@ -330,23 +319,6 @@ def _check_work(facts: Mapping[str, LayerFacts]) -> None:
                 "smaller input_size or architecture",
                 pointer="/model/input_size", code="too-much-work",
             )  # fmt: skip
-
-
-def _presets(facts: Mapping[str, LayerFacts], *, any_size: bool) -> Presets:
-    """Choose layers: the last with maps, and others by the share of the work before them."""
-    grids = {n: f for n, f in facts.items() if len(f.shape) == 3 and min(f.shape[1:]) > 1}
-    if not grids:
-        return Presets("", "", "", (), any_size)
-    ordered = sorted(grids, key=lambda name: grids[name].operations)
-    # of those that end at one place, the outermost, which has run last
-    places = {grids[name].operations: name for name in ordered}
-    names, whole = list(places.values()), facts[WHOLE].operations or 1.0
-
-    def at(share: float) -> str:
-        return min(names, key=lambda name: abs(grids[name].operations / whole - share))
-
-    style = tuple(dict.fromkeys(at(share) for share in (0.05, 0.2, 0.35, 0.5, 0.7)))
-    return Presets(names[-1], at(0.65), at(0.4), style, any_size)
 
 
 def _no_classifier(brought: Brought) -> InvalidParameter:
