@@ -25,6 +25,7 @@ from lantern.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from lantern.params import Params
 from lantern.presets import Presets, presets_of, with_cam
 from lantern.records import YOURS, Record
+from lantern.scores import Scores
 from lantern.work import WHOLE, LayerFacts, survey
 from lantern.zoo import presented
 
@@ -61,6 +62,11 @@ class Brought(Params):
     )
     classes: int | None = Field(
         None, ge=1, le=MOST_CLASSES, description="how many classes there are, where none is named"
+    )
+    scores: Scores = Field(
+        "softmax",
+        description="what makes probabilities of the classes' scores: sigmoid where there is one "
+        "class alone, or where several may be in a picture",
     )
     mean: list[Level] = Field(
         list(IMAGENET_MEAN),
@@ -113,6 +119,7 @@ def record_of(name: str, brought: Brought, weights: Path, presets: Presets) -> R
         any_size=presets.any_size,
         resize_size=brought.resize_size or brought.input_size * 8 // 7,
         labels=tuple(brought.labels) or tuple(map(str, range(brought.class_count))),
+        scores=brought.scores,
     )
 
 
@@ -201,6 +208,7 @@ def check_weights(brought: Brought, data: bytes) -> Presets:
         InvalidParameter: they are damaged, of another network, or it is no classifier of pictures
             of that size.
     """
+    _check_scores(brought)
     _check_tensors(_outline(brought).state_dict(), _header(data))
     try:
         # all of it has to be there before a network of its size is built
@@ -213,6 +221,15 @@ def check_weights(brought: Brought, data: bytes) -> Presets:
             pointer="/weights", code="bad-weights",
         ) from error  # fmt: skip
     return _checked(brought, network)
+
+
+def _check_scores(brought: Brought) -> None:
+    if brought.class_count == 1 and brought.scores == "softmax":
+        raise InvalidParameter(
+            "the softmax of one class is always 1: set scores to sigmoid, or bring a network of "
+            "two classes and more",
+            pointer="/model/scores",
+        )
 
 
 def _outline(brought: Brought) -> nn.Module:

@@ -72,7 +72,7 @@ def curves(
 
 
 def _seen(model: VisionModel, pixels: Tensor, target: int) -> Tensor:
-    return model.logits(pixels).softmax(1)[:, target]
+    return model.probabilities(model.logits(pixels))[:, target]
 
 
 def _centre(side: int) -> Tensor:

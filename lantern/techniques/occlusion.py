@@ -105,7 +105,8 @@ def occlusion(
             def fall(some: list[Box]) -> Tensor:
                 if params.layer is None:
                     seen = _logits(network, pixels, filling, some, parts, quick=quick)
-                    scores = (seen if params.score == "logit" else seen.softmax(1))[:, chosen]
+                    is_logit = params.score == "logit"
+                    scores = (seen if is_logit else network.probabilities(seen))[:, chosen]
                 else:
                     channel = params.layer, params.channel
                     scores = _answers(network, channel, pixels, filling, some, parts)

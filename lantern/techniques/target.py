@@ -67,12 +67,12 @@ def choose_class(model: VisionModel, logits: Tensor, target: int | None) -> int:
 
 def class_facts(model: VisionModel, logits: Tensor, target: int) -> dict[str, Any]:
     """Say which class was explained and how sure the network is of it."""
-    scores = logits.detach()[0]
+    probability = model.probabilities(logits.detach())[0, target]
     return {
         "class": {
             "index": target,
             "label": model.label(target),
-            "probability": round(float(scores.softmax(0)[target]), 6),
-            "logit": round(float(scores[target]), 4),
+            "probability": round(float(probability), 6),
+            "logit": round(float(logits[0, target]), 4),
         }
     }

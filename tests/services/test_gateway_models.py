@@ -107,7 +107,8 @@ def test_who_brings_it_has_it_alone(make_http: Callable[..., FlaskClient], weigh
         (SAID | {"input_size": 1}, "/model/input_size"),
         (SAID | {"code": "import os"}, "/model"),
         (SAID | {"architecture": "fcn_resnet50"}, "/model/architecture"),
-        (SAID | {"labels": ["one"]}, "/weights"),
+        (SAID | {"labels": ["one"]}, "/model/scores"),
+        (SAID | {"labels": ["one", "two", "three"]}, "/weights"),
     ],
 )
 def test_what_is_wrong_is_pointed_at(
