@@ -97,7 +97,7 @@ def _grids(facts: Mapping[str, LayerFacts]) -> dict[str, LayerFacts]:
 def _has_maps(name: str, facts: Mapping[str, LayerFacts]) -> bool:
     """Tell whether a layer has maps of a square picture."""
     found = facts[name]
-    if len(found.shape) != 3 or not found.shape[1] == found.shape[2] > 1:
+    if found.parts != 1 or len(found.shape) != 3 or not found.shape[1] == found.shape[2] > 1:
         return False
     # heads of attention look like maps: tokens by tokens, or by channels
     return bool(found.layout.side) or not _is_in_tokens(name, facts)
