@@ -26,6 +26,7 @@ from lantern.params import Params
 from lantern.presets import Presets, presets_of, with_cam
 from lantern.records import YOURS, Record
 from lantern.scores import Scores
+from lantern.weights import without_auxiliary
 from lantern.work import WHOLE, LayerFacts, survey
 from lantern.zoo import presented
 
@@ -41,6 +42,9 @@ OTHER_SIZE = 32
 MOST_LISTED = 4
 # A header of safetensors that is longer than this tells of no network.
 MOST_HEADER = 16 * 1024 * 1024
+
+# Architectures of torchvision with heads that are for training alone, and are left out.
+TRAINED_WITH_MORE = ("googlenet", "inception_v3")
 
 Label = Annotated[str, Field(max_length=200)]
 Level = Annotated[float, Field(ge=-10, le=10)]
@@ -153,7 +157,7 @@ def _from_torchvision(brought: Brought) -> nn.Module:
             raise _no_classifier(brought)
         raise one_of("architecture", brought.architecture, known, pointer="/model/architecture")
     extra: dict[str, Any] = {}
-    if brought.architecture in ("googlenet", "inception_v3"):
+    if brought.architecture in TRAINED_WITH_MORE:
         extra = {"aux_logits": False, "init_weights": False}
     if brought.architecture.startswith("vit_"):
         extra = {"image_size": brought.input_size}
@@ -209,12 +213,15 @@ def check_weights(brought: Brought, data: bytes) -> Presets:
             of that size.
     """
     _check_scores(brought)
-    _check_tensors(_outline(brought).state_dict(), _header(data))
+    wanted, given = _outline(brought).state_dict(), _header(data)
+    if brought.architecture in TRAINED_WITH_MORE:
+        given = without_auxiliary(given, wanted)
+    _check_tensors(wanted, given)
     try:
         # all of it has to be there before a network of its size is built
         state = safetensors.torch.load(data)
         network = build(brought)
-        network.load_state_dict(state)
+        network.load_state_dict({name: state[name] for name in given})
     except (SafetensorError, RuntimeError, KeyError) as error:
         raise InvalidParameter(
             f"weights is damaged: {_first_line(error)}; write the file again",

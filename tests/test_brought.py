@@ -166,6 +166,20 @@ class TestAnOwnNetwork:
         assert result.facts["layer"] == layer
         assert not result.facts["degenerate"]
 
+    @pytest.mark.parametrize(
+        ("architecture", "size", "head"),
+        [("googlenet", 64, "aux2.fc2.bias"), ("inception_v3", 96, "AuxLogits.fc.bias")],
+    )
+    def test_heads_for_training_are_left_out(
+        self, architecture: str, size: int, head: str, networks: Networks
+    ) -> None:
+        said = brought(architecture=architecture, input_size=size)
+        whole = models.get_model(architecture, num_classes=3, aux_logits=True, init_weights=False)
+        assert head in whole.state_dict()
+        entry = networks.bring("me", said, weights_of(whole))
+        model = Zoo(find=networks.record).load(entry.id)
+        assert torch.equal(model.network.get_parameter("fc.bias"), whole.fc.bias)
+
     def test_it_is_known_by_all_that_it_is(self, networks: Networks, weights: bytes) -> None:
         first = networks.bring("me", brought(), weights)
         assert networks.bring("me", brought(), weights) == first

@@ -131,4 +131,7 @@ def test_there_are_bounds(make_http: Callable[..., FlaskClient], weights: bytes)
     brought(http, weights)
     assert problem(bring(http, weights, SAID | {"title": "more"}), 429, "too-many-models")
     large = make_http(max_model_bytes=len(weights) - 1)
-    assert problem(bring(large, weights), 413)
+    refused = problem(bring(large, weights), 413, "too-large")
+    assert f"at most {len(weights) - 1} bytes" in refused["detail"]
+    assert "half precision" in refused["detail"]
+    assert "LANTERN_MAX_MODEL_BYTES" in refused["detail"]
