@@ -45,14 +45,20 @@ __all__ = [
     "Table",
     "Weights",
     "numbered",
+    "with_evidence",
 ]
+
+
+# The fact to which evidence adds.
+WARNINGS = "warnings"
 
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
     """What a technique hands back: artifacts, the principal one first, and its own findings.
 
-    `evidence` finds out more, which takes its time: it is asked once somebody reads the facts.
+    `evidence` finds out more, which takes its time: it is asked once somebody reads the facts. Its
+    `warnings` come behind those there are.
     """
 
     artifacts: tuple[Artifact, ...]
@@ -69,7 +75,8 @@ class Facts(Mapping[str, Any]):
         self._known, self._evidence = known, evidence
 
     def __getitem__(self, name: str) -> Any:
-        return self._known[name] if name in self._known else self._all[name]
+        is_whole = name in self._known and name != WARNINGS
+        return self._known[name] if is_whole else self._all[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._all)
@@ -79,7 +86,16 @@ class Facts(Mapping[str, Any]):
 
     @functools.cached_property
     def _all(self) -> Mapping[str, Any]:
-        return {**self._known, **(self._evidence() if self._evidence else {})}
+        return with_evidence(self._known, self._evidence)
+
+
+def with_evidence(
+    known: Mapping[str, Any], evidence: Callable[[], Mapping[str, Any]] | None
+) -> dict[str, Any]:
+    """Return facts with those that evidence finds out."""
+    found = evidence() if evidence else {}
+    warnings = [*known.get(WARNINGS, ()), *found.get(WARNINGS, ())]
+    return {**known, **found, **({WARNINGS: warnings} if warnings else {})}
 
 
 @dataclass(frozen=True, eq=False)

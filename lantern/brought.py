@@ -10,7 +10,6 @@ import importlib
 import json
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,7 +23,10 @@ from torch import Tensor, nn
 from lantern.errors import InvalidParameter, LanternError, one_of
 from lantern.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from lantern.params import Params
+from lantern.presets import Presets, presets_of, with_cam
 from lantern.records import YOURS, Record
+from lantern.scores import Scores
+from lantern.weights import without_auxiliary
 from lantern.work import WHOLE, LayerFacts, survey
 from lantern.zoo import presented
 
@@ -40,6 +42,9 @@ OTHER_SIZE = 32
 MOST_LISTED = 4
 # A header of safetensors that is longer than this tells of no network.
 MOST_HEADER = 16 * 1024 * 1024
+
+# Architectures of torchvision with heads that are for training alone, and are left out.
+TRAINED_WITH_MORE = ("googlenet", "inception_v3")
 
 Label = Annotated[str, Field(max_length=200)]
 Level = Annotated[float, Field(ge=-10, le=10)]
@@ -61,6 +66,11 @@ class Brought(Params):
     )
     classes: int | None = Field(
         None, ge=1, le=MOST_CLASSES, description="how many classes there are, where none is named"
+    )
+    scores: Scores = Field(
+        "softmax",
+        description="what makes probabilities of the classes' scores: sigmoid where there is one "
+        "class alone, or where several may be in a picture",
     )
     mean: list[Level] = Field(
         list(IMAGENET_MEAN),
@@ -95,17 +105,6 @@ class Brought(Params):
         return self.classes or len(self.labels)
 
 
-@dataclass(frozen=True)
-class Presets:
-    """Whether any size of picture will do, and the layers that techniques fall back to."""
-
-    cam: str
-    dream: str
-    content: str
-    style: tuple[str, ...]
-    any_size: bool
-
-
 def record_of(name: str, brought: Brought, weights: Path, presets: Presets) -> Record:
     """Return the record under which a network is known from then on; the weights were checked."""
     return Record(
@@ -124,6 +123,7 @@ def record_of(name: str, brought: Brought, weights: Path, presets: Presets) -> R
         any_size=presets.any_size,
         resize_size=brought.resize_size or brought.input_size * 8 // 7,
         labels=tuple(brought.labels) or tuple(map(str, range(brought.class_count))),
+        scores=brought.scores,
     )
 
 
@@ -157,7 +157,7 @@ def _from_torchvision(brought: Brought) -> nn.Module:
             raise _no_classifier(brought)
         raise one_of("architecture", brought.architecture, known, pointer="/model/architecture")
     extra: dict[str, Any] = {}
-    if brought.architecture in ("googlenet", "inception_v3"):
+    if brought.architecture in TRAINED_WITH_MORE:
         extra = {"aux_logits": False, "init_weights": False}
     if brought.architecture.startswith("vit_"):
         extra = {"image_size": brought.input_size}
@@ -212,18 +212,31 @@ def check_weights(brought: Brought, data: bytes) -> Presets:
         InvalidParameter: they are damaged, of another network, or it is no classifier of pictures
             of that size.
     """
-    _check_tensors(_outline(brought).state_dict(), _header(data))
+    _check_scores(brought)
+    wanted, given = _outline(brought).state_dict(), _header(data)
+    if brought.architecture in TRAINED_WITH_MORE:
+        given = without_auxiliary(given, wanted)
+    _check_tensors(wanted, given)
     try:
         # all of it has to be there before a network of its size is built
         state = safetensors.torch.load(data)
         network = build(brought)
-        network.load_state_dict(state)
+        network.load_state_dict({name: state[name] for name in given})
     except (SafetensorError, RuntimeError, KeyError) as error:
         raise InvalidParameter(
             f"weights is damaged: {_first_line(error)}; write the file again",
             pointer="/weights", code="bad-weights",
         ) from error  # fmt: skip
     return _checked(brought, network)
+
+
+def _check_scores(brought: Brought) -> None:
+    if brought.class_count == 1 and brought.scores == "softmax":
+        raise InvalidParameter(
+            "the softmax of one class is always 1: set scores to sigmoid, or bring a network of "
+            "two classes and more",
+            pointer="/model/scores",
+        )
 
 
 def _outline(brought: Brought) -> nn.Module:
@@ -305,7 +318,7 @@ def _checked(brought: Brought, network: nn.Module) -> Presets:
         any_size = True
     except Exception:  # in the words of whatever layer cannot
         any_size = False
-    presets = _presets(facts, any_size=any_size)
+    presets = presets_of(facts, any_size=any_size)
     model = presented(record_of("", brought, Path(), presets), network, "")
     with torch.inference_mode():
         is_finite = bool(model.logits(model.noise(1)).isfinite().all())
@@ -314,7 +327,7 @@ def _checked(brought: Brought, network: nn.Module) -> Presets:
             "the network's scores of a picture are not finite; check the weights, mean and std",
             pointer="/weights", code="bad-weights",
         )  # fmt: skip
-    return presets
+    return with_cam(presets, facts, model)
 
 
 def _check_work(facts: Mapping[str, LayerFacts]) -> None:
@@ -330,23 +343,6 @@ def _check_work(facts: Mapping[str, LayerFacts]) -> None:
                 "smaller input_size or architecture",
                 pointer="/model/input_size", code="too-much-work",
             )  # fmt: skip
-
-
-def _presets(facts: Mapping[str, LayerFacts], *, any_size: bool) -> Presets:
-    """Choose layers: the last with maps, and others by the share of the work before them."""
-    grids = {n: f for n, f in facts.items() if len(f.shape) == 3 and min(f.shape[1:]) > 1}
-    if not grids:
-        return Presets("", "", "", (), any_size)
-    ordered = sorted(grids, key=lambda name: grids[name].operations)
-    # of those that end at one place, the outermost, which has run last
-    places = {grids[name].operations: name for name in ordered}
-    names, whole = list(places.values()), facts[WHOLE].operations or 1.0
-
-    def at(share: float) -> str:
-        return min(names, key=lambda name: abs(grids[name].operations / whole - share))
-
-    style = tuple(dict.fromkeys(at(share) for share in (0.05, 0.2, 0.35, 0.5, 0.7)))
-    return Presets(names[-1], at(0.65), at(0.4), style, any_size)
 
 
 def _no_classifier(brought: Brought) -> InvalidParameter:

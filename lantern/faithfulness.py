@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from lantern.optimize.regularize import blur
-from lantern.vision_model import TOGETHER, VisionModel
+from lantern.vision_model import LOGITS, TOGETHER, VisionModel
 
 # Sigma of the blur that pictures begin from when pixels are put in, px at 224.
 BLUR = 5.0
+# Rank correlation with a random network's map above which a map tells little of the network.
+MOST_ALIKE = 0.4
+
+What = Literal["head", "all"]
+# Which weights are made random, in words.
+RANDOMISED: dict[What, str] = {"head": "the last layer", "all": "every layer"}
 
 
 def evidence(
@@ -72,7 +79,7 @@ def curves(
 
 
 def _seen(model: VisionModel, pixels: Tensor, target: int) -> Tensor:
-    return model.logits(pixels).softmax(1)[:, target]
+    return model.probabilities(model.logits(pixels))[:, target]
 
 
 def _centre(side: int) -> Tensor:
@@ -80,27 +87,66 @@ def _centre(side: int) -> Tensor:
     return -(away.square()[:, None] + away.square()[None])
 
 
-def randomised(model: VisionModel, what: Literal["head", "all"]) -> VisionModel:
+def sanity(
+    field: Tensor, of_random: Callable[[What], Tensor]
+) -> tuple[dict[str, float | None], list[str]]:
+    """Compare a map with those of a network with random weights, given by `of_random`.
+
+    Return how alike they are, 0..1, None where there is nothing to compare, and what to beware of.
+    """
+    found: dict[str, float | None] = {}
+    warnings = []
+    for what, where in RANDOMISED.items():
+        alike = rank_correlation(field, of_random(what))
+        found[f"{what}_randomised"] = None if alike is None else round(abs(alike), 4)
+        if alike is None:
+            warnings.append(
+                f"with random weights in {where} the map says the same of every place: the two "
+                "cannot be compared"
+            )
+        elif abs(alike) > MOST_ALIKE:
+            warnings.append(
+                f"with random weights in {where} the map stays much the same (rank correlation "
+                f"{alike:.2f}): it may show the picture rather than what the network has learnt "
+                "(Adebayo et al. 2018)"
+            )
+    return found, warnings
+
+
+def randomised(model: VisionModel, what: What) -> VisionModel:
     """Return a copy of a network with random weights in its last layer, or in every one.
 
-    They have the spread of those they replace. Source: Adebayo et al. 2018, arXiv:1810.03292,
-    section 3.
+    They have the spread of those they replace; biases and norms, which are vectors, stay. The last
+    layer is all that makes class scores. Source: Adebayo et al. 2018, arXiv:1810.03292, section 3.
     """
     twin = model.copy()
-    layers = [m for m in twin.network.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    weights = _head(twin) if what == "head" else twin.network.parameters()
     chance = torch.Generator().manual_seed(0)
-    for layer in layers if what == "all" else layers[-1:]:
-        weight = layer.weight
-        drawn = torch.randn(weight.shape, generator=chance).to(weight) * weight.std()
-        layer.weight = nn.Parameter(drawn, requires_grad=False)
+    for weight in weights:
+        if weight.dim() > 1 and bool((spread := weight.std()) > 0):
+            weight.data = torch.randn(weight.shape, generator=chance).to(weight) * spread
     return twin
 
 
-def rank_correlation(one: Tensor, other: Tensor) -> float:
-    """Return Spearman's correlation of two maps, -1..1; 0 where one of them is constant."""
+def _head(model: VisionModel) -> list[Tensor]:
+    """Return the weights of the layer that runs last, and of its twins for the same classes."""
+    ran = [model.layer(name) for name in model.costs() if name != LOGITS]
+    weights = [layer.weight for layer in ran if isinstance(layer, nn.Linear | nn.Conv2d)]
+    last = weights[-1:]
+    # a distilled network has one for each of its two tokens
+    while last and len(last[0]) == model.class_count and len(weights) > len(last):
+        before = weights[-len(last) - 1]
+        if before.shape != last[0].shape:
+            break
+        last.insert(0, before)
+    return last
+
+
+def rank_correlation(one: Tensor, other: Tensor) -> float | None:
+    """Return Spearman's correlation of two maps, -1..1; None if one is constant or not finite."""
     both = torch.stack([_ranks(one), _ranks(other)])
-    spread = both.std(1)
-    return 0.0 if not bool((spread > 0).all()) else float(torch.corrcoef(both)[0, 1])
+    is_told = bool((both.std(1) > 0).all() and one.isfinite().all() and other.isfinite().all())
+    return float(torch.corrcoef(both)[0, 1]) if is_told else None
 
 
 def _ranks(values: Tensor) -> Tensor:

@@ -11,8 +11,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from lantern.brought import Brought, Presets, check_weights, record_of
+from lantern.brought import Brought, check_weights, record_of
 from lantern.errors import UnknownName
+from lantern.presets import Presets
 from lantern.records import RECORDS, Record, record
 from lantern.shelf import Shelf, of_owner
 from lantern.vision_model import VisionModel

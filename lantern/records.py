@@ -14,6 +14,7 @@ from torch import nn
 
 from lantern.errors import one_of
 from lantern.imagenet import IMAGENET_MEAN, IMAGENET_STD, imagenet_labels
+from lantern.scores import Scores
 
 DEFAULT_MODEL = "efficientnet-lite0"
 # The licence of what callers bring.
@@ -37,7 +38,6 @@ _FILES = {
 }
 
 WeightsState = Literal["ready", "downloadable", "missing"]
-Scores = Literal["softmax", "sigmoid"]
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,8 @@ class Record:
     """Whether it takes pictures of other sizes than its own."""
     labels: Sequence[str] | None = None
     """Names of the classes; those of ImageNet where there are none."""
+    scores: Scores = "softmax"
+    """What makes probabilities of its class scores."""
 
     @property
     def class_labels(self) -> tuple[str, ...]:

@@ -12,11 +12,13 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from lantern.cutting import NotCut, cut, replaced
 from lantern.errors import InvalidParameter, one_of
 from lantern.folding import Twins
 from lantern.framing import Framing, scale_box
 from lantern.image import Image
 from lantern.layout import MAPS, Layout, has_tokens
+from lantern.scores import Scores, probabilities
 from lantern.watching import NeverRan, watching
 from lantern.work import WHOLE, LayerFacts, survey
 
@@ -36,6 +38,7 @@ LOGITS = WHOLE
 class VisionModel:
     """A classifier that owns its preprocessing: pixels `[N,3,H,W]` in 0..1 in, logits `[N,C]` out.
 
+    `scores` says what makes probabilities of these.
     The network is in evaluation mode and its parameters never receive gradients. Everything that
     hooks into it is a context manager that leaves no trace, also after an exception.
     """
@@ -56,6 +59,7 @@ class VisionModel:
         dream_layer: str = "",
         cam_layer: str = "",
         any_size: bool = True,
+        scores: Scores = "softmax",
     ) -> None:
         self.name = name
         self.network = network.eval().requires_grad_(False)
@@ -68,6 +72,7 @@ class VisionModel:
         self.dream_layer = dream_layer
         self.cam_layer = cam_layer
         self.any_size = any_size
+        self.scores = scores
         self._mean = torch.tensor(mean).view(1, -1, 1, 1)
         self._std = torch.tensor(std).view(1, -1, 1, 1)
         self._modules: dict[str, nn.Module] = {n: m for n, m in network.named_modules() if n}
@@ -177,9 +182,13 @@ class VisionModel:
         return fitted
 
     def logits(self, pixels: Tensor) -> Tensor:
-        """Class scores before softmax, `[N,C]`, for pixels `[N,3,H,W]` in 0..1."""
+        """Class scores before softmax or sigmoid, `[N,C]`, for pixels `[N,3,H,W]` in 0..1."""
         out: Tensor = self.network(self.prepared(pixels))
         return out
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Return the probability 0..1 of each class from logits `[N,C]`."""
+        return probabilities(logits, self.scores)
 
     def prepared(self, pixels: Tensor) -> Tensor:
         """Return pixels `[N,3,H,W]` in 0..1 as the network takes them, of one channel or three.
@@ -329,30 +338,15 @@ class VisionModel:
             UnknownName: the network has no such layer.
             InvalidParameter: (the function) the layer only holds others and never runs itself.
         """
-        cut: list[Tensor] = []
+        with cut(self.layer(name), self._layout(name), self.logits) as look:
 
-        def hook(module: nn.Module, inputs: object, output: object) -> Tensor | None:
-            if cut or not isinstance(output, Tensor):
-                return None  # a layer used twice is cut where it is used first
-            output = output.detach()
-            cut.append(layout.maps(output).requires_grad_())
-            # in-place layers further on must not write over the leaf we return
-            return layout.output(cut[0].clone(), output)
+            def run(pixels: Tensor) -> tuple[Tensor, Tensor]:
+                try:
+                    return look(pixels)
+                except NotCut:
+                    raise _never_runs(name, "/params/layer") from None
 
-        def run(pixels: Tensor) -> tuple[Tensor, Tensor]:
-            cut.clear()
-            with torch.enable_grad():
-                logits = self.logits(pixels.detach())
-            if not cut:
-                raise _never_runs(name, "/params/layer")
-            return cut[0], logits
-
-        layer, layout = self.layer(name), self._layout(name)
-        handle = layer.register_forward_hook(hook)
-        try:
             yield run
-        finally:
-            handle.remove()
 
     @contextmanager
     def substitute(self, name: str) -> Iterator[Callable[[Tensor, Tensor], Tensor]]:
@@ -364,30 +358,8 @@ class VisionModel:
         Raises:
             UnknownName: the network has no such layer.
         """
-        given: list[Tensor] = []
-
-        def hook(module: nn.Module, inputs: object, output: object) -> Tensor | None:
-            # a layer used twice is replaced where it is used first
-            if not given or not isinstance(output, Tensor):
-                return None
-            return layout.output(given.pop(), output).clone()
-
-        def run(pixels: Tensor, activations: Tensor) -> Tensor:
-            given[:] = [activations]
-            try:
-                return self.logits(pixels)
-            except RuntimeError:  # where the one picture's earlier layers are joined to many
-                given[:] = [activations]
-                return self.logits(pixels.expand(len(activations), -1, -1, -1))
-            finally:
-                given.clear()
-
-        layer, layout = self.layer(name), self._layout(name)
-        handle = layer.register_forward_hook(hook)
-        try:
+        with replaced(self.layer(name), self._layout(name), self.logits) as run:
             yield run
-        finally:
-            handle.remove()
 
 
 def _never_runs(name: str, pointer: str) -> InvalidParameter:

@@ -5,15 +5,21 @@ from __future__ import annotations
 import hashlib
 import pickle
 import re
+from collections.abc import Container, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors.torch
 import torch
 from torch import nn
 
+T = TypeVar("T")
+
 # "norm.1" inside a dense layer is "norm1" since torchvision 0.3
 DOTTED = re.compile(r"\.(norm|conv|relu)\.([12])\.")
+
+# Heads that help in training alone, of GoogLeNet and Inception-v3.
+AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 
 # What torch raises on files that are cut short, of another kind or hold something else.
 DAMAGE = (
@@ -41,9 +47,16 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _current_keys(state: dict[str, Any], network: nn.Module) -> dict[str, Any]:
-    """Adapt old checkpoints as torchvision does: DenseNet's dotted names, GoogLeNet's aux heads."""
+    """Adapt old checkpoints as torchvision does: DenseNet's dotted names, heads for training."""
     wanted = network.state_dict().keys()
     renamed = {
         key if key in wanted else DOTTED.sub(r".\1\2.", key): value for key, value in state.items()
     }
-    return {key: value for key, value in renamed.items() if not key.startswith("aux")}
+    return without_auxiliary(renamed, wanted)
+
+
+def without_auxiliary(state: Mapping[str, T], wanted: Container[str]) -> dict[str, T]:
+    """Leave out what is of heads for training, where the network wants none."""
+    return {
+        key: value for key, value in state.items() if key in wanted or not key.startswith(AUXILIARY)
+    }

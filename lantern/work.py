@@ -61,13 +61,15 @@ class LayerFacts:
     `shape` is that of its maps, `[C,h,w]`, where it has any, however it lays them out. `operations`
     and `tape` are of the forward pass up to its end: floating-point operations of convolutions and
     linear layers, which are nearly all, a multiplication with an addition being two; and bytes of
-    all layers' outputs, which is about what a gradient needs.
+    all layers' outputs, which is about what a gradient needs. `parts` are those of the picture
+    that it runs on, each for itself, as windows.
     """
 
     shape: tuple[int, ...]
     operations: float
     tape: float
     layout: Layout = MAPS
+    parts: int = 1
 
 
 def survey(network: nn.Module, channels: int, input_size: int) -> dict[str, LayerFacts]:
@@ -90,7 +92,8 @@ def survey(network: nn.Module, channels: int, input_size: int) -> dict[str, Laye
                 tape += output.nbytes
             layout = layout_of(output.shape[1:]) if is_tokens else MAPS
             shape = tuple(layout.maps(output).shape[1:])
-            found.setdefault(name, LayerFacts(shape, operations, tape, layout))
+            parts = len(output) if output.dim() else 1
+            found.setdefault(name, LayerFacts(shape, operations, tape, layout, parts))
 
         return hook
 

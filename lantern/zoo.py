@@ -137,6 +137,7 @@ def presented(rec: Record, network: nn.Module, weights_sha256: str) -> VisionMod
         content_layers=rec.content_layers,
         dream_layer=rec.dream_layer,
         cam_layer=rec.cam_layer,
+        scores=rec.scores,
     )
 
 

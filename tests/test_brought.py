@@ -143,6 +143,43 @@ class TestAnOwnNetwork:
         result = run(technique, {"image": photo}, {}, model=model)
         assert result.facts["grid"] == ([4, 4] if architecture.startswith("vit") else [2, 2])
 
+    @pytest.mark.parametrize(
+        ("library", "architecture", "layer"),
+        [
+            ("timm", "vit_tiny_patch16_224", "blocks.11.norm1"),
+            ("torchvision", "vit_b_16", "encoder.layers.encoder_layer_11.ln_1"),
+        ],
+    )
+    def test_maps_of_a_vit_are_of_a_layer_that_counts(
+        self, library: str, architecture: str, layer: str, networks: Networks, photo: Image
+    ) -> None:
+        pytest.importorskip(library)
+        said = brought(architecture=architecture, library=library, input_size=32)
+        network = build(said)
+        head = network.get_parameter("head.weight" if library == "timm" else "heads.head.weight")
+        # it begins at zero
+        nn.init.normal_(head, generator=torch.Generator().manual_seed(1))
+        entry = networks.bring("me", said, weights_of(network))
+        model = Zoo(find=networks.record).load(entry.id)
+        # behind the last attention only the class's token is looked at
+        result = run("grad-cam", {"image": photo}, {"relu": False}, model=model)
+        assert result.facts["layer"] == layer
+        assert not result.facts["degenerate"]
+
+    @pytest.mark.parametrize(
+        ("architecture", "size", "head"),
+        [("googlenet", 64, "aux2.fc2.bias"), ("inception_v3", 96, "AuxLogits.fc.bias")],
+    )
+    def test_heads_for_training_are_left_out(
+        self, architecture: str, size: int, head: str, networks: Networks
+    ) -> None:
+        said = brought(architecture=architecture, input_size=size)
+        whole = models.get_model(architecture, num_classes=3, aux_logits=True, init_weights=False)
+        assert head in whole.state_dict()
+        entry = networks.bring("me", said, weights_of(whole))
+        model = Zoo(find=networks.record).load(entry.id)
+        assert torch.equal(model.network.get_parameter("fc.bias"), whole.fc.bias)
+
     def test_it_is_known_by_all_that_it_is(self, networks: Networks, weights: bytes) -> None:
         first = networks.bring("me", brought(), weights)
         assert networks.bring("me", brought(), weights) == first

@@ -8,11 +8,12 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from lantern.artifact import Heatmap
-from lantern.faithfulness import curves, evidence, randomised, rank_correlation
+from lantern.faithfulness import What, curves, evidence, randomised, rank_correlation, sanity
 from lantern.image import Image
 from lantern.optimize.regularize import blur
 from lantern.run import run
 from lantern.vision_model import VisionModel
+from tests.transformers import tiny_vit
 
 CAT = 285
 
@@ -86,6 +87,51 @@ def test_random_networks_are_copies(model: VisionModel, pixels: Tensor, what: st
     assert all(torch.equal(v, again[n]) for n, v in twin.network.state_dict().items())
 
 
+def changed_by(model: VisionModel, what: What) -> set[str]:
+    before, after = (m.network.state_dict() for m in (model, randomised(model, what)))
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+def test_every_weight_that_is_no_vector_is_made_random() -> None:
+    model = tiny_vit()
+    state = model.network.state_dict()
+    changed = changed_by(model, "all")
+    assert changed == {name for name, value in state.items() if value.dim() > 1}
+    assert {"encoder.pos_embedding", "class_token"} < changed
+    attention = "encoder.layers.encoder_layer_0.self_attention.in_proj_weight"
+    drawn = randomised(model, "all").network.state_dict()[attention]
+    assert float(drawn.std() / state[attention].std()) == pytest.approx(1, abs=0.1)
+    assert changed_by(model, "head") == {"heads.head.weight"}
+
+
+def test_the_head_is_all_that_makes_class_scores() -> None:
+    timm = pytest.importorskip("timm")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = timm.create_model(
+            "deit_tiny_distilled_patch16_224", img_size=32, num_classes=3, depth=1
+        )
+    model = VisionModel(
+        "deit", network, mean=(0.5,) * 3, std=(0.5,) * 3, input_size=32, resize_size=32,
+        labels=("ant", "bee", "cat"),
+    )  # fmt: skip
+    assert changed_by(model, "head") == {"head.weight", "head_dist.weight"}
+
+
+def test_what_stays_alike_is_warned_of() -> None:
+    field = torch.rand(8, 8, generator=torch.Generator().manual_seed(0))
+    random: dict[What, Tensor] = {"head": -field, "all": torch.zeros(8, 8)}
+    found, warnings = sanity(field, random.__getitem__)
+    assert found == {"head_randomised": 1.0, "all_randomised": None}
+    assert "the last layer" in warnings[0]
+    assert "rank correlation -1.00" in warnings[0]
+    assert "Adebayo" in warnings[0]
+    assert "every layer" in warnings[1]
+    assert "cannot be compared" in warnings[1]
+    random["all"] = random["head"] = field.flip(0)
+    assert not sanity(field, random.__getitem__)[1]
+
+
 def test_ranks_are_correlated_as_scipy_does() -> None:
     chance = torch.Generator().manual_seed(0)
     one = torch.rand(20, 20, generator=chance).round(decimals=1)  # with ties
@@ -93,7 +139,8 @@ def test_ranks_are_correlated_as_scipy_does() -> None:
     wanted = spearmanr(one.flatten().numpy(), other.flatten().numpy()).statistic
     assert rank_correlation(one, other) == pytest.approx(wanted, abs=1e-9)
     assert rank_correlation(one, -one) == pytest.approx(-1)
-    assert rank_correlation(one, torch.zeros(20, 20)) == 0
+    assert rank_correlation(one, torch.zeros(20, 20)) is None
+    assert rank_correlation(one, one / 0) is None
 
 
 def test_evidence_is_worked_out_only_for_who_reads_it(
@@ -124,6 +171,14 @@ def test_no_evidence_is_given_where_none_is_asked_for(model: VisionModel, photo:
     assert not {"insertion", "deletion", "sanity"} & set(facts)
 
 
+def test_a_map_that_says_nothing_is_not_compared(model: VisionModel, photo: Image) -> None:
+    params = {"evidence": 0, "sanity": True, "patch": 224, "stride": 224}
+    facts = run("occlusion", {"image": photo}, params, model=model).facts
+    assert facts["degenerate"]
+    assert facts["sanity"] == {"head_randomised": None, "all_randomised": None}
+    assert any("not compared" in warning for warning in facts["warnings"])
+
+
 def test_sanity_tells_gradients_from_what_ignores_the_network(
     model: VisionModel, photo: Image
 ) -> None:
@@ -137,5 +192,9 @@ def test_sanity_tells_gradients_from_what_ignores_the_network(
     assert gradient["all_randomised"] <= 0.4
     # the well-known failure: who explains nothing of the last layer is hardly changed by it
     assert guided_by_edges["head_randomised"] >= 0.95 > gradient["head_randomised"] + 0.3
+    given: dict[str, object] = {"evidence": 0, "sanity": True, "target": CAT}
+    warnings = run("guided-backprop", {"image": photo}, given, model=model).facts["warnings"]
+    assert "Adebayo" in warnings[0]
+    assert any("the map stays much the same" in warning for warning in warnings[1:])
     guided = run("guided-backprop", {"image": photo}, {"evidence": 0}, model=model).facts
     assert "Adebayo" in guided["warnings"][0]

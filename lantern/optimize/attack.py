@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lantern.optimize.optimizers import NormalisedAscent
 from lantern.optimize.perturbation import Perturbation
+from lantern.scores import Scores, probabilities
 from lantern.vision_model import VisionModel
 
 
@@ -22,14 +24,15 @@ class Aim:
     classes: Tensor
     is_targeted: bool
     confidence: float = 0.0
+    scores: Scores = "softmax"
 
     def of(self, rows: Tensor) -> Aim:
         """Return the aim of some of the pictures."""
-        return Aim(self.classes[rows], self.is_targeted, self.confidence)
+        return Aim(self.classes[rows], self.is_targeted, self.confidence, self.scores)
 
     def attained(self, logits: Tensor) -> Tensor:
         """Tell of which pictures it is attained, `[N]`, from their class scores `[N,C]`."""
-        best = logits.detach().softmax(1).max(1)
+        best = probabilities(logits.detach(), self.scores).max(1)
         is_right = (best.indices == self.classes) == self.is_targeted
         return is_right & (best.values >= self.confidence)
 
@@ -37,11 +40,15 @@ class Aim:
         """Return the logarithm of the odds against each picture's aim, `[N]`.
 
         Its gradient points where that of the cross-entropy does (Goodfellow et al. 2014, section
-        4), but does not vanish where the network is sure of itself.
+        4), but does not vanish where the network is sure of itself. Of classes that do not exclude
+        each other none may be seen, which is against every aim.
         """
         own = self.classes[:, None]
-        odds = logits.gather(1, own)[:, 0] - logits.scatter(1, own, -torch.inf).logsumexp(1)
-        return -odds if self.is_targeted else odds
+        own, others = logits.gather(1, own)[:, 0], logits.scatter(1, own, -torch.inf).logsumexp(1)
+        reached, left = (own, others) if self.is_targeted else (others, own)
+        if self.scores == "sigmoid":  # as softmax is beside one more class, of logit zero
+            left = F.softplus(left)
+        return left - reached
 
     def score(self, logits: Tensor) -> Tensor:
         """Return the class score of each picture as a loss, `[N]`, whatever the others are."""

@@ -38,7 +38,8 @@ def classify(
     Use it to choose a `target` for the techniques that explain a class.
     """
     with torch.inference_mode():
-        probabilities = model.logits(model.frame(image, params.fit).pixels).softmax(1)[0]
+        logits = model.logits(model.frame(image, params.fit).pixels)
+        probabilities = model.probabilities(logits)[0]
     best = probabilities.topk(min(params.top, len(probabilities)))
     rows = tuple(
         {"class": int(index), "label": model.label(int(index)), "probability": round(float(p), 6)}

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 
 from lantern import registry
-from lantern.artifact import Grid, Heatmap, Outcome
+from lantern.artifact import Grid, Heatmap, Outcome, with_evidence
 from lantern.errors import InvalidParameter, LanternError
 from lantern.image import Image
 from lantern.progress import Progress, Step, Told
@@ -170,7 +170,7 @@ def _warnings(outcomes: dict[str, Outcome], refused: dict[str, str]) -> list[str
 
 def _judged(outcome: Outcome) -> dict[str, Any]:
     own = {name: fact for name, fact in outcome.facts.items() if name != "class"}
-    return own | dict(outcome.evidence() if outcome.evidence else {})
+    return with_evidence(own, outcome.evidence)
 
 
 _OF_GRAD_CAM = (

@@ -40,8 +40,9 @@ def _rows(model: VisionModel, goals: Sequence[Goal], pictures: Tensor) -> list[d
     judged = Goals(goals)
     with model.capture([*judged.layers, LOGITS]) as features:
         seen = features(pictures)
-        clear = seen[LOGITS].softmax(1)
-        blurred = features(blur(pictures, BLUR * pictures.shape[-1] / 224))[LOGITS].softmax(1)
+        clear = model.probabilities(seen[LOGITS])
+        dim = features(blur(pictures, BLUR * pictures.shape[-1] / 224))
+        blurred = model.probabilities(dim[LOGITS])
     grain = high_frequency_share(pictures).tolist()
     rows: list[dict[str, Any]] = []
     for number, (goal, value) in enumerate(zip(goals, judged.values(seen).tolist(), strict=True)):

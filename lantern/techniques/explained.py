@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lantern.artifact import Heatmap, Outcome
-from lantern.faithfulness import evidence, randomised, rank_correlation
+from lantern.faithfulness import RANDOMISED, What, evidence, randomised, sanity
 from lantern.gradients import Gradients, gradients, plain_gradients
 from lantern.image import Image
 from lantern.params import Params
@@ -21,6 +21,10 @@ from lantern.vision_model import VisionModel
 
 _NOT_OF_A_CLASS = (
     "the map explains a neuron; insertion and deletion judge maps of a class and are left out"
+)
+
+_NOT_COMPARED = (
+    "the map says the same of every place; it is not compared with those of random weights"
 )
 
 
@@ -38,7 +42,9 @@ class ExplainParams(Params):
         description="steps of the insertion and deletion curves in the facts; 0 leaves them out",
     )
     sanity: bool = Field(
-        False, description="also compare the map with those of the network with random weights"
+        False,
+        description="also compare the map with those of the network with random weights: rank "
+        "correlations in the facts, 0 to 1; null where one of the two is the same everywhere",
     )
 
 
@@ -112,6 +118,9 @@ def _facts(model: VisionModel, found: Attribution, params: ExplainParams) -> dic
     if found.neuron is not None:
         facts["neuron"] = dict(found.neuron)
         warnings += [_NOT_OF_A_CLASS] if params.evidence else []
+    if params.sanity and found.is_degenerate:
+        facts["sanity"] = {f"{what}_randomised": None for what in RANDOMISED}
+        warnings.append(_NOT_COMPARED)
     return facts | ({"warnings": warnings} if warnings else {})
 
 
@@ -128,20 +137,13 @@ def _evidence(
         seen = resized(found.field.detach(), (pixels.shape[2], pixels.shape[3]))
         facts |= evidence(model, pixels, seen, found.target, steps=params.evidence)
     if params.sanity:
-        facts["sanity"] = {
-            f"{what}_randomised": round(
-                abs(rank_correlation(found.field, _of_random(model, what, explain, pixels, found))),
-                4,
-            )
-            for what in ("head", "all")
-        }
+
+        def of_random(what: What) -> Tensor:
+            return explain(randomised(model, what), pixels, found.target).field
+
+        facts["sanity"], warnings = sanity(found.field, of_random)
+        facts |= {"warnings": warnings} if warnings else {}
     return facts
-
-
-def _of_random(
-    model: VisionModel, what: Any, explain: Explain, pixels: Tensor, found: Attribution
-) -> Tensor:
-    return explain(randomised(model, what), pixels, found.target).field
 
 
 def resized(values: Tensor, size: tuple[int, int]) -> Tensor:

@@ -40,7 +40,7 @@ class Seen:
 
     def described(self, model: VisionModel, when: str) -> dict[str, Any]:
         """Return class, label and probability as columns of a table."""
-        probability = float(self.logits.softmax(1)[0, self.index])
+        probability = float(model.probabilities(self.logits)[0, self.index])
         return {
             f"class_{when}": self.index,
             f"label_{when}": model.label(self.index),

@@ -129,6 +129,7 @@ def fooling_image(
     something, as JPEG does, may undo it. Without a picture it starts from noise, the same for every
     target, and nothing bounds the change.
     """
+    _require_other_classes(model)
     bound = _bound(params, is_free=not image)
     is_normalised = params.method == "normalised"
     canvas = Perturbation(
@@ -159,6 +160,15 @@ def fooling_image(
     foolings = [Fooling(*part) for part in parts]
     rows = scores(model, foolings)
     return Outcome(artifacts(foolings, rows), _facts(rows, params, bound, trace))
+
+
+def _require_other_classes(model: VisionModel) -> None:
+    if model.class_count == 1:
+        raise InvalidParameter(
+            f"{model.name} has one class, and a picture cannot be taken for another; choose a "
+            "network of several",
+            pointer="/params/model",
+        )
 
 
 def _start(
@@ -222,7 +232,7 @@ def _aim(model: VisionModel, params: FoolingImageParams, seen: Sequence[Seen]) -
     if len(classes) == 1:
         classes *= len(seen)
     chosen = torch.tensor(classes or [one.index for one in seen], device=model.device)
-    return Aim(chosen, bool(classes), params.confidence)
+    return Aim(chosen, bool(classes), params.confidence, model.scores)
 
 
 def _images(pixels: Tensor) -> list[Image]:

@@ -14,7 +14,7 @@ from lantern.image import Image
 from lantern.registry import technique
 from lantern.relu_rule import ReluRule, Rule
 from lantern.techniques.explained import Attribution, ExplainParams, explained
-from lantern.techniques.target import choose_class, strongest
+from lantern.techniques.target import choose_class, require_whole, strongest
 from lantern.vision_model import LOGITS, VisionModel
 
 # What the randomisation test of Adebayo et al. 2018 found.
@@ -113,6 +113,7 @@ def _go_back(
     ):
         leaf = pixels.detach().clone().requires_grad_()
         found = features(leaf)
+        require_whole(found[params.layer], params.layer, 1)
         activation = found[params.layer][0]
         neuron = strongest(activation, params.channel, params.layer)
         (gradient,) = torch.autograd.grad(activation[neuron], leaf)

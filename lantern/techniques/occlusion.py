@@ -21,7 +21,7 @@ from lantern.registry import technique
 from lantern.scoring import Scorer, compiled_scorer
 from lantern.techniques.effort import effort
 from lantern.techniques.explained import Attribution, ExplainParams, explained
-from lantern.techniques.target import check_channel, choose_class, strongest
+from lantern.techniques.target import check_channel, choose_class, require_whole, strongest
 from lantern.vision_model import TOGETHER, VisionModel
 from lantern.work import Sizes, Work
 
@@ -105,7 +105,8 @@ def occlusion(
             def fall(some: list[Box]) -> Tensor:
                 if params.layer is None:
                     seen = _logits(network, pixels, filling, some, parts, quick=quick)
-                    scores = (seen if params.score == "logit" else seen.softmax(1))[:, chosen]
+                    is_logit = params.score == "logit"
+                    scores = (seen if is_logit else network.probabilities(seen))[:, chosen]
                 else:
                     channel = params.layer, params.channel
                     scores = _answers(network, channel, pixels, filling, some, parts)
@@ -174,14 +175,16 @@ def _answers(
     """Return the largest value of a layer's channel for the picture and under each patch, `[1+P]`.
 
     Raises:
-        InvalidParameter: the layer has no such channel.
+        InvalidParameter: the layer has no such channel, or runs on parts of the picture.
     """
     layer, number = channel
     check_channel(number, model.channel_count(layer), layer)
     with model.capture([layer]) as features:
 
         def answer(pictures: Tensor) -> Tensor:
-            return features(pictures)[layer][:, number].reshape(len(pictures), -1).amax(1)
+            made = features(pictures)[layer]
+            require_whole(made, layer, len(pictures))
+            return made[:, number].reshape(len(pictures), -1).amax(1)
 
         hidden = (covered(pixels, filling, few) for some in parts(boxes) for few in _few(some))
         return torch.cat([answer(pixels), *map(answer, hidden)])

@@ -96,7 +96,7 @@ def _through_masks(
         both = torch.cat([masks, 1 - masks])
         # what is not seen is grey, which is zero to the network
         seen = model.grey + (pixels - model.grey) * both[:, None]
-        probabilities = score(seen).softmax(1)[:, target]
+        probabilities = model.probabilities(score(seen))[:, target]
         gain = (probabilities[:count] - probabilities[count:])[:, None, None]
         shares = (gain * (2 * masks - 1)).double().cpu()
         total += shares.sum(0)

@@ -15,14 +15,28 @@ LARGEST_MAP = 2048
 
 
 def require_grid(activation: Tensor, layer: str) -> None:
-    """Make sure that what a layer made of pictures, `[N,C,h,w]`, has rows and columns.
+    """Make sure that what a layer made of a picture, `[1,C,h,w]`, has rows and columns of it.
 
     Raises:
-        InvalidParameter: it has none.
+        InvalidParameter: it has none, or those of parts of the picture.
     """
+    require_whole(activation, layer, 1)
     if activation.dim() != 4:
         raise InvalidParameter(
             f"layer {layer} has no rows and columns; choose a convolutional layer",
+            pointer="/params/layer",
+        )
+
+
+def require_whole(activation: Tensor, layer: str, pictures: int) -> None:
+    """Make sure that a layer made one thing `[N,...]` of each of so many pictures.
+
+    Raises:
+        InvalidParameter: it made one of each window, which has places of its own.
+    """
+    if len(activation) != pictures:
+        raise InvalidParameter(
+            f"layer {layer} runs on parts of the picture; choose the block around it",
             pointer="/params/layer",
         )
 
@@ -67,12 +81,12 @@ def choose_class(model: VisionModel, logits: Tensor, target: int | None) -> int:
 
 def class_facts(model: VisionModel, logits: Tensor, target: int) -> dict[str, Any]:
     """Say which class was explained and how sure the network is of it."""
-    scores = logits.detach()[0]
+    probability = model.probabilities(logits.detach())[0, target]
     return {
         "class": {
             "index": target,
             "label": model.label(target),
-            "probability": round(float(scores.softmax(0)[target]), 6),
-            "logit": round(float(scores[target]), 4),
+            "probability": round(float(probability), 6),
+            "logit": round(float(logits[0, target]), 4),
         }
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import flask
+from werkzeug.exceptions import RequestEntityTooLarge
 
 from lantern.brought import Brought
 from lantern.errors import InvalidParameter, InvalidParameters, MissingInput
@@ -66,7 +67,14 @@ def _given(limit: int) -> tuple[Brought, bytes]:
             "send multipart/form-data with the parts model (JSON) and weights (safetensors)",
         )  # fmt: skip
     check_boundary()
-    model, weights = request.files.get("model"), request.files.get("weights")
+    try:
+        model, weights = request.files.get("model"), request.files.get("weights")
+    except RequestEntityTooLarge as error:
+        raise Problem(
+            413, "too-large",
+            f"the request may have at most {limit} bytes; send the weights in half precision, or "
+            "have LANTERN_MAX_MODEL_BYTES set to more",
+        ) from error  # fmt: skip
     text = model.read(MOST_SAID + 1) if model else request.form.get("model", "").encode()
     if weights is None or not text:
         raise MissingInput(

@@ -72,6 +72,7 @@ def described(rec: Record, entry: Entry | None = None) -> dict[str, Any]:
         "weights": rec.weights_state(downloads=current().settings.downloads),
         "input_size": [rec.input_size, rec.input_size],
         "classes": len(rec.class_labels),
+        "scores": rec.scores,
         "channels": len(rec.mean),
         "licence": rec.licence,
     }

@@ -65,7 +65,7 @@ class TestCatalogue:
     def test_models_are_described_with_their_layers(self, http: FlaskClient) -> None:
         models = http.get("/v1/models").get_json()["models"]
         (lite,) = (model for model in models if model["name"] == "efficientnet-lite0")
-        assert lite["weights"] == "ready"
+        assert (lite["weights"], lite["scores"]) == ("ready", "softmax")
         described = http.get("/v1/models/efficientnet-lite0").get_json()
         assert len(described["labels"]) == 1000
         assert described["labels"][281] == "tabby"

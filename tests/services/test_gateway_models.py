@@ -107,7 +107,8 @@ def test_who_brings_it_has_it_alone(make_http: Callable[..., FlaskClient], weigh
         (SAID | {"input_size": 1}, "/model/input_size"),
         (SAID | {"code": "import os"}, "/model"),
         (SAID | {"architecture": "fcn_resnet50"}, "/model/architecture"),
-        (SAID | {"labels": ["one"]}, "/weights"),
+        (SAID | {"labels": ["one"]}, "/model/scores"),
+        (SAID | {"labels": ["one", "two", "three"]}, "/weights"),
     ],
 )
 def test_what_is_wrong_is_pointed_at(
@@ -130,4 +131,7 @@ def test_there_are_bounds(make_http: Callable[..., FlaskClient], weights: bytes)
     brought(http, weights)
     assert problem(bring(http, weights, SAID | {"title": "more"}), 429, "too-many-models")
     large = make_http(max_model_bytes=len(weights) - 1)
-    assert problem(bring(large, weights), 413)
+    refused = problem(bring(large, weights), 413, "too-large")
+    assert f"at most {len(weights) - 1} bytes" in refused["detail"]
+    assert "half precision" in refused["detail"]
+    assert "LANTERN_MAX_MODEL_BYTES" in refused["detail"]
