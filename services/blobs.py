@@ -35,6 +35,10 @@ class StorageFull(Exception):
     """The store takes nothing more for now."""
 
 
+class FilesAway(Exception):
+    """The file store does not do what it is asked for, and not because it is full."""
+
+
 class Blobs:
     """Bytes by owner and name.
 
@@ -62,23 +66,30 @@ class Blobs:
 
         Raises:
             StorageFull: Redis has no memory left, or the disk no room.
+            FilesAway: the file cannot be written.
         """
         key = _key(owner, name)
         with needing_room():
             if in_file or len(data) > self._inline_bytes:
-                self._write(f"{owner}/{name}", data)
+                with _reaching_files():
+                    self._write(f"{owner}/{name}", data)
                 value = IN_FILE
             else:
                 value = HERE + data
             self._redis.set(key, value, ex=ttl_s)
 
     def read(self, owner: str, name: str) -> bytes | None:
-        """Return the bytes, None where there are none."""
+        """Return the bytes, None where there are none.
+
+        Raises:
+            FilesAway: the file cannot be read.
+        """
         value = cast(bytes | None, self._redis.get(_key(owner, name)))
         if value is None or value[:1] == HERE:
             return value[1:] if value else None
         try:
-            return cast(bytes, self._files.cat_file(self._path(f"{owner}/{name}")))
+            with _reaching_files():
+                return cast(bytes, self._files.cat_file(self._path(f"{owner}/{name}")))
         except FileNotFoundError:
             return None
 
@@ -98,7 +109,10 @@ class Blobs:
         pipe.execute()
 
     def delete(self, owner: str, *names: str) -> bool:
-        """Forget bytes; False where there were none."""
+        """Forget bytes; False where there were none.
+
+        A file that cannot be removed now is an orphan from here on.
+        """
         if not names:
             return False
         pipe = self._redis.pipeline(transaction=False)
@@ -109,8 +123,7 @@ class Blobs:
         answers = pipe.execute()
         for name, kind in zip(names, answers, strict=False):
             if kind == IN_FILE:
-                with contextlib.suppress(FileNotFoundError):
-                    self._files.rm_file(self._path(f"{owner}/{name}"))
+                self._remove(f"{owner}/{name}")
         return any(answers[len(names) :])
 
     def ping(self) -> bool:
@@ -133,19 +146,31 @@ class Blobs:
 
         Raises:
             StorageFull: the storage is nearly full.
+            FilesAway: the disk cannot be looked at.
         """
         if self.used() >= self._high:
             raise StorageFull
 
     def sweep(self) -> int:
-        """Remove files whose record has expired or was never written; return how many."""
-        removed, old = 0, self._old_files()
+        """Remove files whose record has expired or was never written; return how many.
+
+        Raises:
+            FilesAway: the files cannot be listed.
+        """
+        with _reaching_files():
+            removed, old = 0, self._old_files()
         for at in range(0, len(old), BATCH):
-            for path in self._orphans(old[at : at + BATCH]):
-                with contextlib.suppress(FileNotFoundError):
-                    self._files.rm_file(self._path(path))
-                    removed += 1
+            removed += sum(map(self._remove, self._orphans(old[at : at + BATCH])))
         return removed
+
+    def _remove(self, path: str) -> bool:
+        """Remove a file; False where that cannot be done, or not now."""
+        try:
+            with _reaching_files():
+                self._files.rm_file(self._path(path))
+        except (FileNotFoundError, FilesAway):
+            return False
+        return True
 
     def _orphans(self, paths: list[str]) -> list[str]:
         """Return those of the files that no record tells of; others than ours are left alone."""
@@ -210,8 +235,9 @@ class Blobs:
         if not self._is_local:
             return 0.0
         path = self._path("")
-        os.makedirs(path, exist_ok=True)
-        disk = shutil.disk_usage(path)
+        with _reaching_files():
+            os.makedirs(path, exist_ok=True)
+            disk = shutil.disk_usage(path)
         return 1.0 if disk.free < LEAST_FREE_DISK * disk.total else 0.0
 
 
@@ -226,13 +252,31 @@ def needing_room() -> Iterator[None]:
 
     Raises:
         StorageFull: Redis has no memory left, or the disk no room.
+        FilesAway: a file cannot be written for another reason.
     """
     try:
         yield
     except (redis.exceptions.ResponseError, OSError) as error:
-        if not is_full(error):
+        if is_full(error):
+            raise StorageFull from error
+        if isinstance(error, OSError):
+            raise FilesAway from error
+        raise
+
+
+@contextlib.contextmanager
+def _reaching_files() -> Iterator[None]:
+    """Do something with files; that one is not there, or has no room, is told as it is.
+
+    Raises:
+        FilesAway: it cannot be done.
+    """
+    try:
+        yield
+    except Exception as error:  # object stores have errors of their own, with nothing in common
+        if isinstance(error, FileNotFoundError) or is_full(error):
             raise
-        raise StorageFull from error
+        raise FilesAway from error
 
 
 def is_full(error: Exception) -> bool:

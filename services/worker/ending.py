@@ -59,7 +59,7 @@ class Ending:
         stored of a result that cannot be stored whole is deleted again.
 
         Raises:
-            StorageFull: there was no room for long.
+            StorageFull, FilesAway: there was no room for long, or the files were away.
             Cancelled, Suspended: the job is not to go on, or only later, and waited for room.
         """
         prefix = f"result-{self.claim.fence}-"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import redis
 
-from services.blobs import StorageFull
+from services.blobs import FilesAway, StorageFull
 from services.job_bytes import preview_name, preview_step
 from services.jobs import Claim, Word
 from services.record import JobOptions
@@ -150,7 +150,7 @@ class Pulse:
         """Store and record the last step and state, which no beat may have seen.
 
         Raises:
-            RedisError: a store is away.
+            RedisError, FilesAway: a store is away.
         """
         self._rest()
         with contextlib.suppress(StorageFull):  # the state before still serves
@@ -167,7 +167,7 @@ class Pulse:
         """
         self._rest()
         self._keeper.withdraw(STATE)
-        with contextlib.suppress(StorageFull):  # previews can be done without
+        with contextlib.suppress(StorageFull, FilesAway):  # previews can be done without
             self._keeper.flush()
         self._beat()
 

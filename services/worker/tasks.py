@@ -13,7 +13,7 @@ from celery.utils.log import get_task_logger
 from kombu.exceptions import OperationalError
 
 from services import clients
-from services.blobs import StorageFull
+from services.blobs import FilesAway, StorageFull
 from services.job_bytes import tidy_up
 from services.jobs import Claim
 from services.queues import DELIVER, RUN_JOB, TIDY, queue_of, send
@@ -71,7 +71,11 @@ def tidy() -> None:
     stores, preview_ttl_s = clients.own_stores(), read().preview_ttl_s
     for job_id in stores.jobs.ended():
         tidy_up(stores, job_id, preview_ttl_s=preview_ttl_s)
-    removed = stores.blobs.sweep()
+    try:
+        removed = stores.blobs.sweep()
+    except FilesAway as error:
+        log.warning("files that have expired stay for now: %r", error.__cause__)
+        return
     if removed:
         log.warning("removed %d files that had expired", removed)
 
@@ -116,8 +120,7 @@ def work(at: Desk, claim: Claim, lane: Lane) -> None:
             result = _run(at, job, pulse)
             stored = ending.store(result)
         except Suspended:
-            patiently(pulse.flush)
-            _put_down(at, claim, lane)
+            _put_down(at, claim, lane, pulse)
         except Cancelled:
             if pulse.word != "lost":
                 ending.stopped(late=pulse.word == "late")
@@ -126,6 +129,10 @@ def work(at: Desk, claim: Claim, lane: Lane) -> None:
         except StorageFull:
             detail = "there was no room for the result for some minutes; send the call again later"
             ending.failed("storage-full", detail, retryable=True)
+        except FilesAway:
+            log.exception("job %s failed: the file store was away too long", job.id)
+            detail = "the store of files did not answer for some minutes; send the call again later"
+            ending.failed("storage-away", detail, retryable=True)
         except redis.RedisError:
             log.exception("job %s is left to another worker: Redis was away too long", job.id)
         except Exception:
@@ -150,7 +157,11 @@ def _note_speed(at: Desk, job: Job, pulse: Pulse) -> None:
             )
 
 
-def _put_down(at: Desk, claim: Claim, lane: Lane) -> None:
+def _put_down(at: Desk, claim: Claim, lane: Lane, pulse: Pulse) -> None:
+    try:
+        patiently(pulse.flush)
+    except FilesAway:
+        log.exception("job %s goes on from the state before: the last one is lost", claim.job_id)
     if patiently(lambda: at.stores.jobs.suspend(claim)) == "queued":
         try:
             send(app, lane, claim.job_id)
