@@ -17,6 +17,10 @@ import fsspec
 import redis
 
 BLOB = "lantern:blob:"
+# the names of an owner's bytes
+NAMES = "lantern:blobs:"
+# Owners that end, and with them all they have: also what nobody was told of.
+LISTED = "job_"
 # what Redis says without memory, and without room for its append-only file
 FULL = ("OOM", "MISCONF")
 NAME = re.compile(r"[a-z0-9_.-]{1,120}")
@@ -45,13 +49,20 @@ class Blobs:
     Redis keeps a record of each and the bytes of those up to `inline_bytes`; larger ones are files
     `<owner>/<name>` below an fsspec URL. A file whose record has expired is an orphan, which
     `sweep` removes. An owner is a job, a caller's uploads or the cache: nothing is shared between
-    two, so that deleting one takes nothing from another.
+    two, so that deleting one takes nothing from another. What a job has is listed for `listed_s`.
     """
 
     def __init__(
-        self, client: redis.Redis, file_store: str, *, inline_bytes: int, high: float
+        self,
+        client: redis.Redis,
+        file_store: str,
+        *,
+        inline_bytes: int,
+        high: float,
+        listed_s: int = 0,
     ) -> None:
         self._redis, self._inline_bytes, self._high = client, inline_bytes, high
+        self._listed_s = listed_s
         self._url = file_store
         self._use: tuple[float, float] = (-LOOK_AGAIN_S, 0.0)
 
@@ -76,7 +87,12 @@ class Blobs:
                 value = IN_FILE
             else:
                 value = HERE + data
-            self._redis.set(key, value, ex=ttl_s)
+            pipe = self._redis.pipeline(transaction=True)
+            if owner.startswith(LISTED):
+                pipe.sadd(NAMES + owner, name)
+                pipe.expire(NAMES + owner, max(ttl_s, self._listed_s))
+            pipe.set(key, value, ex=ttl_s)
+            pipe.execute()
 
     def read(self, owner: str, name: str) -> bytes | None:
         """Return the bytes, None where there are none.
@@ -101,6 +117,15 @@ class Blobs:
         self.put(to, as_name or name, data, ttl_s=ttl_s)
         return True
 
+    def names(self, owner: str) -> list[str]:
+        """Return the names of all that a job has; some of it may have expired."""
+        return [name.decode() for name in cast(set[bytes], self._redis.smembers(NAMES + owner))]
+
+    def unlist(self, owner: str, names: Iterable[str]) -> None:
+        """Take names off a job's list, because its record tells of them."""
+        if gone := list(names):
+            self._redis.srem(NAMES + owner, *gone)
+
     def expire(self, owner: str, names: Iterable[str], ttl_s: int) -> None:
         """Let some of an owner's bytes end at another time."""
         pipe = self._redis.pipeline(transaction=False)
@@ -120,11 +145,13 @@ class Blobs:
             pipe.getrange(_key(owner, name), 0, 0)
         for name in names:
             pipe.delete(_key(owner, name))
+        if owner.startswith(LISTED):
+            pipe.srem(NAMES + owner, *names)
         answers = pipe.execute()
         for name, kind in zip(names, answers, strict=False):
             if kind == IN_FILE:
                 self._remove(f"{owner}/{name}")
-        return any(answers[len(names) :])
+        return any(answers[len(names) : 2 * len(names)])
 
     def ping(self) -> bool:
         """Tell whether Redis answers."""

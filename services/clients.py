@@ -57,6 +57,7 @@ def stores(settings: Settings) -> Stores:
             settings.file_store_url,
             inline_bytes=settings.inline_bytes,
             high=settings.storage_high,
+            listed_s=settings.live_ttl_s + settings.result_ttl_s,
         )
         for client in (
             connect(settings.blob_url, timeout_s=5.0),

@@ -122,7 +122,9 @@ def work(at: Desk, claim: Claim, lane: Lane) -> None:
         except Suspended:
             _put_down(at, claim, lane, pulse)
         except Cancelled:
-            if pulse.word != "lost":
+            if pulse.word == "lost":
+                ending.lost()
+            else:
                 ending.stopped(late=pulse.word == "late")
         except LanternError as error:
             ending.failed(error.code, error.detail)
