@@ -31,7 +31,6 @@ from services.worker.trained import decoders_of
 
 if TYPE_CHECKING:
     from lantern.artifact import Result
-    from lantern.checkpoint import Checkpoints
 
 # A shorter run says little of a long one.
 LEAST_TO_LEARN_S = 0.5
@@ -172,8 +171,10 @@ def _put_down(at: Desk, claim: Claim, lane: Lane, pulse: Pulse) -> None:
 
 
 def _run(at: Desk, job: Job, pulse: Pulse) -> Result:
+    """Run a job's call from the state an earlier worker kept; anew where that cannot be used."""
     from lantern import registry
     from lantern.call import Call, decoded
+    from lantern.checkpoint import Checkpoints, DamagedCheckpoint
     from lantern.errors import MissingInput
     from services.job_bytes import input_name
 
@@ -185,35 +186,39 @@ def _run(at: Desk, job: Job, pulse: Pulse) -> Result:
         inputs[slot] = data
     call = Call(**{**job.call, "inputs": inputs})
     keeps_state = registry.find(call.technique).keeps_state
-    return at.studio.run(
-        call,
-        decoded(call),
-        pulse.step if keeps_state else pulse.heedful_step,
-        _checkpoints(at, job, pulse),
-        collections=collections_of(at, job),
-        decoders=decoders_of(at, job),
-    )
+
+    def run(saved: bytes | None) -> Result:
+        return at.studio.run(
+            call,
+            decoded(call),
+            pulse.step if keeps_state else pulse.heedful_step,
+            Checkpoints(
+                pulse.keep,
+                saved,
+                every_s=at.settings.checkpoint_every_s,
+                suspend=pulse.is_suspended,
+                technique=call.technique,
+            ),
+            collections=collections_of(at, job),
+            decoders=decoders_of(at, job),
+        )
+
+    saved = _saved(at, job, pulse)
+    try:
+        return run(saved)
+    except DamagedCheckpoint as error:
+        log.warning("job %s starts anew: %s", job.id, error.detail)
+        return run(None)
 
 
 def _read(at: Desk, job: Job, name: str) -> bytes | None:
     return patiently(lambda: at.stores.blobs.read(job.id, name))
 
 
-def _checkpoints(at: Desk, job: Job, pulse: Pulse) -> Checkpoints:
-    """Go on from the state an earlier worker kept; from the start where it cannot be read."""
-    from lantern.checkpoint import Checkpoints, DamagedCheckpoint
-
-    name, every_s = job.checkpoint or "", at.settings.checkpoint_every_s
-
-    def made(saved: bytes | None) -> Checkpoints:
-        return Checkpoints(pulse.keep, saved, every_s=every_s, suspend=pulse.is_suspended)
-
+def _saved(at: Desk, job: Job, pulse: Pulse) -> bytes | None:
+    """Return the state an earlier worker kept, None where there is none."""
+    name = job.checkpoint or ""
     saved = _read(at, job, name) if name else None
-    if saved is None:
-        return made(None)
-    pulse.inherit(name)
-    try:
-        return made(saved)
-    except DamagedCheckpoint:
-        log.warning("job %s starts anew: its state cannot be read", job.id)
-        return made(None)
+    if saved is not None:
+        pulse.inherit(name)
+    return saved
