@@ -92,8 +92,13 @@ class Ending:
         return stored
 
     def _withdraw(self) -> None:
-        """Take back a style whose job was cancelled; whoever took the job over gives it again."""
-        job = self.desk.stores.jobs.get(self.job.id)
+        """Take back a style whose job ended in another way than by giving it.
+
+        It may be of a worker that was taken over; while the job goes on, it is left alone.
+        """
+        if self.job.call.get("technique") != published.TRAINER:
+            return
+        job = patiently(lambda: self.desk.stores.jobs.get(self.job.id))
         if job is not None and job.is_final and job.status != "succeeded":
             self.desk.studio.styles.own.forget(published.style_id(job.id))
 
@@ -134,6 +139,7 @@ class Ending:
 
         if not patiently(finish):
             return False
+        self._withdraw()
         with contextlib.suppress(redis.RedisError):  # all of it expires by itself, only later
             self._tidy_up()
         return True
