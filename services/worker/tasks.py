@@ -14,12 +14,14 @@ from kombu.exceptions import OperationalError
 
 from services import clients
 from services.blobs import FilesAway, StorageFull
+from services.clients import Stores
 from services.job_bytes import tidy_up
 from services.jobs import Claim
 from services.queues import DELIVER, RUN_JOB, TIDY, queue_of, send
 from services.record import LANES, Job, Lane
 from services.settings import read
 from services.worker.app import app
+from services.worker.caretaker import TIDYING
 from services.worker.collected import collections_of
 from services.worker.courier import deliver_one
 from services.worker.desk import Desk, desk
@@ -68,6 +70,13 @@ def deliver() -> None:
 def tidy() -> None:
     """Remove what ended jobs left behind, and files that have expired."""
     stores, preview_ttl_s = clients.own_stores(), read().preview_ttl_s
+    try:
+        _tidy(stores, preview_ttl_s)
+    finally:
+        stores.state.delete(TIDYING)
+
+
+def _tidy(stores: Stores, preview_ttl_s: int) -> None:
     for job_id in stores.jobs.ended():
         tidy_up(stores, job_id, preview_ttl_s=preview_ttl_s)
     try:
