@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -43,12 +44,13 @@ class Pulse:
     States and previews are stored in another thread: the run waits for no store. The last beat
     said whether to go on. A step stops the computation when the job was cancelled, is late or has
     been taken over; `is_suspended` stops it behind its next checkpoint, `heedful_step` stops a run
-    that keeps none.
+    that keeps none. `go_on` is called for as long as the run may.
     """
 
     desk: Desk
     claim: Claim
     options: JobOptions
+    go_on: Callable[[], None] = lambda: None
     word: Word = "ok"
     _step: Step | None = None
     _began: float = field(default_factory=time.monotonic)
@@ -193,6 +195,7 @@ class Pulse:
                     self.word = "lost"
             if self.word in STOPS:
                 return
+            self.go_on()
 
     def _tell(self) -> None:
         """Record all that is left to tell."""

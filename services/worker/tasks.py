@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import redis
@@ -26,6 +26,7 @@ from services.worker.collected import collections_of
 from services.worker.courier import deliver_one
 from services.worker.desk import Desk, desk
 from services.worker.ending import Ending
+from services.worker.hang import ends_if_it_hangs
 from services.worker.memory import give_back
 from services.worker.patience import patiently
 from services.worker.pulse import Pulse
@@ -55,7 +56,8 @@ def run_job(task: Any, job_id: str) -> None:
         log.info("no job waits in %s", lane)
         return
     try:
-        work(mine, claim, lane)
+        with ends_if_it_hangs() as go_on:
+            work(mine, claim, lane, go_on)
     finally:
         give_back()
 
@@ -115,14 +117,17 @@ def warm_up(at: Desk, technique: str, params: dict[str, Any]) -> None:
         at.studio.run(Call(technique, {}, params), {"image": grey})
 
 
-def work(at: Desk, claim: Claim, lane: Lane) -> None:
-    """Run a claimed job to one of its ends, or until it is to be put down."""
+def work(at: Desk, claim: Claim, lane: Lane, go_on: Callable[[], None] = lambda: None) -> None:
+    """Run a claimed job to one of its ends, or until it is to be put down.
+
+    `go_on` is called for as long as the run may.
+    """
     from lantern.errors import LanternError
     from lantern.progress import Cancelled, Suspended
 
     job = at.stores.jobs.get(claim.job_id)
     assert job is not None
-    with Pulse(at, claim, job.chosen) as pulse:
+    with Pulse(at, claim, job.chosen, go_on) as pulse:
         ending = Ending(at, claim, job, pulse)
         try:
             result = _run(at, job, pulse)
