@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import pickle
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+import lantern
 from lantern.errors import LanternError
 from lantern.progress import Suspended
 
@@ -26,9 +28,22 @@ LONGEST = 2
 
 
 class DamagedCheckpoint(LanternError):
-    """The state that was kept cannot be read; the run has to begin anew."""
+    """The state that was kept cannot be gone on from; the run has to begin anew."""
 
     code = "damaged-checkpoint"
+
+
+@contextlib.contextmanager
+def restoring() -> Iterator[None]:
+    """Put back what was kept, though it may be of a run of another shape.
+
+    Raises:
+        DamagedCheckpoint: it does not fit.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise DamagedCheckpoint("the state that was kept does not fit the run") from error
 
 
 def never() -> bool:
@@ -55,12 +70,14 @@ class Checkpoints:
     returns, maybe with the seconds of a core that are spent on it besides. A resumed run ends in
     the same bytes as an unbroken one.
 
+    A state is good only for the `technique` that kept it, and under the same version.
+
     The state is saved every `every_s` seconds, or more rarely where that would take more than the
     share `most_cost` of the time: a small one at least every second time. When `suspend` says so,
     it is saved behind the next step and the run stops.
 
     Raises:
-        DamagedCheckpoint: `saved` is not a state.
+        DamagedCheckpoint: `saved` is not a state, or another's.
     """
 
     def __init__(
@@ -71,10 +88,11 @@ class Checkpoints:
         every_s: float = 5.0,
         most_cost: float = MOST_COST,
         suspend: Callable[[], bool] = never,
+        technique: str = "",
     ) -> None:
         self._save, self._suspend = save, suspend
-        self._every_s, self._most_cost = every_s, most_cost
-        self._state: dict[str, Any] | None = _read(saved) if saved else None
+        self._every_s, self._most_cost, self._technique = every_s, most_cost, technique
+        self._state: dict[str, Any] | None = _read(saved, technique) if saved else None
         self._ended: list[dict[str, Any]] = list(self._state["ended"]) if self._state else []
         self._remembered: dict[str, torch.Tensor] = (
             dict(self._state.get("remembered", {})) if self._state else {}
@@ -89,17 +107,22 @@ class Checkpoints:
         """Put a stage's parameters, optimiser and generator back as they were saved.
 
         Of a stage that is over, parameters and generator are put back as it left them.
+
+        Raises:
+            DamagedCheckpoint: what was saved does not fit.
         """
         if stage < len(self._ended):
             ended = self._ended[stage]
-            _put_back(ended, optimizer if ended["parameters"] else None, generator)
-            return Resumed(tuple(ended["losses"]), ended["settled"], over=True)
+            with restoring():
+                _put_back(ended, optimizer if ended["parameters"] else None, generator)
+                return Resumed(tuple(ended["losses"]), ended["settled"], over=True)
         state, self._state = self._state, None
         if state is None:
             return Resumed()
-        _put_back(state, optimizer, generator)
-        optimizer.load_state_dict(state["optimizer"])
-        return Resumed(losses=tuple(state["losses"]))
+        with restoring():
+            _put_back(state, optimizer, generator)
+            optimizer.load_state_dict(state["optimizer"])
+            return Resumed(losses=tuple(state["losses"]))
 
     def keep(
         self,
@@ -113,7 +136,7 @@ class Checkpoints:
             Suspended: the run is to go on later, from the state that was just saved.
         """
         passed = {"ended": list(self._ended), "remembered": dict(self._remembered)}
-        self._keep(lambda: _written(passed, losses, optimizer, generator))
+        self._keep(lambda: passed | _written(losses, optimizer, generator))
 
     def restore_tensors(self) -> dict[str, torch.Tensor] | None:
         """Return what `keep_tensors` kept last; None where the run begins anew."""
@@ -127,14 +150,14 @@ class Checkpoints:
             Suspended: the run is to go on later, from the state that was just saved.
         """
 
-        self._keep(lambda: _bytes_of({"ended": [], "tensors": tensors()}))
+        self._keep(lambda: {"ended": [], "tensors": tensors()})
 
-    def _keep(self, written: Callable[[], bytes]) -> None:
+    def _keep(self, written: Callable[[], dict[str, Any]]) -> None:
         suspend = self._suspend()
         pause_s = self._pause_s()
         if self._save is not None and (suspend or time.monotonic() - self._saved_at >= pause_s):
             began = time.monotonic()
-            state = written()
+            state = _bytes_of(written() | _origin(self._technique))
             beside_s = self._save(state) or 0.0
             self._size = len(state)
             self._saved_at = time.monotonic()
@@ -181,15 +204,18 @@ class Checkpoints:
         return self._remembered[name]
 
 
+def _origin(technique: str) -> dict[str, str]:
+    """Say what a state is good for."""
+    return {"version": lantern.__version__, "technique": technique}
+
+
 def _written(
-    passed: Mapping[str, Any],
     losses: Sequence[float],
     optimizer: torch.optim.Optimizer,
     generator: torch.Generator | None,
-) -> bytes:
+) -> dict[str, Any]:
     parameters = [parameter.detach() for parameter in _parameters(optimizer)]
-    state = _common(losses, parameters, generator)
-    return _bytes_of(state | dict(passed) | {"optimizer": optimizer.state_dict()})
+    return _common(losses, parameters, generator) | {"optimizer": optimizer.state_dict()}
 
 
 def _bytes_of(state: Mapping[str, Any]) -> bytes:
@@ -231,11 +257,17 @@ def _parameters(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
-def _read(saved: bytes) -> dict[str, Any]:
+def _read(saved: bytes, technique: str) -> dict[str, Any]:
     try:
         state = torch.load(io.BytesIO(saved), map_location="cpu", weights_only=True)
     except (RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
         raise DamagedCheckpoint("the state that was kept cannot be read") from error
     if not isinstance(state, dict) or not all("parameters" in e for e in state.get("ended", [{}])):
         raise DamagedCheckpoint("what was kept is not the state of a run")
+    origin = _origin(technique)
+    if any(state.get(name) != value for name, value in origin.items()):
+        found = {name: state.get(name) for name in origin}
+        raise DamagedCheckpoint(
+            f"the state that was kept is of {found}, and this is {origin}; begin anew without it"
+        )
     return state

@@ -17,6 +17,10 @@ import fsspec
 import redis
 
 BLOB = "lantern:blob:"
+# the names of an owner's bytes
+NAMES = "lantern:blobs:"
+# Owners that end, and with them all they have: also what nobody was told of.
+LISTED = "job_"
 # what Redis says without memory, and without room for its append-only file
 FULL = ("OOM", "MISCONF")
 NAME = re.compile(r"[a-z0-9_.-]{1,120}")
@@ -35,14 +39,18 @@ class StorageFull(Exception):
     """The store takes nothing more for now."""
 
 
+class FilesAway(Exception):
+    """The file store does not do what it is asked for, and not because it is full."""
+
+
 class Blobs:
     """Bytes by owner and name.
 
     Redis keeps a record of each and the bytes of those up to `inline_bytes`; larger ones are files
     `<owner>/<name>` below an fsspec URL. A file whose record has expired is an orphan, which
     `sweep` removes. An owner is a job, a caller's uploads or the cache: nothing is shared between
-    two, so that deleting one takes nothing from another. `beside` is a Redis of other things that
-    must have room too where new work is to come.
+    two, so that deleting one takes nothing from another. What a job has is listed for `listed_s`.
+    `beside` is a Redis of other things that must have room too where new work is to come.
     """
 
     def __init__(
@@ -52,10 +60,12 @@ class Blobs:
         *,
         inline_bytes: int,
         high: float,
+        listed_s: int = 0,
         beside: redis.Redis | None = None,
     ) -> None:
         self._redis, self._inline_bytes, self._high = client, inline_bytes, high
         self._memories = [client] if beside is None else [client, beside]
+        self._listed_s = listed_s
         self._url = file_store
         self._use: tuple[float, float] = (-LOOK_AGAIN_S, 0.0)
 
@@ -70,23 +80,35 @@ class Blobs:
 
         Raises:
             StorageFull: Redis has no memory left, or the disk no room.
+            FilesAway: the file cannot be written.
         """
         key = _key(owner, name)
         with needing_room():
             if in_file or len(data) > self._inline_bytes:
-                self._write(f"{owner}/{name}", data)
+                with _reaching_files():
+                    self._write(f"{owner}/{name}", data)
                 value = IN_FILE
             else:
                 value = HERE + data
-            self._redis.set(key, value, ex=ttl_s)
+            pipe = self._redis.pipeline(transaction=True)
+            if owner.startswith(LISTED):
+                pipe.sadd(NAMES + owner, name)
+                pipe.expire(NAMES + owner, max(ttl_s, self._listed_s))
+            pipe.set(key, value, ex=ttl_s)
+            pipe.execute()
 
     def read(self, owner: str, name: str) -> bytes | None:
-        """Return the bytes, None where there are none."""
+        """Return the bytes, None where there are none.
+
+        Raises:
+            FilesAway: the file cannot be read.
+        """
         value = cast(bytes | None, self._redis.get(_key(owner, name)))
         if value is None or value[:1] == HERE:
             return value[1:] if value else None
         try:
-            return cast(bytes, self._files.cat_file(self._path(f"{owner}/{name}")))
+            with _reaching_files():
+                return cast(bytes, self._files.cat_file(self._path(f"{owner}/{name}")))
         except FileNotFoundError:
             return None
 
@@ -98,6 +120,15 @@ class Blobs:
         self.put(to, as_name or name, data, ttl_s=ttl_s)
         return True
 
+    def names(self, owner: str) -> list[str]:
+        """Return the names of all that a job has; some of it may have expired."""
+        return [name.decode() for name in cast(set[bytes], self._redis.smembers(NAMES + owner))]
+
+    def unlist(self, owner: str, names: Iterable[str]) -> None:
+        """Take names off a job's list, because its record tells of them."""
+        if gone := list(names):
+            self._redis.srem(NAMES + owner, *gone)
+
     def expire(self, owner: str, names: Iterable[str], ttl_s: int) -> None:
         """Let some of an owner's bytes end at another time."""
         pipe = self._redis.pipeline(transaction=False)
@@ -106,7 +137,10 @@ class Blobs:
         pipe.execute()
 
     def delete(self, owner: str, *names: str) -> bool:
-        """Forget bytes; False where there were none."""
+        """Forget bytes; False where there were none.
+
+        A file that cannot be removed now is an orphan from here on.
+        """
         if not names:
             return False
         pipe = self._redis.pipeline(transaction=False)
@@ -114,12 +148,13 @@ class Blobs:
             pipe.getrange(_key(owner, name), 0, 0)
         for name in names:
             pipe.delete(_key(owner, name))
+        if owner.startswith(LISTED):
+            pipe.srem(NAMES + owner, *names)
         answers = pipe.execute()
         for name, kind in zip(names, answers, strict=False):
             if kind == IN_FILE:
-                with contextlib.suppress(FileNotFoundError):
-                    self._files.rm_file(self._path(f"{owner}/{name}"))
-        return any(answers[len(names) :])
+                self._remove(f"{owner}/{name}")
+        return any(answers[len(names) : 2 * len(names)])
 
     def ping(self) -> bool:
         """Tell whether Redis answers."""
@@ -141,19 +176,31 @@ class Blobs:
 
         Raises:
             StorageFull: the storage is nearly full.
+            FilesAway: the disk cannot be looked at.
         """
         if self.used() >= self._high:
             raise StorageFull
 
     def sweep(self) -> int:
-        """Remove files whose record has expired or was never written; return how many."""
-        removed, old = 0, self._old_files()
+        """Remove files whose record has expired or was never written; return how many.
+
+        Raises:
+            FilesAway: the files cannot be listed.
+        """
+        with _reaching_files():
+            removed, old = 0, self._old_files()
         for at in range(0, len(old), BATCH):
-            for path in self._orphans(old[at : at + BATCH]):
-                with contextlib.suppress(FileNotFoundError):
-                    self._files.rm_file(self._path(path))
-                    removed += 1
+            removed += sum(map(self._remove, self._orphans(old[at : at + BATCH])))
         return removed
+
+    def _remove(self, path: str) -> bool:
+        """Remove a file; False where that cannot be done, or not now."""
+        try:
+            with _reaching_files():
+                self._files.rm_file(self._path(path))
+        except (FileNotFoundError, FilesAway):
+            return False
+        return True
 
     def _orphans(self, paths: list[str]) -> list[str]:
         """Return those of the files that no record tells of; others than ours are left alone."""
@@ -213,8 +260,9 @@ class Blobs:
         if not self._is_local:
             return 0.0
         path = self._path("")
-        os.makedirs(path, exist_ok=True)
-        disk = shutil.disk_usage(path)
+        with _reaching_files():
+            os.makedirs(path, exist_ok=True)
+            disk = shutil.disk_usage(path)
         return 1.0 if disk.free < LEAST_FREE_DISK * disk.total else 0.0
 
 
@@ -236,13 +284,31 @@ def needing_room() -> Iterator[None]:
 
     Raises:
         StorageFull: Redis has no memory left, or the disk no room.
+        FilesAway: a file cannot be written for another reason.
     """
     try:
         yield
     except (redis.exceptions.ResponseError, OSError) as error:
-        if not is_full(error):
+        if is_full(error):
+            raise StorageFull from error
+        if isinstance(error, OSError):
+            raise FilesAway from error
+        raise
+
+
+@contextlib.contextmanager
+def _reaching_files() -> Iterator[None]:
+    """Do something with files; that one is not there, or has no room, is told as it is.
+
+    Raises:
+        FilesAway: it cannot be done.
+    """
+    try:
+        yield
+    except Exception as error:  # object stores have errors of their own, with nothing in common
+        if isinstance(error, FileNotFoundError) or is_full(error):
             raise
-        raise StorageFull from error
+        raise FilesAway from error
 
 
 def is_full(error: Exception) -> bool:

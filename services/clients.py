@@ -57,6 +57,7 @@ def stores(settings: Settings) -> Stores:
             settings.file_store_url,
             inline_bytes=settings.inline_bytes,
             high=settings.storage_high,
+            listed_s=settings.live_ttl_s + settings.result_ttl_s,
             beside=beside,
         )
         for client, beside in (

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import redis
 
-from services.blobs import StorageFull, is_full
+from services.blobs import FilesAway, StorageFull, is_full
 from services.collection_record import CollectionRecord, Picture
 from services.collection_store import CollectionFull, CollectionGone, CollectionStore, Pictures
 
@@ -56,6 +56,7 @@ class Upload:
         Raises:
             CollectionFull: these pictures alone are more than a collection may have.
             StorageFull: there is no room.
+            FilesAway: the file store fails.
         """
         blob = f"{self._prefix}-{len(self._pictures)}"
         sha256 = hashlib.sha256(data).hexdigest()
@@ -69,7 +70,7 @@ class Upload:
         """Let the collection have the pictures; one of the same name is replaced.
 
         Raises:
-            CollectionFull, CollectionGone, CollectionBusy, StorageFull: it got none of them.
+            CollectionFull, CollectionGone, CollectionBusy, StorageFull, FilesAway: it got none.
         """
         before: Pictures = {}
 
@@ -85,7 +86,7 @@ class Upload:
             # otherwise it may have been done, only the answer was lost
             self._unused = blobs if is_full(error) else []
             raise
-        except (CollectionFull, CollectionGone, StorageFull):
+        except (CollectionFull, CollectionGone, StorageFull, FilesAway):
             self._unused = blobs
             raise
         taken = self._other_than(before)

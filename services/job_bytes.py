@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from services.record import Job
@@ -33,10 +33,11 @@ def preview_step(name: str) -> int:
     return int(name.rpartition("-")[2])
 
 
-def names(job: Job, previews: Iterable[tuple[int, int]] = ()) -> list[str]:
-    """Return the names of all that is kept for a job; of `previews` these are step and fence."""
-    shown = itertools.starmap(preview_name, previews)
-    return [*needed_names(job), *shown, *result_names(job.result)]
+def delete(stores: Stores, job: Job) -> None:
+    """Delete all that is kept for a job, also what its record does not tell of."""
+    names = {*needed_names(job), *result_names(job.result), *stores.blobs.names(job.id)}
+    previews = itertools.starmap(preview_name, stores.jobs.shown(job.id))
+    stores.blobs.delete(job.id, *names, *previews)
 
 
 def needed_names(job: Job) -> list[str]:
@@ -53,12 +54,18 @@ def given_names(call: Mapping[str, Any]) -> list[str]:
 
 
 def tidy_up(stores: Stores, job_id: str, *, preview_ttl_s: int) -> None:
-    """Delete what an ended job needed; let its previews end a while after it."""
+    """Delete what an ended job needed and what nobody was told of, as of workers that were killed.
+
+    Its previews end a while after it.
+    """
     job = stores.jobs.get(job_id)
-    if job is not None:
-        stores.blobs.delete(job_id, *needed_names(job))
-        previews = itertools.starmap(preview_name, stores.jobs.shown(job_id))
-        stores.blobs.expire(job_id, previews, preview_ttl_s)
+    needed = needed_names(job) if job else []
+    results = result_names(job.result) if job else []
+    previews = [*itertools.starmap(preview_name, stores.jobs.shown(job_id))]
+    found = {*needed, *stores.blobs.names(job_id)}
+    stores.blobs.delete(job_id, *found.difference(results, previews))
+    stores.blobs.unlist(job_id, [*results, *previews])
+    stores.blobs.expire(job_id, previews, preview_ttl_s)
     stores.jobs.tidied(job_id)
 
 

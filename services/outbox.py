@@ -12,6 +12,8 @@ import redis
 from services.jobs import JOB, scripts
 
 OUTBOX = "lantern:outbox"
+# Half of what a courier does at a time; what is beyond it waits a moment while others are served.
+MOST_IN_HAND, ASIDE_MS = 2, 1000
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,11 @@ class Outbox:
         return self._redis.zcount(OUTBOX, "-inf", now_ms)
 
     def fetch(self) -> Due | None:
-        """Take the first message that is due; nobody else gets it while the lease lasts."""
-        found = self._fetch(args=[self._lease_ms])
+        """Take the first message that is due; nobody else gets it while the lease lasts.
+
+        Of one receiver, by host and port, no more than `MOST_IN_HAND` are out at a time.
+        """
+        found = self._fetch(args=[self._lease_ms, MOST_IN_HAND, ASIDE_MS])
         return Due(found[0].decode(), int(found[1]) + 1) if found else None
 
     def note(self, due: Due, attempt: Mapping[str, Any], again_in_s: float | None) -> None:

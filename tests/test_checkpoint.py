@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+import lantern
 from lantern import checkpoint
 from lantern.checkpoint import LATEST, Checkpoints, DamagedCheckpoint
 from lantern.image import Image
@@ -385,3 +386,36 @@ def test_a_checkpoint_that_was_cut_off_is_refused(network: VisionModel) -> None:
     assert store.saved is not None
     with pytest.raises(DamagedCheckpoint):
         Checkpoints(saved=store.saved[: len(store.saved) // 2])
+
+
+def _at(size: int) -> torch.optim.Optimizer:
+    return torch.optim.Adam([torch.zeros(size, requires_grad=True)])
+
+
+def _saved(technique: str = "") -> bytes:
+    store = Store()
+    Checkpoints(store.save, every_s=0.0, technique=technique).keep([1.0], _at(3), None)
+    assert store.saved is not None
+    return store.saved
+
+
+def test_a_state_that_does_not_fit_the_run_is_refused() -> None:
+    saved = _saved()
+    assert Checkpoints(saved=saved).restore(0, _at(3), None).losses == (1.0,)
+    with pytest.raises(DamagedCheckpoint, match="does not fit"):
+        Checkpoints(saved=saved).restore(0, _at(4), None)
+    two = torch.optim.Adam([torch.zeros(3, requires_grad=True), torch.zeros(3, requires_grad=True)])
+    with pytest.raises(DamagedCheckpoint, match="does not fit"):
+        Checkpoints(saved=saved).restore(0, two, None)
+
+
+def test_a_state_of_another_technique_or_version_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    saved = _saved("deep-dream")
+    Checkpoints(saved=saved, technique="deep-dream")
+    with pytest.raises(DamagedCheckpoint, match="style-transfer"):
+        Checkpoints(saved=saved, technique="style-transfer")
+    monkeypatch.setattr(lantern, "__version__", "9.9.9")
+    with pytest.raises(DamagedCheckpoint, match=r"9\.9\.9"):
+        Checkpoints(saved=saved, technique="deep-dream")

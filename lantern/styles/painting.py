@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lantern.animation import frames_of
 from lantern.artifact import Animation, Picture
-from lantern.checkpoint import Checkpoints
+from lantern.checkpoint import Checkpoints, restoring
 from lantern.errors import InvalidParameter
 from lantern.image import Image
 from lantern.optimize.tiles import HALO, Box, cut
@@ -156,8 +156,9 @@ class Film:
         kept = self.checkpoints.restore_tensors()
         if kept is None:
             return [], None
-        levels = list(kept["frames"])
-        return levels, (frames[len(levels) - 1].fit(self.params.size).pixels, kept["last"])
+        with restoring():
+            levels = list(kept["frames"])
+            return levels, (frames[len(levels) - 1].fit(self.params.size).pixels, kept["last"])
 
 
 def _state(levels: Sequence[Tensor], made: Image) -> dict[str, Tensor]:

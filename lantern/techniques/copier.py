@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from lantern.checkpoint import Checkpoints
+from lantern.checkpoint import Checkpoints, restoring
 from lantern.image import Image
 from lantern.progress import Progress, Step
 from lantern.texture.growth import grow
@@ -45,20 +45,22 @@ class Copier:
         exemplar, params = self.exemplars[place].pixels, self.params
         watch = self._watch(exemplar, place, done)
         if params.method == "growth":
-            start = (
-                GrowthState.from_state(unfinished)
-                if unfinished
-                else seeded(exemplar, params.height, params.width, generator=self._own(place))
-            )
+            with restoring():
+                start = (
+                    GrowthState.from_state(unfinished)
+                    if unfinished
+                    else seeded(exemplar, params.height, params.width, generator=self._own(place))
+                )
             return grow(
                 exemplar, start, window=params.window, nearest=params.nearest,
                 tileable=params.tileable, progress=watch,
             )  # fmt: skip
-        laid = (
-            QuiltState.from_state(unfinished)
-            if unfinished
-            else unlaid(params.height, params.width, generator=self._own(place))
-        )
+        with restoring():
+            laid = (
+                QuiltState.from_state(unfinished)
+                if unfinished
+                else unlaid(params.height, params.width, generator=self._own(place))
+            )
         return quilt(exemplar, laid, block=params.block, tileable=params.tileable, progress=watch)
 
     def _own(self, place: int) -> torch.Generator:

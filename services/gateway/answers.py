@@ -10,7 +10,7 @@ import redis
 
 from lantern.artifact import JSON
 from lantern.call import Answer
-from services.blobs import Blobs, StorageFull
+from services.blobs import Blobs, FilesAway, StorageFull
 
 OWNER = "answers"
 # Old answers are the first thing there is no room for.
@@ -41,7 +41,7 @@ class Answers:
             return _again(waiting.media_type, waiting.body)
         try:
             kept = self._blobs.read(OWNER, etag)
-        except redis.RedisError:
+        except (redis.RedisError, FilesAway):
             return None
         if kept is None:
             return None
@@ -59,7 +59,7 @@ class Answers:
             if self._blobs.used() < MOST_USED:
                 kept = answer.media_type.encode() + b"\n" + answer.body
                 self._blobs.put(OWNER, etag, kept, ttl_s=self._ttl_s)
-        except (redis.RedisError, StorageFull) as error:
+        except (redis.RedisError, StorageFull, FilesAway) as error:
             log.info("an answer was not kept: %s", type(error).__name__)
         except Exception:  # the top of its thread: nobody else would see it
             log.exception("an answer was not kept")

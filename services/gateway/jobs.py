@@ -172,7 +172,7 @@ def delete_job(job_id: str) -> flask.Response:
     if not job.is_final:
         raise Problem(409, "not-finished", "the job is not finished; cancel it first")
     stores = current().stores
-    stores.blobs.delete(job_id, *job_bytes.names(job, stores.jobs.shown(job_id)))
+    job_bytes.delete(stores, job)
     stores.jobs.delete(job)
     return flask.Response(status=204)
 

@@ -12,7 +12,7 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from lantern.errors import InvalidParameters, LanternError
 from services.backend import EngineFailed, Refused, Unavailable
-from services.blobs import StorageFull, is_full
+from services.blobs import FilesAway, StorageFull, is_full
 from services.collection_store import (
     CollectionBusy,
     CollectionFull,
@@ -109,6 +109,8 @@ def _translate(error: Exception) -> Problem:
         return _OURS[StorageFull]
     for kind, problem in _OURS.items():
         if isinstance(error, kind):
+            if isinstance(error, FilesAway):
+                log.error("the file store fails: %r", error.__cause__)
             return problem
     log.exception("a request failed")
     return Problem(500, "internal", "the service failed; the fault is not yours")
@@ -141,6 +143,9 @@ _OURS: dict[type[Exception], Problem] = {
         429, "quota", "this key has as many jobs under way as it may; wait for some to end"
     ),
     StorageFull: Problem(507, "storage-full", "there is no room left; try again later"),
+    FilesAway: Problem(
+        503, "storage-away", "the store of files does not answer; try again shortly"
+    ),
     NameTaken: Problem(
         409, "name-taken", "there is a collection of that name; use it, or choose another name"
     ),

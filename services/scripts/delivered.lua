@@ -9,6 +9,7 @@ else
   redis.call('ZADD', OUTBOX, 'XX', now() + ARGV[3], ARGV[1])
 end
 if redis.call('EXISTS', JOB .. ARGV[1]) == 1 then
+  if get(ARGV[1], 'webhook') then redis.call('ZREM', in_hand(ARGV[1]), ARGV[1]) end
   redis.call('RPUSH', deliveries, ARGV[2])
   redis.call('EXPIRE', deliveries, tonumber(ARGV[4]))
 end

@@ -84,6 +84,12 @@ local function holds(id, fence)
   return get(id, 'fence') == fence and get(id, 'status') == 'running'
 end
 
+-- Name the set of the messages that couriers have in hand for the receiver of a job's.
+local function in_hand(id)
+  local url = cjson.decode(get(id, 'webhook')).url
+  return OUTBOX .. ':' .. string.lower(string.match(url, '^%a+://([^/?#]*)') or url)
+end
+
 -- Let a collection end a while from now, and its owner's list of names not before it.
 local function keep_collection(id, ttl_s)
   local key = COLLECTION .. id

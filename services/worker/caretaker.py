@@ -22,6 +22,8 @@ log = get_task_logger(__name__)
 GREETING_S = 2.0
 OUTBOX_S = 1.0
 TIDYING_S = 60.0
+# What is there while a call for tidying up waits or is heard; for so long, in case it got lost.
+TIDYING, TIDIED_WITHIN_S = "lantern:tidying", 600
 MOST_HINTS = 100
 
 
@@ -83,8 +85,8 @@ def announce_due(stores: Stores, app: Any) -> None:
 
 
 def announce_tidying(state: Redis, app: Any) -> None:
-    """Call for the removal of what nobody needs any more."""
-    if not _length(state, HOOKS):
+    """Call for the removal of what nobody needs any more, unless somebody has just called."""
+    if state.set(TIDYING, "1", nx=True, ex=TIDIED_WITHIN_S):
         app.send_task(TIDY, queue=HOOKS)
 
 

@@ -43,6 +43,7 @@ class Ending:
         if not self._finish("succeeded", result=result):
             self._delete(job_bytes.result_names(result))
             self._withdraw()
+            self.lost()
 
     def failed(self, code: str, detail: str, *, retryable: bool = False) -> None:
         """Record what went wrong, and whether the same call may do better later."""
@@ -52,6 +53,14 @@ class Ending:
         """Record that it was cancelled, or came to its deadline."""
         self._finish("expired" if late else "canceled")
 
+    def lost(self) -> None:
+        """Leave nothing behind where the job is over: nobody comes to tidy up after it again."""
+        self.pulse.store_no_more()
+        with contextlib.suppress(redis.RedisError):  # all of it expires by itself, only later
+            job = self.desk.stores.jobs.get(self.job.id)
+            if job is None or job.is_final:
+                self._tidy_up()
+
     def store(self, result: Result) -> dict[str, Any]:
         """Store every artifact and the raw arrays; return the result as the record keeps it.
 
@@ -59,7 +68,7 @@ class Ending:
         stored of a result that cannot be stored whole is deleted again.
 
         Raises:
-            StorageFull: there was no room for long.
+            StorageFull, FilesAway: there was no room for long, or the files were away.
             Cancelled, Suspended: the job is not to go on, or only later, and waited for room.
         """
         prefix = f"result-{self.claim.fence}-"
@@ -83,8 +92,13 @@ class Ending:
         return stored
 
     def _withdraw(self) -> None:
-        """Take back a style whose job was cancelled; whoever took the job over gives it again."""
-        job = self.desk.stores.jobs.get(self.job.id)
+        """Take back a style whose job ended in another way than by giving it.
+
+        It may be of a worker that was taken over; while the job goes on, it is left alone.
+        """
+        if self.job.call.get("technique") != published.TRAINER:
+            return
+        job = patiently(lambda: self.desk.stores.jobs.get(self.job.id))
         if job is not None and job.is_final and job.status != "succeeded":
             self.desk.studio.styles.own.forget(published.style_id(job.id))
 
@@ -125,11 +139,14 @@ class Ending:
 
         if not patiently(finish):
             return False
+        self._withdraw()
         with contextlib.suppress(redis.RedisError):  # all of it expires by itself, only later
-            self._delete(self.pulse.states)
-            preview_ttl_s = self.desk.settings.preview_ttl_s
-            job_bytes.tidy_up(stores, self.job.id, preview_ttl_s=preview_ttl_s)
+            self._tidy_up()
         return True
+
+    def _tidy_up(self) -> None:
+        preview_ttl_s = self.desk.settings.preview_ttl_s
+        job_bytes.tidy_up(self.desk.stores, self.job.id, preview_ttl_s=preview_ttl_s)
 
     def _put(self, name: str, data: bytes) -> None:
         ttl_s, blobs = self.desk.settings.result_ttl_s, self.desk.stores.blobs

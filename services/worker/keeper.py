@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import redis
 
-from services.blobs import Blobs, StorageFull
+from services.blobs import Blobs, FilesAway, StorageFull
 
 # How soon what could not be stored is tried again.
 RETRY_S = 0.5
@@ -81,34 +81,34 @@ class Keeper:
 
         Raises:
             RedisError: the store is away; what is left still waits.
-            StorageFull: there is no room for a part of it, which still waits.
+            StorageFull, FilesAway: a part of it cannot be stored now, and still waits.
         """
         while self._unwanted:
             self.blobs.delete(self.job_id, self._unwanted[0])
             del self._unwanted[0]
-        full = [purpose for purpose in list(self._waiting) if not self._has_room(purpose)]
-        if full:
-            raise StorageFull
+        failures = [*filter(None, map(self._store, list(self._waiting)))]
+        if failures:
+            raise failures[0]
 
-    def _has_room(self, purpose: str) -> bool:
-        """Store what waits for a purpose; tell whether there was room for it."""
+    def _store(self, purpose: str) -> StorageFull | FilesAway | None:
+        """Store what waits for a purpose; return why it still waits, None where it does not."""
         with self._lock:
             offered = self._waiting.pop(purpose, None)
         if offered is None:
-            return True
+            return None
         name, data = offered
         began = time.thread_time()
         try:
             self.blobs.put(self.job_id, name, data, ttl_s=self.ttl_s)
-        except (redis.RedisError, StorageFull) as error:
+        except (redis.RedisError, StorageFull, FilesAway) as error:
             with self._lock:
                 self._waiting.setdefault(purpose, offered)  # unless a newer one came
-            if isinstance(error, StorageFull):
-                return False
-            raise
+            if isinstance(error, redis.RedisError):
+                raise
+            return error
         self._costs_s[purpose] = time.thread_time() - began
         self.kept(purpose, name)
-        return True
+        return None
 
     def _work_until_end(self) -> None:
         while not self._end.is_set():
@@ -118,6 +118,6 @@ class Keeper:
                 return
             try:
                 self.flush()
-            except (redis.RedisError, StorageFull):
+            except (redis.RedisError, StorageFull, FilesAway):
                 self._news.set()
                 self._end.wait(RETRY_S)

@@ -1,4 +1,4 @@
-"""Waiting for a store: one that restarts, or one that is full."""
+"""Waiting for a store: one that restarts, one that is full, or one that fails."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import redis
 
-from services.blobs import StorageFull
+from services.blobs import FilesAway, StorageFull
 from services.worker.pulse import Pulse
 
 T = TypeVar("T")
@@ -26,13 +26,18 @@ FIRST_PAUSE_S, USUAL_PAUSE_S, LOOK_EVERY_S = 0.25, 1.0, 0.1
 REST, LONGEST_PAUSE_S = 5.0, 5.0
 
 
-def patiently(action: Callable[[], T]) -> T:
-    """Do something with Redis, again and again while it restarts."""
+REDIS_AWAY = (redis.ConnectionError, redis.TimeoutError)
+
+
+def patiently(
+    action: Callable[[], T], away: tuple[type[Exception], ...] = (*REDIS_AWAY, FilesAway)
+) -> T:
+    """Do something with the stores, again and again while Redis or the files are away."""
     deadline = time.monotonic() + PATIENCE_S
     while True:
         try:
             return action()
-        except (redis.ConnectionError, redis.TimeoutError):
+        except away:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.25)
@@ -42,7 +47,8 @@ def patiently(action: Callable[[], T]) -> T:
 class Room:
     """Stores things for a job that goes on beating, again and again while there is no room.
 
-    All of them together wait `ROOM_WITHIN_S` from the first time that there was none, and
+    Files that are away are waited for in the same way. All of them together wait
+    `ROOM_WITHIN_S` from the first time that there was none, and
     `RELEASED_WITHIN_S` from when the worker is to stop.
     """
 
@@ -55,6 +61,7 @@ class Room:
 
         Raises:
             StorageFull: there was none for too long.
+            FilesAway: the file store has failed for too long.
             Cancelled: the job is not to go on.
             Suspended: the job is to go on later.
         """
@@ -62,8 +69,8 @@ class Room:
         while True:
             tried = time.monotonic()
             try:
-                return patiently(action)
-            except StorageFull:
+                return patiently(action, REDIS_AWAY)
+            except (StorageFull, FilesAway):
                 now = time.monotonic()
                 self._deadline = self._deadline or now + ROOM_WITHIN_S
                 if now >= self._deadline:

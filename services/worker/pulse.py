@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import redis
 
-from services.blobs import StorageFull
+from services.blobs import FilesAway, StorageFull
 from services.job_bytes import preview_name, preview_step
 from services.jobs import Claim, Word
 from services.record import JobOptions
@@ -43,17 +44,18 @@ class Pulse:
     States and previews are stored in another thread: the run waits for no store. The last beat
     said whether to go on. A step stops the computation when the job was cancelled, is late or has
     been taken over; `is_suspended` stops it behind its next checkpoint, `heedful_step` stops a run
-    that keeps none.
+    that keeps none. `go_on` is called for as long as the run may.
     """
 
     desk: Desk
     claim: Claim
     options: JobOptions
+    go_on: Callable[[], None] = lambda: None
     word: Word = "ok"
     _step: Step | None = None
     _began: float = field(default_factory=time.monotonic)
     _previewed_at: float = float("-inf")
-    _preview: int | None = None
+    _previews: list[int] = field(default_factory=list)
     _states: list[str] = field(default_factory=list)
     _told: str = ""
     _first: Mark | None = None
@@ -74,11 +76,6 @@ class Pulse:
 
     def __exit__(self, *exception: object) -> None:
         self._rest()
-
-    @property
-    def states(self) -> list[str]:
-        """The names of the states that are kept."""
-        return [*self._keeper.unwanted, *self._states]
 
     def worked(self) -> tuple[float, float]:
         """Return the seconds from the first step to the last, and the share of the work in them."""
@@ -150,12 +147,12 @@ class Pulse:
         """Store and record the last step and state, which no beat may have seen.
 
         Raises:
-            RedisError: a store is away.
+            RedisError, FilesAway: a store is away.
         """
         self._rest()
         with contextlib.suppress(StorageFull):  # the state before still serves
             self._keeper.flush()
-        self._beat()
+        self._tell()
         with contextlib.suppress(StorageFull):
             self._keeper.flush()
 
@@ -167,9 +164,9 @@ class Pulse:
         """
         self._rest()
         self._keeper.withdraw(STATE)
-        with contextlib.suppress(StorageFull):  # previews can be done without
+        with contextlib.suppress(StorageFull, FilesAway):  # previews can be done without
             self._keeper.flush()
-        self._beat()
+        self._tell()
 
     def store_no_more(self) -> None:
         """Leave the stores as they are."""
@@ -198,9 +195,16 @@ class Pulse:
                     self.word = "lost"
             if self.word in STOPS:
                 return
+            self.go_on()
+
+    def _tell(self) -> None:
+        """Record all that is left to tell."""
+        self._beat()
+        while self._previews:
+            self._beat()
 
     def _beat(self) -> Word:
-        step, preview = self._step, self._preview
+        step, preview = self._step, next(iter(self._previews), None)
         newest = self._states[-1] if self._states else ""
         word = self.desk.stores.jobs.beat(
             self.claim,
@@ -211,8 +215,8 @@ class Pulse:
         # only now, as a beat that does not arrive is made up for by the next
         if self._step is step:
             self._step = None
-        if self._preview == preview:
-            self._preview = None
+        if self._previews[:1] == [preview]:
+            del self._previews[0]
         if word != "lost":
             self._told = newest
             self._delete_before(newest)
@@ -232,7 +236,7 @@ class Pulse:
         if purpose == STATE:
             self._states.append(name)
         else:
-            self._preview = preview_step(name)
+            self._previews.append(preview_step(name))
 
     def _progress(self, step: Step) -> dict[str, Any]:
         # the first step brings the loading of the network along and would spoil the estimate

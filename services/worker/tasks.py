@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import redis
@@ -13,17 +13,20 @@ from celery.utils.log import get_task_logger
 from kombu.exceptions import OperationalError
 
 from services import clients
-from services.blobs import StorageFull
+from services.blobs import FilesAway, StorageFull
+from services.clients import Stores
 from services.job_bytes import tidy_up
 from services.jobs import Claim
 from services.queues import DELIVER, RUN_JOB, TIDY, queue_of, send
 from services.record import LANES, Job, Lane
 from services.settings import read
 from services.worker.app import app
+from services.worker.caretaker import TIDYING
 from services.worker.collected import collections_of
 from services.worker.courier import deliver_one
 from services.worker.desk import Desk, desk
 from services.worker.ending import Ending
+from services.worker.hang import ends_if_it_hangs
 from services.worker.memory import give_back
 from services.worker.patience import patiently
 from services.worker.pulse import Pulse
@@ -31,7 +34,6 @@ from services.worker.trained import decoders_of
 
 if TYPE_CHECKING:
     from lantern.artifact import Result
-    from lantern.checkpoint import Checkpoints
 
 # A shorter run says little of a long one.
 LEAST_TO_LEARN_S = 0.5
@@ -54,7 +56,8 @@ def run_job(task: Any, job_id: str) -> None:
         log.info("no job waits in %s", lane)
         return
     try:
-        work(mine, claim, lane)
+        with ends_if_it_hangs() as go_on:
+            work(mine, claim, lane, go_on)
     finally:
         give_back()
 
@@ -69,9 +72,20 @@ def deliver() -> None:
 def tidy() -> None:
     """Remove what ended jobs left behind, and files that have expired."""
     stores, preview_ttl_s = clients.own_stores(), read().preview_ttl_s
+    try:
+        _tidy(stores, preview_ttl_s)
+    finally:
+        stores.state.delete(TIDYING)
+
+
+def _tidy(stores: Stores, preview_ttl_s: int) -> None:
     for job_id in stores.jobs.ended():
         tidy_up(stores, job_id, preview_ttl_s=preview_ttl_s)
-    removed = stores.blobs.sweep()
+    try:
+        removed = stores.blobs.sweep()
+    except FilesAway as error:
+        log.warning("files that have expired stay for now: %r", error.__cause__)
+        return
     if removed:
         log.warning("removed %d files that had expired", removed)
 
@@ -103,29 +117,37 @@ def warm_up(at: Desk, technique: str, params: dict[str, Any]) -> None:
         at.studio.run(Call(technique, {}, params), {"image": grey})
 
 
-def work(at: Desk, claim: Claim, lane: Lane) -> None:
-    """Run a claimed job to one of its ends, or until it is to be put down."""
+def work(at: Desk, claim: Claim, lane: Lane, go_on: Callable[[], None] = lambda: None) -> None:
+    """Run a claimed job to one of its ends, or until it is to be put down.
+
+    `go_on` is called for as long as the run may.
+    """
     from lantern.errors import LanternError
     from lantern.progress import Cancelled, Suspended
 
     job = at.stores.jobs.get(claim.job_id)
     assert job is not None
-    with Pulse(at, claim, job.chosen) as pulse:
+    with Pulse(at, claim, job.chosen, go_on) as pulse:
         ending = Ending(at, claim, job, pulse)
         try:
             result = _run(at, job, pulse)
             stored = ending.store(result)
         except Suspended:
-            patiently(pulse.flush)
-            _put_down(at, claim, lane)
+            _put_down(at, claim, lane, pulse)
         except Cancelled:
-            if pulse.word != "lost":
+            if pulse.word == "lost":
+                ending.lost()
+            else:
                 ending.stopped(late=pulse.word == "late")
         except LanternError as error:
             ending.failed(error.code, error.detail)
         except StorageFull:
             detail = "there was no room for the result for some minutes; send the call again later"
             ending.failed("storage-full", detail, retryable=True)
+        except FilesAway:
+            log.exception("job %s failed: the file store was away too long", job.id)
+            detail = "the store of files did not answer for some minutes; send the call again later"
+            ending.failed("storage-away", detail, retryable=True)
         except redis.RedisError:
             log.exception("job %s is left to another worker: Redis was away too long", job.id)
         except Exception:
@@ -150,7 +172,11 @@ def _note_speed(at: Desk, job: Job, pulse: Pulse) -> None:
             )
 
 
-def _put_down(at: Desk, claim: Claim, lane: Lane) -> None:
+def _put_down(at: Desk, claim: Claim, lane: Lane, pulse: Pulse) -> None:
+    try:
+        patiently(pulse.flush)
+    except FilesAway:
+        log.exception("job %s goes on from the state before: the last one is lost", claim.job_id)
     if patiently(lambda: at.stores.jobs.suspend(claim)) == "queued":
         try:
             send(app, lane, claim.job_id)
@@ -159,8 +185,10 @@ def _put_down(at: Desk, claim: Claim, lane: Lane) -> None:
 
 
 def _run(at: Desk, job: Job, pulse: Pulse) -> Result:
+    """Run a job's call from the state an earlier worker kept; anew where that cannot be used."""
     from lantern import registry
     from lantern.call import Call, decoded
+    from lantern.checkpoint import Checkpoints, DamagedCheckpoint
     from lantern.errors import MissingInput
     from services.job_bytes import input_name
 
@@ -172,35 +200,39 @@ def _run(at: Desk, job: Job, pulse: Pulse) -> Result:
         inputs[slot] = data
     call = Call(**{**job.call, "inputs": inputs})
     keeps_state = registry.find(call.technique).keeps_state
-    return at.studio.run(
-        call,
-        decoded(call),
-        pulse.step if keeps_state else pulse.heedful_step,
-        _checkpoints(at, job, pulse),
-        collections=collections_of(at, job),
-        decoders=decoders_of(at, job),
-    )
+
+    def run(saved: bytes | None) -> Result:
+        return at.studio.run(
+            call,
+            decoded(call),
+            pulse.step if keeps_state else pulse.heedful_step,
+            Checkpoints(
+                pulse.keep,
+                saved,
+                every_s=at.settings.checkpoint_every_s,
+                suspend=pulse.is_suspended,
+                technique=call.technique,
+            ),
+            collections=collections_of(at, job),
+            decoders=decoders_of(at, job),
+        )
+
+    saved = _saved(at, job, pulse)
+    try:
+        return run(saved)
+    except DamagedCheckpoint as error:
+        log.warning("job %s starts anew: %s", job.id, error.detail)
+        return run(None)
 
 
 def _read(at: Desk, job: Job, name: str) -> bytes | None:
     return patiently(lambda: at.stores.blobs.read(job.id, name))
 
 
-def _checkpoints(at: Desk, job: Job, pulse: Pulse) -> Checkpoints:
-    """Go on from the state an earlier worker kept; from the start where it cannot be read."""
-    from lantern.checkpoint import Checkpoints, DamagedCheckpoint
-
-    name, every_s = job.checkpoint or "", at.settings.checkpoint_every_s
-
-    def made(saved: bytes | None) -> Checkpoints:
-        return Checkpoints(pulse.keep, saved, every_s=every_s, suspend=pulse.is_suspended)
-
+def _saved(at: Desk, job: Job, pulse: Pulse) -> bytes | None:
+    """Return the state an earlier worker kept, None where there is none."""
+    name = job.checkpoint or ""
     saved = _read(at, job, name) if name else None
-    if saved is None:
-        return made(None)
-    pulse.inherit(name)
-    try:
-        return made(saved)
-    except DamagedCheckpoint:
-        log.warning("job %s starts anew: its state cannot be read", job.id)
-        return made(None)
+    if saved is not None:
+        pulse.inherit(name)
+    return saved

@@ -193,7 +193,7 @@ class TestFinish:
         jobs.reap()
         over = read(jobs, job)
         assert over.is_final
-        assert "state-1" in job_bytes.names(over)
+        assert "state-1" in job_bytes.needed_names(over)
 
 
 class TestCancel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable
@@ -13,10 +14,10 @@ import redis
 
 from services.clients import Stores
 from services.jobs import JOB, RUNNING, Claim, Jobs, Order
-from services.outbox import OUTBOX, Due, Outbox
+from services.outbox import MOST_IN_HAND, OUTBOX, Due, Outbox
 from services.record import Job, Status
 
-HOOK = {"url": "https://example.org/", "secret": "whsec_x"}
+HOSTS = itertools.count()
 RESULT: dict[str, Any] = {"artifacts": []}
 DEADLINES = "lantern:jobs:deadlines"
 MakeJobs = Callable[..., Jobs]
@@ -27,16 +28,18 @@ def outbox(client: redis.Redis) -> Outbox:
     return Outbox(client, lease_s=30, ttl_s=60)
 
 
-def create(jobs: Jobs, *, hooked: bool = True, **more: Any) -> Job:
+def create(jobs: Jobs, *, hooked: bool = True, url: str = "", **more: Any) -> Job:
+    """Make a job whose webhook is at a host of its own, unless it is given."""
     call = {"technique": "t", "inputs": []}
-    webhook = HOOK if hooked else None
+    url = url or f"https://host-{next(HOSTS)}.example/"
+    webhook = {"url": url, "secret": "whsec_x"} if hooked else None
     job, _ = jobs.create(Order(**{"call": call, "owner": "me", "webhook": webhook, **more}))
     return job
 
 
-def ended(jobs: Jobs) -> Job:
+def ended(jobs: Jobs, url: str = "") -> Job:
     """Make a job that is over and whose webhook is to be told."""
-    job = create(jobs)
+    job = create(jobs, url=url)
     jobs.cancel(job.id)
     return job
 
@@ -125,6 +128,36 @@ class TestFetch:
         taken = [due for _ in range(4) if (due := outbox.fetch())]
         assert taken == [Due(there.id, 1)]
         assert entries(client) == [there.id]
+
+
+class TestASlowReceiver:
+    @pytest.mark.parametrize("before", [3, 250])
+    def test_it_holds_up_no_other(self, jobs: Jobs, outbox: Outbox, before: int) -> None:
+        slow = {ended(jobs, f"https://Slow.example:8443/{n}").id for n in range(before)}
+        other = ended(jobs, "https://other.example/")
+        taken = [due.job_id for _ in range(8) if (due := outbox.fetch())]
+        assert len(taken) == MOST_IN_HAND + 1
+        assert set(taken) - slow == {other.id}
+
+    def test_its_next_message_comes_when_one_is_done(
+        self, jobs: Jobs, outbox: Outbox, client: redis.Redis
+    ) -> None:
+        made = [ended(jobs, "https://slow.example/") for _ in range(MOST_IN_HAND + 1)]
+        first = [fetch(outbox) for _ in range(MOST_IN_HAND)]
+        assert outbox.fetch() is None
+        assert outbox.due() == 0
+        outbox.note(first[0], {"status": 200}, None)
+        make_due(client, made[-1])
+        assert fetch(outbox).job_id == made[-1].id
+
+    def test_a_courier_that_died_counts_no_longer_than_its_lease(
+        self, jobs: Jobs, client: redis.Redis
+    ) -> None:
+        outbox = Outbox(client, lease_s=0.1, ttl_s=60)
+        made = [ended(jobs, "https://slow.example/").id for _ in range(MOST_IN_HAND)]
+        assert [fetch(outbox).job_id for _ in made] == made
+        time.sleep(0.12)
+        assert [fetch(outbox).job_id for _ in made] == made
 
 
 class TestNote:

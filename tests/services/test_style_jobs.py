@@ -18,9 +18,13 @@ from lantern.styles.own import OwnStyles
 from lantern.vision_model import VisionModel
 from services.clients import Stores
 from services.gateway.guard import digest
+from services.jobs import RUNNING, Claim
+from services.published import style_id
 from services.record import Job
 from services.settings import Settings
 from services.worker.desk import Desk
+from services.worker.ending import Ending
+from services.worker.pulse import Pulse
 from services.worker.tasks import work
 from tests.paintings import fill
 from tests.services.gateway import PHOTO, problem, queue, start
@@ -185,6 +189,33 @@ def test_a_style_whose_job_is_cancelled_in_its_last_moment_is_taken_back(
     monkeypatch.setattr(OwnStyles, "keep", cancel)
     job = run(desk, document)
     assert (job.status == "succeeded") == (listed(http).keys() > {"dots", "stars", "waves"})
+
+
+@pytest.mark.parametrize("end", ["stopped", "failed"])
+def test_a_style_of_a_worker_that_was_taken_over_goes_with_a_job_that_gives_none(
+    desk: Desk, http: FlaskClient, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    document = submit(http)
+    claim, heirs, store = start(desk.stores, document), list[Claim](), Ending.store
+
+    def store_late(ending: Ending, result: Any) -> Any:
+        desk.stores.state.zadd(RUNNING, {claim.job_id: 1})
+        desk.stores.jobs.reap()
+        heirs.append(start(desk.stores, document))
+        return store(ending, result)
+
+    monkeypatch.setattr(Ending, "store", store_late)
+    work(desk, claim, "jobs")
+    job = desk.stores.jobs.get(claim.job_id)
+    assert job is not None
+    assert job.status == "running"
+    with Pulse(desk, heirs[0], job.chosen) as pulse:
+        ending = Ending(desk, heirs[0], job, pulse)
+        if end == "stopped":
+            ending.stopped(late=False)
+        else:
+            ending.failed("internal", "it failed")
+    assert desk.studio.styles.own.entry(style_id(claim.job_id)) is None
 
 
 def test_a_full_disk_is_told(

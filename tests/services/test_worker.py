@@ -30,7 +30,7 @@ from services.blobs import StorageFull
 from services.clients import Stores
 from services.job_bytes import preview_name
 from services.jobs import JOB, RUNNING, Claim, Order
-from services.queues import RUN_JOB, queue_of, send
+from services.queues import DELIVER, HOOKS, RUN_JOB, queue_of, send
 from services.record import Job, JobOptions, new_id
 from services.settings import Settings
 from services.worker import caretaker, patience, tasks
@@ -677,6 +677,19 @@ class TestTheCaretaker:
         assert again is not None
         assert claims[0] is not None
         assert again.job_id == claims[0].job_id
+
+    def test_tidying_is_called_for_however_many_messages_wait(
+        self, desk: Desk, app: Any, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for _ in range(3):
+            app.send_task(DELIVER, queue=HOOKS)
+        for _ in range(2):
+            caretaker.announce_tidying(client, app)
+        assert client.llen(HOOKS) == 4, "it waits once"
+        monkeypatch.setattr(clients, "own_stores", lambda: desk.stores)
+        tasks.tidy.run()
+        caretaker.announce_tidying(client, app)
+        assert client.llen(HOOKS) == 5
 
     def test_a_chore_is_missed_while_redis_is_away(self, settings: Settings) -> None:
         away = clients.stores(dataclasses.replace(settings, redis_url="redis://127.0.0.1:1/0"))
