@@ -156,7 +156,7 @@ class Grid(Artifact):
 
     @property
     def _rows(self) -> int:
-        return -(-len(self.images) // self._across)
+        return _rows(len(self.images), self._across)
 
     @property
     def _tile(self) -> tuple[int, int]:
@@ -167,8 +167,16 @@ class Grid(Artifact):
     @property
     def _size(self) -> tuple[int, int]:
         """Height and width of the sheet, px."""
-        height, width = self._tile
-        return self._rows * (height + GAP) - GAP, self._across * (width + GAP) - GAP
+        return sheet_size(len(self.images), self._across, *self._tile)
+
+
+def sheet_size(count: int, columns: int, height: int, width: int) -> tuple[int, int]:
+    """Return height and width (px) of a sheet of `count` tiles in columns, with their gaps."""
+    return _rows(count, columns) * (height + GAP) - GAP, columns * (width + GAP) - GAP
+
+
+def _rows(count: int, columns: int) -> int:
+    return -(-count // columns)
 
 
 @dataclass(frozen=True, eq=False)
