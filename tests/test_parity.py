@@ -625,6 +625,9 @@ def own_map(method: str, model: VisionModel, image: Image, target: int, layer: s
         weigh = score_weights if method == "score-cam" else ablation_weights
         every = torch.arange(activation.shape[1])
         weights = weigh(model, pixels, activation, every, target, layer)
+        if method == "ablation-cam":
+            # the peer divides by the score, also by a negative one
+            weights = weights * logits[0, target].detach().sign()
         field = torch.einsum("k,khw->hw", weights, activation[0])
     large = cv2.resize(scaled(field.relu()).numpy(), image.pixels.shape[:0:-1])
     return scaled(torch.from_numpy(large))
@@ -636,7 +639,7 @@ def scaled(field: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("method", PEERS)
-@pytest.mark.parametrize("network", ["modules", "real"])
+@pytest.mark.parametrize("network", ["modules", "negative", "real"])
 def test_the_family_equals_pytorch_grad_cam(
     method: str, network: str, model: VisionModel, photo: Image
 ) -> None:
@@ -644,7 +647,8 @@ def test_the_family_equals_pytorch_grad_cam(
         own, layer, image = model, "_blocks.10", photo.resize(224, 224)
     else:
         own, layer, image = made(Modules), "second", square(SIDE)
-    target = int(own.logits(image.pixels[None]).argmax())
+    scores = own.logits(image.pixels[None])[0]
+    target = int(scores.argmin() if network == "negative" else scores.argmax())
     if method == "ablation-cam" and network == "real":
         pytest.skip("it fills channels that may be negative with another value than zero")
     wanted = peer_map(method, oracle(own), image, target, layer)
@@ -670,7 +674,23 @@ def test_ablation_by_the_tail_alone_equals_whole_passes(model: VisionModel, phot
             without = float(model.logits(pixels)[0, 285])
         finally:
             handle.remove()
-        assert float(got[number]) == pytest.approx((whole - without) / whole, abs=1e-5)
+        assert float(got[number]) == pytest.approx((whole - without) / abs(whole), abs=1e-5)
+
+
+@pytest.mark.parametrize("is_negative", [False, True])
+def test_ablation_weighs_channels_with_the_sign_of_their_gradient(is_negative: bool) -> None:
+    model, image = made(Modules), square(SIDE)
+    scores = model.logits(image.pixels[None])[0]
+    target = int(scores.argmin() if is_negative else scores.argmax())
+    assert (float(scores[target]) < 0) == is_negative
+    with model.tail("second") as tail:
+        activation, logits = tail(image.pixels[None])
+        (gradient,) = torch.autograd.grad(logits[0, target], activation)
+    every = torch.arange(activation.shape[1])
+    got = ablation_weights(model, image.pixels[None], activation.detach(), every, target, "second")
+    # the head pools and is linear: a channel gives the score just what its gradient says
+    gives = (gradient * activation.detach()).sum((0, 2, 3))
+    assert_close(got, gives / scores[target].detach().abs(), 1e-4)
 
 
 def test_guided_grad_cam_is_the_product(model: VisionModel, photo: Image) -> None:
