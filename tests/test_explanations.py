@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lantern.artifact import Heatmap, Picture
+from lantern.artifact import Heatmap
 from lantern.errors import InvalidParameter, LanternError
 from lantern.image import Image
 from lantern.patches import coarse_to_fine, patches, spread
@@ -221,81 +221,6 @@ class TestRise:
         assert facts[0]["masks"] < facts[1]["masks"] == 1000
         assert facts[0]["standard_error"] <= 0.2
         assert facts[1]["standard_error"] < facts[0]["standard_error"]
-
-
-def blob(side: int = 160) -> tuple[Image, Tensor]:
-    """Return a red disc on green noise, and where the disc is."""
-    at = torch.arange(side) - side / 2 + 10
-    disc = ((at[:, None].square() + at[None].square()).sqrt() < side / 4).float()
-    chance = torch.Generator().manual_seed(5)
-    ground = torch.tensor([0.15, 0.5, 0.25])[:, None, None]
-    ground = ground + 0.15 * torch.rand(3, side, side, generator=chance)
-    object_ = torch.tensor([0.85, 0.2, 0.2])[:, None, None]
-    object_ = object_ + 0.1 * torch.rand(3, side, side, generator=chance)
-    return Image((ground * (1 - disc) + object_ * disc).clamp(0, 1)), disc
-
-
-class Redness(nn.Module):
-    """Sees red."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.red = nn.Conv2d(3, 1, 5, padding=2, bias=True)
-        self.red.weight.data = (
-            torch.tensor([1.0, -1.0, -0.5])[None, :, None, None].expand(1, 3, 5, 5).clone() / 25
-        )
-        self.red.bias.data.fill_(-0.1)  # type: ignore[union-attr]
-
-    def forward(self, x: Tensor) -> Tensor:
-        seen = torch.relu(self.red(x)).mean((1, 2, 3))
-        return torch.stack([torch.zeros_like(seen), 40 * seen], 1)
-
-
-class TestSegment:
-    @pytest.fixture
-    def red(self) -> VisionModel:
-        return VisionModel(
-            "red", Redness(), mean=(0.0,) * 3, std=(1.0,) * 3, input_size=64, resize_size=64,
-            labels=("none", "red"), cam_layer="red",
-        )  # fmt: skip
-
-    @pytest.mark.parametrize("method", ["grad-cam", "saliency"])
-    def test_the_object_is_cut_out(self, red: VisionModel, method: str) -> None:
-        image, disc = blob()
-        truth = Image(disc.expand(3, -1, -1).clone())
-        result = run(
-            "segment", {"image": image, "truth": truth},
-            {"target": 1, "method": method, "evidence": 0}, model=red,
-        )  # fmt: skip
-        assert result.facts["iou"] >= 0.7
-        cutout, mask = result.artifacts
-        assert isinstance(cutout, Picture)
-        assert isinstance(mask, Heatmap)
-        assert cutout.image.alpha is not None
-        assert torch.equal(cutout.image.alpha, mask.values)
-        one, other = mask.values >= 0.5, disc >= 0.5
-        assert float((one & other).sum() / (one | other).sum()) == pytest.approx(
-            result.facts["iou"], abs=1e-4
-        )
-        assert result.facts["share"] == pytest.approx(float(mask.values.mean()), abs=1e-4)
-
-    def test_a_picture_without_an_object_still_has_a_mask(self, red: VisionModel) -> None:
-        flat = Image(torch.full((3, 80, 90), 0.5))
-        result = run("segment", {"image": flat}, {"target": 1, "evidence": 0}, model=red)
-        share = result.facts["share"]
-        assert 0 < share < 1
-        assert result.facts["degenerate"]
-
-    def test_only_one_piece_is_kept(self, model: VisionModel, photo: Image) -> None:
-        from scipy import ndimage
-
-        for largest in (True, False):
-            mask = run(
-                "segment", {"image": photo}, {"largest": largest, "evidence": 0}, model=model
-            ).artifacts[1]
-            assert isinstance(mask, Heatmap)
-            _, pieces = ndimage.label(mask.values.numpy())
-            assert pieces == 1 or not largest
 
 
 def test_a_neuron_is_what_guided_backprop_goes_back_from(model: VisionModel, photo: Image) -> None:
