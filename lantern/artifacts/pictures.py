@@ -57,12 +57,16 @@ def numbered(name: str, images: Iterable[Image], *, lossless: bool = False) -> t
 
 @dataclass(frozen=True, eq=False)
 class Heatmap(Artifact):
-    """A signed map `[H,W]` over a picture, in the technique's own unit."""
+    """A signed map `[H,W]` over a picture, in the technique's own unit.
+
+    `raw` `[h,w]` is the map as it was found, on the network's own grid.
+    """
 
     kind = "heatmap"
     name: str
     values: Tensor
     under: Image
+    raw: Tensor | None = None
 
     @property
     def media_types(self) -> tuple[str, ...]:
@@ -87,8 +91,11 @@ class Heatmap(Artifact):
         return Image(colours)
 
     def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
-        """Return float32 `[H,W]`, signed."""
-        return {self.name: self.values.detach().cpu().numpy()}
+        """Return float32 `[H,W]`, signed; where there is `raw`, also that, as `<name>.grid`."""
+        found = {self.name: self.values} | (
+            {} if self.raw is None else {f"{self.name}.grid": self.raw}
+        )
+        return {name: values.detach().cpu().numpy() for name, values in found.items()}
 
 
 @dataclass(frozen=True, eq=False)

@@ -80,7 +80,7 @@ def activations(
         }
         for at in shown
     )
-    heatmap = Heatmap("heatmap", framing.to_picture(maps[chosen]), image)
+    heatmap = Heatmap("heatmap", framing.to_picture(maps[chosen]), image, raw=maps[chosen])
     strongest = maps[shown]
     sheet = Grid(
         "maps", _tiles(strongest, params), squarish(len(shown)), _captions(shown), raw=strongest
@@ -90,6 +90,7 @@ def activations(
         "shape": list(maps.shape),
         "channel": chosen,
         "dead": int((flat.amax(1) == flat.amin(1)).sum()),
+        "map_size": [image.height, image.width],
     }
     return Outcome((heatmap, sheet, Table("ranking", rows)), facts)
 

@@ -89,6 +89,7 @@ def segment(
         found = (labels == SURE).float()
     mask = (resized(found, (image.height, image.width)) >= 0.5).float()
     facts = dict(outcome.facts) | {"share": round(float(mask.mean()), 4)}
+    del facts["map_size"]  # the mask is as large as the picture
     if truth is not None:
         facts["iou"] = round(_overlap(mask, truth.resize(image.height, image.width)), 4)
     if warnings:
