@@ -166,8 +166,8 @@ class TestOcclusion:
             "occlusion", looker, Image(pixels), layer="pass_on", channel=0, patch=1, stride=1,
             fill="black",
         )  # fmt: skip
-        # the largest value of the channel falls only where its one brightest pixel is covered
-        assert float(values[3, 5]) > 0
+        # the brightest pixel of the channel falls only where it is covered, and all the way
+        assert float(values[3, 5]) == 1.0
         values[3, 5] = 0
         assert float(values.abs().max()) < 1e-6
 
@@ -244,12 +244,6 @@ def test_a_neuron_is_what_guided_backprop_goes_back_from(model: VisionModel, pho
     assert math.isclose(float(result.principal.values.min()), 0.0, abs_tol=1e-12)
 
 
-def test_a_channel_needs_its_layer(model: VisionModel, photo: Image) -> None:
-    with pytest.raises(InvalidParameter) as caught:
-        run("guided-backprop", {"image": photo}, {"channel": 3}, model=model)
-    assert caught.value.pointer == "/params/channel"
-
-
 # of each technique that can explain a neuron
 OWN: dict[str, dict[str, object]] = {
     "guided-backprop": {"rule": "vanilla"},
@@ -258,6 +252,59 @@ OWN: dict[str, dict[str, object]] = {
 
 
 class TestNeurons:
+    @pytest.mark.parametrize("name", OWN)
+    @pytest.mark.parametrize(
+        ("params", "pointer", "said"),
+        [
+            ({"channel": 3}, "/params/channel", "name the layer"),
+            ({"row": 1, "column": 2}, "/params/row", "name the layer"),
+            ({"layer": "conv2", "row": 1}, "/params/column", "both"),
+            ({"layer": "conv2", "column": 1}, "/params/row", "both"),
+            ({"layer": "conv2", "channel": 12}, "/params/channel", "0 to 11"),
+            ({"layer": "conv2", "row": 16, "column": 2}, "/params/row", "0 to 15"),
+            ({"layer": "conv2", "row": 2, "column": 16}, "/params/column", "0 to 15"),
+            ({"layer": "fc", "row": 0, "column": 0}, "/params/row", "no rows"),
+        ],
+    )
+    def test_one_that_is_not_there_is_refused(
+        self,
+        name: str,
+        params: dict[str, object],
+        pointer: str,
+        said: str,
+        small_model: VisionModel,
+        photo: Image,
+    ) -> None:
+        with pytest.raises(InvalidParameter, match=said) as caught:
+            run(name, {"image": photo}, OWN[name] | params, model=small_model)
+        assert caught.value.pointer == pointer
+
+    def test_a_place_may_be_chosen(self, small_model: VisionModel) -> None:
+        image = Image(torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(2)))
+        leaf = image.pixels[None].clone().requires_grad_()
+        with small_model.capture(["conv2"]) as features:
+            maps = features(leaf)["conv2"][0]
+        place = {"layer": "conv2", "row": 4, "column": 9}
+        strongest = int(maps[:, 4, 9].argmax())
+        for chosen, channel in ({"channel": 5}, 5), ({}, strongest):
+            results = {
+                name: run(name, {"image": image}, own | place | chosen, model=small_model)
+                for name, own in OWN.items()
+            }
+            for result in results.values():
+                assert result.facts["neuron"]["index"] == [channel, 4, 9]
+                value = float(maps.detach()[channel, 4, 9])
+                assert result.facts["neuron"]["value"] == pytest.approx(value, abs=1e-5)
+            (wanted,) = torch.autograd.grad(maps[channel, 4, 9], leaf, retain_graph=True)
+            back = results["guided-backprop"].principal
+            assert isinstance(back, Heatmap)
+            assert torch.allclose(back.values, wanted[0].abs().amax(0), atol=1e-6)
+            # what it does not look at can be covered without a change
+            covered = results["occlusion"].principal
+            assert isinstance(covered, Heatmap)
+            assert float(covered.values[:, 24:].abs().max()) < 1e-6
+            assert float(covered.values[8:16, 16:24].abs().min()) > 1e-3
+
     @pytest.mark.parametrize("name", OWN)
     def test_curves_of_the_class_are_left_out(
         self, name: str, looker: VisionModel, bright: Image

@@ -13,8 +13,9 @@ from lantern.errors import InvalidParameter
 from lantern.image import Image
 from lantern.registry import technique
 from lantern.relu_rule import ReluRule, Rule
-from lantern.techniques.explained import Attribution, ExplainParams, explained
-from lantern.techniques.target import choose_class, strongest
+from lantern.techniques.explained import Attribution, explained
+from lantern.techniques.neuron import NeuronParams, find_neuron, neuron_facts
+from lantern.techniques.target import choose_class
 from lantern.vision_model import LOGITS, VisionModel
 
 # What the randomisation test of Adebayo et al. 2018 found.
@@ -24,17 +25,11 @@ WARNING = (
 )
 
 
-class GuidedBackpropParams(ExplainParams):
+class GuidedBackpropParams(NeuronParams):
     """Which rule, and what to go back from: a class, or one neuron of a layer."""
 
     rule: Rule = Field(
         "guided", description="what passes a ReLU: where it was on, what is positive, or both"
-    )
-    layer: str | None = Field(
-        None, max_length=200, description="go back from a neuron of this layer, not from the class"
-    )
-    channel: int | None = Field(
-        None, ge=0, le=100_000, description="its channel; the strongest one if absent"
     )
 
 
@@ -55,12 +50,9 @@ def guided_backprop(
     """Show what a class, or one neuron, has seen, with fine detail.
 
     Goes back from the score through the network by one of three rules for its ReLUs. From a layer
-    it goes back from the strongest neuron of a channel.
+    it goes back from one neuron: that at a place of a channel, or the strongest.
     """
-    if params.channel is not None and params.layer is None:
-        raise InvalidParameter(
-            "a channel is one of a layer: name the layer too", pointer="/params/channel"
-        )
+    params.check()
     seen: list[Tensor] = []
 
     def explain(model: VisionModel, pixels: Tensor, target: int | None) -> Attribution:
@@ -114,10 +106,10 @@ def _go_back(
         leaf = pixels.detach().clone().requires_grad_()
         found = features(leaf)
         activation = found[params.layer][0]
-        neuron = strongest(activation, params.channel, params.layer)
+        neuron = find_neuron(activation, params, params.layer)
         (gradient,) = torch.autograd.grad(activation[neuron], leaf)
     _require_relus(model, reached, params.rule)
-    at = {"layer": params.layer, "index": list(neuron), "value": float(activation[neuron].detach())}
+    at = neuron_facts(params.layer, neuron, activation)
     return gradient[0], found[LOGITS].detach(), at
 
 
