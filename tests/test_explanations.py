@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lantern.artifact import Heatmap
+from lantern.artifact import Heatmap, Picture
 from lantern.errors import InvalidParameter, LanternError
 from lantern.image import Image
 from lantern.patches import coarse_to_fine, patches, spread
 from lantern.run import run
 from lantern.techniques.rise import draw_masks
-from lantern.vision_model import VisionModel
+from lantern.vision_model import LOGITS, VisionModel
 
 SIDE, CLASSES = 32, 3
 # rows and columns that the network of these tests looks at
@@ -242,6 +242,48 @@ def test_a_neuron_is_what_guided_backprop_goes_back_from(model: VisionModel, pho
     assert len(neuron["index"]) == 3
     # far from the neuron nothing comes back: its field is smaller than the picture
     assert math.isclose(float(result.principal.values.min()), 0.0, abs_tol=1e-12)
+
+
+@pytest.mark.parametrize("layer", [None, "conv2"])
+def test_what_came_back_is_had_as_numbers(layer: str | None, small_model: VisionModel) -> None:
+    image = Image(torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(2)))
+    given = {"layer": layer, "target": 1, "rule": "vanilla", "evidence": 0}
+    result = run("guided-backprop", {"image": image}, given, model=small_model)
+    leaf = image.pixels[None].clone().requires_grad_()
+    with small_model.capture(["conv2", LOGITS]) as features:
+        found = features(leaf)
+    score = found[LOGITS][0, 1] if layer is None else found[layer].max()
+    (wanted,) = torch.autograd.grad(score, leaf)
+    drawn = result.artifacts[1]
+    assert isinstance(drawn, Picture)
+    got = torch.from_numpy(drawn.arrays()["gradient"])
+    assert torch.allclose(got, wanted[0], atol=1e-6)
+    assert float(got.min()) < 0
+    # the picture has them around grey
+    assert torch.allclose(drawn.image.pixels, got / got.abs().max() / 2 + 0.5, atol=1e-6)
+    assert result.facts["relus"] == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "pointer"),
+    [
+        ("guided-backprop", {}, "/params/rule"),
+        ("grad-cam", {"method": "guided-grad-cam"}, "/params/method"),
+    ],
+)
+def test_a_rule_needs_relus(name: str, params: dict[str, object], pointer: str) -> None:
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.SiLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
+    )
+    smooth = VisionModel(
+        "smooth", network, mean=(0.5,) * 3, std=(0.2,) * 3, input_size=SIDE, resize_size=SIDE,
+        labels=(), cam_layer="0",
+    )  # fmt: skip
+    image = Image(torch.full((3, SIDE, SIDE), 0.5))
+    with pytest.raises(InvalidParameter, match="no ReLU") as caught:
+        run(name, {"image": image}, params, model=smooth)
+    assert caught.value.pointer == pointer
+    assert ("vanilla" in caught.value.detail) == (name == "guided-backprop")
 
 
 # of each technique that can explain a neuron

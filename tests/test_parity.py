@@ -339,7 +339,7 @@ def test_rules_reach_every_way_of_writing_a_relu(network: type[nn.Module], rule:
     image = square(SIDE)
     wanted = by_captum(rule, made(Modules).network, image, 3)
     plain = rule_gradient(made(network), image.pixels[None], 3, "vanilla")[0]
-    got, _ = rule_gradient(made(network), image.pixels[None], 3, rule)
+    got, *_ = rule_gradient(made(network), image.pixels[None], 3, rule)
     assert_close(got, wanted, 1e-5)
     assert (got - plain).abs().max() > 0.1 * plain.abs().max()
 
@@ -364,7 +364,7 @@ def test_rules_reach_a_relu_that_is_used_again(
 
     image = square(SIDE)
     wanted = by_captum(rule, made(Apart).network, image, 2)
-    got, _ = rule_gradient(made(network), image.pixels[None], 2, rule)
+    got, *_ = rule_gradient(made(network), image.pixels[None], 2, rule)
     assert_close(got, wanted, 1e-5)
 
 
@@ -372,12 +372,12 @@ def test_rules_reach_relu6() -> None:
     model, image = made(Sixes), square(SIDE)
     leaf = image.pixels[None].clone().requires_grad_()
     (plain,) = torch.autograd.grad(model.logits(leaf)[0, 1], leaf)
-    got, _ = rule_gradient(model, image.pixels[None], 1, "vanilla")
+    got, *_ = rule_gradient(model, image.pixels[None], 1, "vanilla")
     assert_close(got, plain[0], 1e-6)
     with ReluRule("guided") as reached:
         model.logits(image.pixels[None])
     assert reached.reached == 2
-    guided, _ = rule_gradient(model, image.pixels[None], 1, "guided")
+    guided, *_ = rule_gradient(model, image.pixels[None], 1, "guided")
     assert (guided - got).abs().max() > 0.1 * got.abs().max()
 
 
@@ -387,7 +387,7 @@ def test_the_rule_vanilla_on_the_real_network_is_the_gradient(
     pixels = photo.resize(224, 224).pixels[None]
     leaf = pixels.clone().requires_grad_()
     (plain,) = torch.autograd.grad(model.logits(leaf)[0, 285], leaf)
-    got, _ = rule_gradient(model, pixels, 285, "vanilla")
+    got, *_ = rule_gradient(model, pixels, 285, "vanilla")
     assert_close(got, plain[0], 1e-5)
 
 
@@ -402,7 +402,7 @@ def test_rules_of_the_real_network_equal_captums(model: VisionModel, photo: Imag
     for rule, method in (("guided", GuidedBackprop), ("deconvnet", Deconvolution)):
         network = Normalised(twin)
         wanted = method(network).attribute(leaf.clone().requires_grad_(), target=285)[0].detach()
-        got, _ = rule_gradient(own, leaf, 285, cast(Rule, rule))
+        got, *_ = rule_gradient(own, leaf, 285, cast(Rule, rule))
         assert_close(got, wanted, 1e-5)
 
 
@@ -696,6 +696,6 @@ def test_ablation_weighs_channels_with_the_sign_of_their_gradient(is_negative: b
 def test_guided_grad_cam_is_the_product(model: VisionModel, photo: Image) -> None:
     image = photo.resize(224, 224)
     cam = field("grad-cam", model, image, target=285)
-    fine, _ = rule_gradient(model, image.pixels[None], 285, "guided")
+    fine, *_ = rule_gradient(model, image.pixels[None], 285, "guided")
     both = field("grad-cam", model, image, target=285, method="guided-grad-cam")
     assert_close(both, cam * fine.abs().amax(0), 1e-5)

@@ -23,12 +23,16 @@ LARGEST_WEBP = 16_383
 
 @dataclass(frozen=True, eq=False)
 class Picture(Artifact):
-    """A picture the technique made; `lossless` where it is spoilt by a file that loses anything."""
+    """A picture the technique made; `lossless` where it is spoilt by a file that loses anything.
+
+    `raw` `[3,H,W]` are the numbers that were drawn, where these are no colours.
+    """
 
     kind = "picture"
     name: str
     image: Image
     lossless: bool = False
+    raw: Tensor | None = None
 
     @property
     def media_types(self) -> tuple[str, ...]:
@@ -43,8 +47,9 @@ class Picture(Artifact):
         return self.image.encode(media_type, rendering.quality)
 
     def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
-        """Return float32 `[3,H,W]`, sRGB, 0..1."""
-        return {self.name: self.image.pixels.detach().cpu().numpy()}
+        """Return float32 `[3,H,W]`, sRGB, 0..1; `raw` where it is there."""
+        shown = self.image.pixels if self.raw is None else self.raw
+        return {self.name: shown.detach().cpu().numpy()}
 
 
 def numbered(name: str, images: Iterable[Image], *, lossless: bool = False) -> tuple[Picture, ...]:

@@ -116,7 +116,7 @@ def _with_detail(
     model: VisionModel, pixels: Tensor, target: int, maps: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
     """Multiply maps `[h,w]` by guided backpropagation, each `[S,S]`."""
-    fine, _ = rule_gradient(model, pixels, target, "guided")
+    fine, _, _ = rule_gradient(model, pixels, target, "guided", pointer="/params/method")
     detail = fine.abs().amax(0)
     size = (pixels.shape[2], pixels.shape[3])
     return {name: resized(field, size) * detail for name, field in maps.items()}

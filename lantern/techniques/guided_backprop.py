@@ -15,7 +15,7 @@ from lantern.registry import technique
 from lantern.relu_rule import ReluRule, Rule
 from lantern.techniques.explained import Attribution, explained
 from lantern.techniques.neuron import NeuronParams, find_neuron, neuron_facts
-from lantern.techniques.target import choose_class
+from lantern.techniques.target import LARGEST_MAP, choose_class
 from lantern.vision_model import LOGITS, VisionModel
 
 # What the randomisation test of Adebayo et al. 2018 found.
@@ -41,7 +41,8 @@ class GuidedBackpropParams(NeuronParams):
     "arXiv:1311.2901",
     outputs={
         "heatmap": "largest absolute value of the channels of what comes back at each pixel",
-        "gradient": "what comes back as colours, grey where nothing does",
+        "gradient": "what comes back as colours, grey where nothing does; raw, as it came back, "
+        "signed",
     },
 )
 def guided_backprop(
@@ -56,11 +57,12 @@ def guided_backprop(
     seen: list[Tensor] = []
 
     def explain(model: VisionModel, pixels: Tensor, target: int | None) -> Attribution:
-        found, logits, neuron = _go_back(model, pixels, target, params)
+        found, logits, neuron, relus = _go_back(model, pixels, target, params)
         seen.append(found)
         chosen = choose_class(model, logits, target)
         field = found.abs().amax(0)
-        return Attribution(field, logits, chosen, neuron=neuron, warnings=warnings)
+        facts = {"relus": relus}
+        return Attribution(field, logits, chosen, facts, neuron=neuron, warnings=warnings)
 
     warnings = (WARNING,) if params.rule != "vanilla" else ()
     outcome = explained(model, image, params, explain)
@@ -69,9 +71,16 @@ def guided_backprop(
 
 
 def rule_gradient(
-    model: VisionModel, pixels: Tensor, target: int | None, rule: Rule
-) -> tuple[Tensor, Tensor]:
-    """Return what comes back from a class by a rule, `[3,S,S]`, and the logits `[1,C]`.
+    model: VisionModel,
+    pixels: Tensor,
+    target: int | None,
+    rule: Rule,
+    *,
+    pointer: str = "/params/rule",
+) -> tuple[Tensor, Tensor, int]:
+    """Return what comes back from a class by a rule, `[3,S,S]`, the logits `[1,C]`, how many ReLUs.
+
+    `pointer` is to the parameter that chose the rule.
 
     Raises:
         InvalidParameter: the network has no ReLU, or no such class.
@@ -80,24 +89,24 @@ def rule_gradient(
         leaf = pixels.detach().clone().requires_grad_()
         logits = model.logits(leaf)
         (gradient,) = torch.autograd.grad(logits[0, choose_class(model, logits, target)], leaf)
-    _require_relus(model, reached, rule)
-    return gradient[0], logits.detach()
+    _require_relus(model, reached, rule, pointer)
+    return gradient[0], logits.detach(), reached.reached
 
 
-def _require_relus(model: VisionModel, reached: ReluRule, rule: Rule) -> None:
+def _require_relus(model: VisionModel, reached: ReluRule, rule: Rule, pointer: str) -> None:
     if not reached.reached and rule != "vanilla":
+        choice = "vanilla, or another method" if pointer == "/params/rule" else "another method"
         raise InvalidParameter(
-            f"{model.name} has no ReLU for the rule to act on; choose vanilla, or another method",
-            pointer="/params/rule",
+            f"{model.name} has no ReLU for the rule to act on; choose {choice}", pointer=pointer
         )
 
 
 def _go_back(
     model: VisionModel, pixels: Tensor, target: int | None, params: GuidedBackpropParams
-) -> tuple[Tensor, Tensor, dict[str, object] | None]:
+) -> tuple[Tensor, Tensor, dict[str, object] | None, int]:
     if params.layer is None:
-        gradient, logits = rule_gradient(model, pixels, target, params.rule)
-        return gradient, logits, None
+        gradient, logits, relus = rule_gradient(model, pixels, target, params.rule)
+        return gradient, logits, None, relus
     with (
         model.capture([params.layer, LOGITS]) as features,
         torch.enable_grad(),
@@ -108,16 +117,17 @@ def _go_back(
         activation = found[params.layer][0]
         neuron = find_neuron(activation, params, params.layer)
         (gradient,) = torch.autograd.grad(activation[neuron], leaf)
-    _require_relus(model, reached, params.rule)
+    _require_relus(model, reached, params.rule, "/params/rule")
     at = neuron_facts(params.layer, neuron, activation)
-    return gradient[0], found[LOGITS].detach(), at
+    return gradient[0], found[LOGITS].detach(), at, reached.reached
 
 
 def _coloured(
     model: VisionModel, image: Image, params: GuidedBackpropParams, gradient: Tensor
 ) -> Picture:
     """Lay what came back over the picture's place, as colours around grey."""
+    image = image.fit(LARGEST_MAP)
     framing = model.frame(image, params.fit)
     over = torch.stack([framing.to_picture(channel.cpu()) for channel in gradient])
     most = over.abs().amax().clamp_min(1e-12)
-    return Picture("gradient", Image(over / most / 2 + 0.5, alpha=image.alpha))
+    return Picture("gradient", Image(over / most / 2 + 0.5, alpha=image.alpha), raw=over)
