@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from lantern.image import Image
@@ -33,6 +34,28 @@ class Framing:
         )
         out[top : top + height, left : left + width] = seen[0, 0]
         return out
+
+    def spread(self, shares: Tensor) -> Tensor:
+        """Lay a map `[H,W]` of shares over the picture so that they still add up to the same."""
+        top, left, height, width = self.box
+        # bilinear, by whole factors, which keep sums; other sizes would count some pixels more
+        down, across = -(-height // shares.shape[0]), -(-width // shares.shape[1])
+        fine = nn.functional.interpolate(
+            shares[None, None], scale_factor=(down, across), mode="bilinear", align_corners=False
+        )[0, 0]
+        out = shares.new_zeros(self.picture)
+        seen = _sums(_sums(fine / (down * across), width).T, height).T
+        out[top : top + height, left : left + width] = seen
+        return out
+
+
+def _sums(field: Tensor, count: int) -> Tensor:
+    """Return the sums over `count` equal parts of each row `[R,N]`; values on a border are cut."""
+    until = nn.functional.pad(field.double().cumsum(1), (1, 0))
+    border = torch.linspace(0, field.shape[1], count + 1, dtype=torch.float64, device=field.device)
+    before = border.long().clamp_max(field.shape[1] - 1)
+    at_border = torch.lerp(until[:, before], until[:, before + 1], border - before)
+    return at_border.diff(dim=1).to(field)
 
 
 def scale_box(

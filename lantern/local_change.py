@@ -42,7 +42,8 @@ class LocalChange:
 
     What lies early in a network looks at small patches: there only a crop around the box is run,
     and laid into what the network made of the whole picture. It is done where it pays, and only at
-    a layer where it was seen to give the same numbers.
+    a layer where it was seen to give the same numbers, for noise: of a picture that is even or
+    symmetric wrong ones may be the same too. `S` is the network's own size.
 
     Source: the idea of Nakandala et al. 2019, "Incremental and Approximate Inference for Faster
     Occlusion-based Deep CNN Explanations" (Krypton), section 4.
@@ -50,12 +51,12 @@ class LocalChange:
 
     def __init__(self, model: VisionModel, pixels: Tensor, boxes: Sequence[Box]) -> None:
         self._model, self._pixels = model, pixels
-        self._whole: dict[str, Tensor] = {}
+        self._crops = _Crops(model, pixels)
         most = max(max(bottom - top, right - left) for top, bottom, left, right in boxes)
         # what was found of the network, by the largest box
         known: dict[int, _Cut | None] = model.once("cuts", dict)
         if most not in known:
-            known[most] = self._find(most, boxes[len(boxes) // 2])
+            known[most] = _find(model, most)
         self._cut = known[most]
 
     @property
@@ -70,10 +71,18 @@ class LocalChange:
         some = [boxes[at : at + count] for at in range(0, len(boxes), count)]
         if self._cut is None:
             return torch.cat([self._model.logits(covered(self._pixels, filling, b)) for b in some])
-        return torch.cat([self._by_crops(self._cut, filling, b) for b in some])
+        return torch.cat([self._crops.logits(self._cut, filling, b) for b in some])
 
-    def _by_crops(self, cut: _Cut, filling: Tensor, boxes: Sequence[Box]) -> Tensor:
-        """Run the surroundings of each box up to the cut, and all from there on."""
+
+class _Crops:
+    """Runs the surroundings of boxes up to a cut, and all of the picture `[1,3,S,S]` from there."""
+
+    def __init__(self, model: VisionModel, pixels: Tensor) -> None:
+        self._model, self._pixels = model, pixels
+        self._whole: dict[str, Tensor] = {}
+
+    def logits(self, cut: _Cut, filling: Tensor, boxes: Sequence[Box]) -> Tensor:
+        """Return the logits `[P,C]` of the picture with each box replaced by that of `filling`."""
         pictures = covered(self._pixels, filling, boxes)
         corners = [(self._start(cut, b[0], b[1]), self._start(cut, b[2], b[3])) for b in boxes]
         crops = torch.stack(
@@ -104,35 +113,41 @@ class LocalChange:
         first = (span.start * cut.stride - cut.half) // cut.stride * cut.stride
         return int(max(0, min(first, self._pixels.shape[-1] - cut.side)))
 
-    def _find(self, most: int, box: Box) -> _Cut | None:
-        """Choose the layer that saves most, of those where the numbers are the same."""
-        costs, side = self._model.costs(), self._pixels.shape[-1]
-        promising: list[tuple[float, _Cut]] = []
-        for layer in followed(self._model.network, self._model.prepared(self._pixels.detach())):
-            size, stride = layer.receptive_field, layer.stride
-            if size is None or stride is None or side % stride or layer.name not in costs:
-                continue
-            half = size // 2 + stride
-            needed = -(-(most + 4 * half + 2 * stride) // stride) * stride
-            if needed < side:
-                before = costs[layer.name] / costs[LOGITS]
-                share = before * (needed / side) ** 2 + before / BATCH + 1 - before
-                promising.append((share, _Cut(layer.name, stride, half, needed)))
-        promising.sort(key=lambda entry: entry[0])
-        for share, cut in promising[:TRIED]:
-            if share < WORTH and self._is_exact(cut, box):
-                return cut
-        return None
 
-    @torch.inference_mode()
-    def _is_exact(self, cut: _Cut, box: Box) -> bool:
-        """Tell whether a cut gives the numbers of the whole: paths around it would not."""
-        filling = self._pixels.flip(2, 3)
-        wanted = self._model.logits(covered(self._pixels, filling, [box]))
-        with suppress(RuntimeError, LanternError):
-            found = self._by_crops(cut, filling, [box])
-            return bool((found - wanted).abs().max() <= EXACT * wanted.abs().max())
-        return False
+def _find(model: VisionModel, most: int) -> _Cut | None:
+    """Choose the layer that saves most, of those where the numbers are the same."""
+    costs, side = model.costs(), model.input_size
+    promising: list[tuple[float, _Cut]] = []
+    for layer in followed(model.network, model.prepared(model.noise(1))):
+        size, stride = layer.receptive_field, layer.stride
+        if size is None or stride is None or side % stride or layer.name not in costs:
+            continue
+        half = size // 2 + stride
+        needed = -(-(most + 4 * half + 2 * stride) // stride) * stride
+        if needed < side:
+            before = costs[layer.name] / costs[LOGITS]
+            share = before * (needed / side) ** 2 + before / BATCH + 1 - before
+            promising.append((share, _Cut(layer.name, stride, half, needed)))
+    promising.sort(key=lambda entry: entry[0])
+    for share, cut in promising[:TRIED]:
+        if share < WORTH and _is_exact(model, cut, most):
+            return cut
+    return None
+
+
+@torch.inference_mode()
+def _is_exact(model: VisionModel, cut: _Cut, most: int) -> bool:
+    """Tell whether a cut gives the numbers of the whole: paths around it would not."""
+    both = model.noise(2)
+    pixels, filling = both[:1], both[1:]
+    # in a corner the border takes part
+    middle = (model.input_size - most) // 2
+    boxes = [(start, start + most, start, start + most) for start in (middle, 0)]
+    wanted = model.logits(covered(pixels, filling, boxes))
+    with suppress(RuntimeError, LanternError):
+        found = _Crops(model, pixels).logits(cut, filling, boxes)
+        return bool((found - wanted).abs().max() <= EXACT * wanted.abs().max())
+    return False
 
 
 def covered(pixels: Tensor, filling: Tensor, boxes: Sequence[Box]) -> Tensor:

@@ -11,7 +11,15 @@ from typing import Any
 from lantern import registry
 from lantern.describe import describe
 from lantern.registry import Technique
+from lantern.techniques.target import LARGEST_MAP
 from services.settings import Settings
+
+# What holds for the maps of all techniques.
+MAPS = f"""\
+A map lies over the picture and has at most {LARGEST_MAP} px a side: the map of a larger picture is
+smaller than it, and the fact `map_size` says its height and width. The raw arrays
+(`application/x-npz`) have the map under its name and, as `heatmap.grid`, the numbers it was made
+from, on the network's own grid."""
 
 
 def write_pages(folder: Path) -> list[Path]:
@@ -46,7 +54,14 @@ def index(techniques: list[Technique]) -> str:
     rows = [
         f"| [{t.name}]({t.name}.md) | {t.family} | {t.runs} | {t.summary} |" for t in techniques
     ]
-    head = ["# Techniques", "", "| name | family | runs as | what it does |", "|---|---|---|---|"]
+    head = [
+        "# Techniques",
+        "",
+        MAPS,
+        "",
+        "| name | family | runs as | what it does |",
+        "|---|---|---|---|",
+    ]
     return "\n".join([*head, *rows]) + "\n"
 
 

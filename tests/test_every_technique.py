@@ -328,8 +328,7 @@ def check_encoded(artifact: Artifact, media_type: str, body: bytes) -> None:
             assert opened.get_format_mimetype() == media_type
             sides = (opened.height, opened.width)
         if not isinstance(artifact, Grid):
-            (drawn,) = artifact.arrays().values()
-            assert sides == drawn.shape[-2:]
+            assert sides == artifact.arrays()[artifact.name].shape[-2:]
 
 
 # --- Repeatability -----------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from lantern.image import Image
 from lantern.patches import coarse_to_fine, patches, spread
 from lantern.run import run
 from lantern.techniques.rise import draw_masks
-from lantern.vision_model import VisionModel
+from lantern.vision_model import LOGITS, VisionModel
 
 SIDE, CLASSES = 32, 3
 # rows and columns that the network of these tests looks at
@@ -166,8 +166,8 @@ class TestOcclusion:
             "occlusion", looker, Image(pixels), layer="pass_on", channel=0, patch=1, stride=1,
             fill="black",
         )  # fmt: skip
-        # the largest value of the channel falls only where its one brightest pixel is covered
-        assert float(values[3, 5]) > 0
+        # the brightest pixel of the channel falls only where it is covered, and all the way
+        assert float(values[3, 5]) == 1.0
         values[3, 5] = 0
         assert float(values.abs().max()) < 1e-6
 
@@ -223,81 +223,6 @@ class TestRise:
         assert facts[1]["standard_error"] < facts[0]["standard_error"]
 
 
-def blob(side: int = 160) -> tuple[Image, Tensor]:
-    """Return a red disc on green noise, and where the disc is."""
-    at = torch.arange(side) - side / 2 + 10
-    disc = ((at[:, None].square() + at[None].square()).sqrt() < side / 4).float()
-    chance = torch.Generator().manual_seed(5)
-    ground = torch.tensor([0.15, 0.5, 0.25])[:, None, None]
-    ground = ground + 0.15 * torch.rand(3, side, side, generator=chance)
-    object_ = torch.tensor([0.85, 0.2, 0.2])[:, None, None]
-    object_ = object_ + 0.1 * torch.rand(3, side, side, generator=chance)
-    return Image((ground * (1 - disc) + object_ * disc).clamp(0, 1)), disc
-
-
-class Redness(nn.Module):
-    """Sees red."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.red = nn.Conv2d(3, 1, 5, padding=2, bias=True)
-        self.red.weight.data = (
-            torch.tensor([1.0, -1.0, -0.5])[None, :, None, None].expand(1, 3, 5, 5).clone() / 25
-        )
-        self.red.bias.data.fill_(-0.1)  # type: ignore[union-attr]
-
-    def forward(self, x: Tensor) -> Tensor:
-        seen = torch.relu(self.red(x)).mean((1, 2, 3))
-        return torch.stack([torch.zeros_like(seen), 40 * seen], 1)
-
-
-class TestSegment:
-    @pytest.fixture
-    def red(self) -> VisionModel:
-        return VisionModel(
-            "red", Redness(), mean=(0.0,) * 3, std=(1.0,) * 3, input_size=64, resize_size=64,
-            labels=("none", "red"), cam_layer="red",
-        )  # fmt: skip
-
-    @pytest.mark.parametrize("method", ["grad-cam", "saliency"])
-    def test_the_object_is_cut_out(self, red: VisionModel, method: str) -> None:
-        image, disc = blob()
-        truth = Image(disc.expand(3, -1, -1).clone())
-        result = run(
-            "segment", {"image": image, "truth": truth},
-            {"target": 1, "method": method, "evidence": 0}, model=red,
-        )  # fmt: skip
-        assert result.facts["iou"] >= 0.7
-        cutout, mask = result.artifacts
-        assert isinstance(cutout, Picture)
-        assert isinstance(mask, Heatmap)
-        assert cutout.image.alpha is not None
-        assert torch.equal(cutout.image.alpha, mask.values)
-        one, other = mask.values >= 0.5, disc >= 0.5
-        assert float((one & other).sum() / (one | other).sum()) == pytest.approx(
-            result.facts["iou"], abs=1e-4
-        )
-        assert result.facts["share"] == pytest.approx(float(mask.values.mean()), abs=1e-4)
-
-    def test_a_picture_without_an_object_still_has_a_mask(self, red: VisionModel) -> None:
-        flat = Image(torch.full((3, 80, 90), 0.5))
-        result = run("segment", {"image": flat}, {"target": 1, "evidence": 0}, model=red)
-        share = result.facts["share"]
-        assert 0 < share < 1
-        assert result.facts["degenerate"]
-
-    def test_only_one_piece_is_kept(self, model: VisionModel, photo: Image) -> None:
-        from scipy import ndimage
-
-        for largest in (True, False):
-            mask = run(
-                "segment", {"image": photo}, {"largest": largest, "evidence": 0}, model=model
-            ).artifacts[1]
-            assert isinstance(mask, Heatmap)
-            _, pieces = ndimage.label(mask.values.numpy())
-            assert pieces == 1 or not largest
-
-
 def test_a_neuron_is_what_guided_backprop_goes_back_from(model: VisionModel, photo: Image) -> None:
     layer = "_blocks.5"
     image = photo.resize(224, 224)
@@ -319,10 +244,46 @@ def test_a_neuron_is_what_guided_backprop_goes_back_from(model: VisionModel, pho
     assert math.isclose(float(result.principal.values.min()), 0.0, abs_tol=1e-12)
 
 
-def test_a_channel_needs_its_layer(model: VisionModel, photo: Image) -> None:
-    with pytest.raises(InvalidParameter) as caught:
-        run("guided-backprop", {"image": photo}, {"channel": 3}, model=model)
-    assert caught.value.pointer == "/params/channel"
+@pytest.mark.parametrize("layer", [None, "conv2"])
+def test_what_came_back_is_had_as_numbers(layer: str | None, small_model: VisionModel) -> None:
+    image = Image(torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(2)))
+    given = {"layer": layer, "target": 1, "rule": "vanilla", "evidence": 0}
+    result = run("guided-backprop", {"image": image}, given, model=small_model)
+    leaf = image.pixels[None].clone().requires_grad_()
+    with small_model.capture(["conv2", LOGITS]) as features:
+        found = features(leaf)
+    score = found[LOGITS][0, 1] if layer is None else found[layer].max()
+    (wanted,) = torch.autograd.grad(score, leaf)
+    drawn = result.artifacts[1]
+    assert isinstance(drawn, Picture)
+    got = torch.from_numpy(drawn.arrays()["gradient"])
+    assert torch.allclose(got, wanted[0], atol=1e-6)
+    assert float(got.min()) < 0
+    # the picture has them around grey
+    assert torch.allclose(drawn.image.pixels, got / got.abs().max() / 2 + 0.5, atol=1e-6)
+    assert result.facts["relus"] == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "pointer"),
+    [
+        ("guided-backprop", {}, "/params/rule"),
+        ("grad-cam", {"method": "guided-grad-cam"}, "/params/method"),
+    ],
+)
+def test_a_rule_needs_relus(name: str, params: dict[str, object], pointer: str) -> None:
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.SiLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
+    )
+    smooth = VisionModel(
+        "smooth", network, mean=(0.5,) * 3, std=(0.2,) * 3, input_size=SIDE, resize_size=SIDE,
+        labels=(), cam_layer="0",
+    )  # fmt: skip
+    image = Image(torch.full((3, SIDE, SIDE), 0.5))
+    with pytest.raises(InvalidParameter, match="no ReLU") as caught:
+        run(name, {"image": image}, params, model=smooth)
+    assert caught.value.pointer == pointer
+    assert ("vanilla" in caught.value.detail) == (name == "guided-backprop")
 
 
 # of each technique that can explain a neuron
@@ -333,6 +294,59 @@ OWN: dict[str, dict[str, object]] = {
 
 
 class TestNeurons:
+    @pytest.mark.parametrize("name", OWN)
+    @pytest.mark.parametrize(
+        ("params", "pointer", "said"),
+        [
+            ({"channel": 3}, "/params/channel", "name the layer"),
+            ({"row": 1, "column": 2}, "/params/row", "name the layer"),
+            ({"layer": "conv2", "row": 1}, "/params/column", "both"),
+            ({"layer": "conv2", "column": 1}, "/params/row", "both"),
+            ({"layer": "conv2", "channel": 12}, "/params/channel", "0 to 11"),
+            ({"layer": "conv2", "row": 16, "column": 2}, "/params/row", "0 to 15"),
+            ({"layer": "conv2", "row": 2, "column": 16}, "/params/column", "0 to 15"),
+            ({"layer": "fc", "row": 0, "column": 0}, "/params/row", "no rows"),
+        ],
+    )
+    def test_one_that_is_not_there_is_refused(
+        self,
+        name: str,
+        params: dict[str, object],
+        pointer: str,
+        said: str,
+        small_model: VisionModel,
+        photo: Image,
+    ) -> None:
+        with pytest.raises(InvalidParameter, match=said) as caught:
+            run(name, {"image": photo}, OWN[name] | params, model=small_model)
+        assert caught.value.pointer == pointer
+
+    def test_a_place_may_be_chosen(self, small_model: VisionModel) -> None:
+        image = Image(torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(2)))
+        leaf = image.pixels[None].clone().requires_grad_()
+        with small_model.capture(["conv2"]) as features:
+            maps = features(leaf)["conv2"][0]
+        place = {"layer": "conv2", "row": 4, "column": 9}
+        strongest = int(maps[:, 4, 9].argmax())
+        for chosen, channel in ({"channel": 5}, 5), ({}, strongest):
+            results = {
+                name: run(name, {"image": image}, own | place | chosen, model=small_model)
+                for name, own in OWN.items()
+            }
+            for result in results.values():
+                assert result.facts["neuron"]["index"] == [channel, 4, 9]
+                value = float(maps.detach()[channel, 4, 9])
+                assert result.facts["neuron"]["value"] == pytest.approx(value, abs=1e-5)
+            (wanted,) = torch.autograd.grad(maps[channel, 4, 9], leaf, retain_graph=True)
+            back = results["guided-backprop"].principal
+            assert isinstance(back, Heatmap)
+            assert torch.allclose(back.values, wanted[0].abs().amax(0), atol=1e-6)
+            # what it does not look at can be covered without a change
+            covered = results["occlusion"].principal
+            assert isinstance(covered, Heatmap)
+            assert float(covered.values[:, 24:].abs().max()) < 1e-6
+            assert float(covered.values[8:16, 16:24].abs().min()) > 1e-3
+
     @pytest.mark.parametrize("name", OWN)
     def test_curves_of_the_class_are_left_out(
         self, name: str, looker: VisionModel, bright: Image

@@ -16,6 +16,8 @@ from lantern.errors import InvalidParameter, UnknownName
 from lantern.image import Image
 from lantern.records import RECORDS
 from lantern.run import run
+from lantern.techniques import sheets
+from lantern.techniques.filters import FiltersParams, check_size
 from lantern.vision_model import VisionModel
 from lantern.zoo import sketched
 
@@ -189,3 +191,44 @@ class TestActivations:
             with pytest.raises(InvalidParameter) as caught:
                 run("activations", {"image": photo}, params, model=model)
             assert caught.value.pointer == pointer
+
+
+class TestLargeSheets:
+    @pytest.mark.parametrize(
+        ("name", "params", "pointer"),
+        [
+            (
+                "filters",
+                {"layer": "_conv_head", "most": 1024, "slices": 256, "enlarge": 32},
+                "/params/enlarge",
+            ),
+            ("activations", {"layer": "_conv_head", "most": 1024, "size": 224}, "/params/size"),
+        ],
+    )
+    def test_one_that_is_too_large_is_refused(
+        self, name: str, params: dict[str, object], pointer: str, model: VisionModel, photo: Image
+    ) -> None:
+        images = {"image": photo} if name == "activations" else {}
+        with pytest.raises(InvalidParameter, match=r"megapixels .* at most 32 .* lower") as caught:
+            run(name, images, params, model=model)
+        assert caught.value.pointer == pointer
+
+    def test_the_size_is_that_of_what_is_drawn(
+        self, model: VisionModel, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for params in ({"enlarge": 3}, {"layer": "_conv_head", "most": 5, "slices": 7}):
+            sheet = filters(model, **params)[0].sheet()
+            pixels = sheet.height * sheet.width
+            monkeypatch.setattr(sheets, "LARGEST_SHEET", pixels)
+            filters(model, **params)
+            monkeypatch.setattr(sheets, "LARGEST_SHEET", pixels - 1)
+            with pytest.raises(InvalidParameter):
+                filters(model, **params)
+            monkeypatch.undo()
+
+    @pytest.mark.parametrize("name", RECORDS)
+    def test_every_layer_of_every_network_is_drawn_by_the_other_defaults(self, name: str) -> None:
+        params = FiltersParams()
+        for module in sketched(RECORDS[name]).network.modules():
+            if isinstance(module, nn.Conv2d):
+                check_size(module, params)

@@ -50,6 +50,13 @@ class Normed(Deep):
         return super().forward(x - x.mean((1, 2, 3), keepdim=True))
 
 
+class Evened(Deep):
+    """The same, in a way that following receptive fields does not show."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x - x.sum((1, 2, 3), keepdim=True) / x[0].numel())
+
+
 def made(network: type[nn.Module]) -> VisionModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -60,7 +67,9 @@ def made(network: type[nn.Module]) -> VisionModel:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(("network", "is_cut"), [(Deep, True), (Around, False), (Normed, False)])
+@pytest.mark.parametrize(
+    ("network", "is_cut"), [(Deep, True), (Around, False), (Normed, False), (Evened, False)]
+)
 def test_a_cut_is_made_only_where_the_numbers_are_the_same(
     network: type[nn.Module], is_cut: bool
 ) -> None:
@@ -76,6 +85,24 @@ def test_a_cut_is_made_only_where_the_numbers_are_the_same(
     found = local.logits(filling, boxes)
     assert (found - wanted).abs().max() <= 1e-5 * wanted.abs().max()
     assert (wanted - plain).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("network", [Deep, Around, Normed, Evened])
+def test_the_first_picture_does_not_choose_the_layer(network: type[nn.Module]) -> None:
+    boxes, chance = patches(SIDE, 16, 12), torch.Generator().manual_seed(1)
+    noise = torch.rand(1, 3, SIDE, SIDE, generator=chance)
+    even = torch.full((1, 3, SIDE, SIDE), 0.3)
+    filling = torch.rand(1, 3, SIDE, SIDE, generator=chance)
+    # a symmetric picture turned upside down is the same picture
+    symmetric = (noise + noise.flip(2, 3)) / 2
+    layers = {LocalChange(made(network), each, boxes).layer for each in (noise, even, symmetric)}
+    assert len(layers) == 1
+    model = made(network)
+    LocalChange(model, even, boxes)
+    with torch.inference_mode():
+        wanted = model.logits(covered(noise, filling, boxes))
+    found = LocalChange(model, noise, boxes).logits(filling, boxes)
+    assert (found - wanted).abs().max() <= 1e-5 * wanted.abs().max()
 
 
 def test_the_real_network_is_cut(model: VisionModel, photo: Image) -> None:

@@ -339,7 +339,7 @@ def test_rules_reach_every_way_of_writing_a_relu(network: type[nn.Module], rule:
     image = square(SIDE)
     wanted = by_captum(rule, made(Modules).network, image, 3)
     plain = rule_gradient(made(network), image.pixels[None], 3, "vanilla")[0]
-    got, _ = rule_gradient(made(network), image.pixels[None], 3, rule)
+    got, *_ = rule_gradient(made(network), image.pixels[None], 3, rule)
     assert_close(got, wanted, 1e-5)
     assert (got - plain).abs().max() > 0.1 * plain.abs().max()
 
@@ -364,7 +364,7 @@ def test_rules_reach_a_relu_that_is_used_again(
 
     image = square(SIDE)
     wanted = by_captum(rule, made(Apart).network, image, 2)
-    got, _ = rule_gradient(made(network), image.pixels[None], 2, rule)
+    got, *_ = rule_gradient(made(network), image.pixels[None], 2, rule)
     assert_close(got, wanted, 1e-5)
 
 
@@ -372,12 +372,12 @@ def test_rules_reach_relu6() -> None:
     model, image = made(Sixes), square(SIDE)
     leaf = image.pixels[None].clone().requires_grad_()
     (plain,) = torch.autograd.grad(model.logits(leaf)[0, 1], leaf)
-    got, _ = rule_gradient(model, image.pixels[None], 1, "vanilla")
+    got, *_ = rule_gradient(model, image.pixels[None], 1, "vanilla")
     assert_close(got, plain[0], 1e-6)
     with ReluRule("guided") as reached:
         model.logits(image.pixels[None])
     assert reached.reached == 2
-    guided, _ = rule_gradient(model, image.pixels[None], 1, "guided")
+    guided, *_ = rule_gradient(model, image.pixels[None], 1, "guided")
     assert (guided - got).abs().max() > 0.1 * got.abs().max()
 
 
@@ -387,7 +387,7 @@ def test_the_rule_vanilla_on_the_real_network_is_the_gradient(
     pixels = photo.resize(224, 224).pixels[None]
     leaf = pixels.clone().requires_grad_()
     (plain,) = torch.autograd.grad(model.logits(leaf)[0, 285], leaf)
-    got, _ = rule_gradient(model, pixels, 285, "vanilla")
+    got, *_ = rule_gradient(model, pixels, 285, "vanilla")
     assert_close(got, plain[0], 1e-5)
 
 
@@ -402,7 +402,7 @@ def test_rules_of_the_real_network_equal_captums(model: VisionModel, photo: Imag
     for rule, method in (("guided", GuidedBackprop), ("deconvnet", Deconvolution)):
         network = Normalised(twin)
         wanted = method(network).attribute(leaf.clone().requires_grad_(), target=285)[0].detach()
-        got, _ = rule_gradient(own, leaf, 285, cast(Rule, rule))
+        got, *_ = rule_gradient(own, leaf, 285, cast(Rule, rule))
         assert_close(got, wanted, 1e-5)
 
 
@@ -625,6 +625,9 @@ def own_map(method: str, model: VisionModel, image: Image, target: int, layer: s
         weigh = score_weights if method == "score-cam" else ablation_weights
         every = torch.arange(activation.shape[1])
         weights = weigh(model, pixels, activation, every, target, layer)
+        if method == "ablation-cam":
+            # the peer divides by the score, also by a negative one
+            weights = weights * logits[0, target].detach().sign()
         field = torch.einsum("k,khw->hw", weights, activation[0])
     large = cv2.resize(scaled(field.relu()).numpy(), image.pixels.shape[:0:-1])
     return scaled(torch.from_numpy(large))
@@ -636,7 +639,7 @@ def scaled(field: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("method", PEERS)
-@pytest.mark.parametrize("network", ["modules", "real"])
+@pytest.mark.parametrize("network", ["modules", "negative", "real"])
 def test_the_family_equals_pytorch_grad_cam(
     method: str, network: str, model: VisionModel, photo: Image
 ) -> None:
@@ -644,11 +647,12 @@ def test_the_family_equals_pytorch_grad_cam(
         own, layer, image = model, "_blocks.10", photo.resize(224, 224)
     else:
         own, layer, image = made(Modules), "second", square(SIDE)
-    target = int(own.logits(image.pixels[None]).argmax())
+    scores = own.logits(image.pixels[None])[0]
+    target = int(scores.argmin() if network == "negative" else scores.argmax())
     if method == "ablation-cam" and network == "real":
         pytest.skip("it fills channels that may be negative with another value than zero")
     wanted = peer_map(method, oracle(own), image, target, layer)
-    assert_close(own_map(method, own, image, target, layer), wanted, 2e-5)
+    assert_close(own_map(method, own, image, target, layer), wanted, 1e-5)
 
 
 def test_ablation_by_the_tail_alone_equals_whole_passes(model: VisionModel, photo: Image) -> None:
@@ -670,12 +674,28 @@ def test_ablation_by_the_tail_alone_equals_whole_passes(model: VisionModel, phot
             without = float(model.logits(pixels)[0, 285])
         finally:
             handle.remove()
-        assert float(got[number]) == pytest.approx((whole - without) / whole, abs=1e-5)
+        assert float(got[number]) == pytest.approx((whole - without) / abs(whole), abs=1e-5)
+
+
+@pytest.mark.parametrize("is_negative", [False, True])
+def test_ablation_weighs_channels_with_the_sign_of_their_gradient(is_negative: bool) -> None:
+    model, image = made(Modules), square(SIDE)
+    scores = model.logits(image.pixels[None])[0]
+    target = int(scores.argmin() if is_negative else scores.argmax())
+    assert (float(scores[target]) < 0) == is_negative
+    with model.tail("second") as tail:
+        activation, logits = tail(image.pixels[None])
+        (gradient,) = torch.autograd.grad(logits[0, target], activation)
+    every = torch.arange(activation.shape[1])
+    got = ablation_weights(model, image.pixels[None], activation.detach(), every, target, "second")
+    # the head pools and is linear: a channel gives the score just what its gradient says
+    gives = (gradient * activation.detach()).sum((0, 2, 3))
+    assert_close(got, gives / scores[target].detach().abs(), 1e-4)
 
 
 def test_guided_grad_cam_is_the_product(model: VisionModel, photo: Image) -> None:
     image = photo.resize(224, 224)
     cam = field("grad-cam", model, image, target=285)
-    fine, _ = rule_gradient(model, image.pixels[None], 285, "guided")
+    fine, *_ = rule_gradient(model, image.pixels[None], 285, "guided")
     both = field("grad-cam", model, image, target=285, method="guided-grad-cam")
     assert_close(both, cam * fine.abs().amax(0), 1e-5)

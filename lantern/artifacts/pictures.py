@@ -23,12 +23,16 @@ LARGEST_WEBP = 16_383
 
 @dataclass(frozen=True, eq=False)
 class Picture(Artifact):
-    """A picture the technique made; `lossless` where it is spoilt by a file that loses anything."""
+    """A picture the technique made; `lossless` where it is spoilt by a file that loses anything.
+
+    `raw` `[3,H,W]` are the numbers that were drawn, where these are no colours.
+    """
 
     kind = "picture"
     name: str
     image: Image
     lossless: bool = False
+    raw: Tensor | None = None
 
     @property
     def media_types(self) -> tuple[str, ...]:
@@ -43,8 +47,9 @@ class Picture(Artifact):
         return self.image.encode(media_type, rendering.quality)
 
     def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
-        """Return float32 `[3,H,W]`, sRGB, 0..1."""
-        return {self.name: self.image.pixels.detach().cpu().numpy()}
+        """Return float32 `[3,H,W]`, sRGB, 0..1; `raw` where it is there."""
+        shown = self.image.pixels if self.raw is None else self.raw
+        return {self.name: shown.detach().cpu().numpy()}
 
 
 def numbered(name: str, images: Iterable[Image], *, lossless: bool = False) -> tuple[Picture, ...]:
@@ -57,12 +62,16 @@ def numbered(name: str, images: Iterable[Image], *, lossless: bool = False) -> t
 
 @dataclass(frozen=True, eq=False)
 class Heatmap(Artifact):
-    """A signed map `[H,W]` over a picture, in the technique's own unit."""
+    """A signed map `[H,W]` over a picture, in the technique's own unit.
+
+    `raw` `[h,w]` is the map as it was found, on the network's own grid.
+    """
 
     kind = "heatmap"
     name: str
     values: Tensor
     under: Image
+    raw: Tensor | None = None
 
     @property
     def media_types(self) -> tuple[str, ...]:
@@ -87,8 +96,11 @@ class Heatmap(Artifact):
         return Image(colours)
 
     def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
-        """Return float32 `[H,W]`, signed."""
-        return {self.name: self.values.detach().cpu().numpy()}
+        """Return float32 `[H,W]`, signed; where there is `raw`, also that, as `<name>.grid`."""
+        found = {self.name: self.values} | (
+            {} if self.raw is None else {f"{self.name}.grid": self.raw}
+        )
+        return {name: values.detach().cpu().numpy() for name, values in found.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,7 +168,7 @@ class Grid(Artifact):
 
     @property
     def _rows(self) -> int:
-        return -(-len(self.images) // self._across)
+        return _rows(len(self.images), self._across)
 
     @property
     def _tile(self) -> tuple[int, int]:
@@ -167,8 +179,16 @@ class Grid(Artifact):
     @property
     def _size(self) -> tuple[int, int]:
         """Height and width of the sheet, px."""
-        height, width = self._tile
-        return self._rows * (height + GAP) - GAP, self._across * (width + GAP) - GAP
+        return sheet_size(len(self.images), self._across, *self._tile)
+
+
+def sheet_size(count: int, columns: int, height: int, width: int) -> tuple[int, int]:
+    """Return height and width (px) of a sheet of `count` tiles in columns, with their gaps."""
+    return _rows(count, columns) * (height + GAP) - GAP, columns * (width + GAP) - GAP
+
+
+def _rows(count: int, columns: int) -> int:
+    return -(-count // columns)
 
 
 @dataclass(frozen=True, eq=False)

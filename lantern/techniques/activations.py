@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Literal
 
 import torch
@@ -14,6 +13,7 @@ from lantern.image import Image
 from lantern.params import Params
 from lantern.registry import technique
 from lantern.techniques.classify import Fit
+from lantern.techniques.sheets import check_sheet, squarish
 from lantern.techniques.target import LARGEST_MAP, check_channel, require_grid
 from lantern.vision_model import VisionModel
 
@@ -69,6 +69,9 @@ def activations(
     chosen = int(order[0]) if params.channel is None else params.channel
     check_channel(chosen, len(maps), layer)
     shown = order[: params.most]
+    check_sheet(
+        len(shown), params.size, params.size, pointer="/params/size", remedy="lower size or most"
+    )
     rows = tuple(
         {
             "channel": int(at),
@@ -77,15 +80,17 @@ def activations(
         }
         for at in shown
     )
-    heatmap = Heatmap("heatmap", framing.to_picture(maps[chosen]), image)
+    heatmap = Heatmap("heatmap", framing.to_picture(maps[chosen]), image, raw=maps[chosen])
     strongest = maps[shown]
-    columns = math.ceil(math.sqrt(len(shown)))
-    sheet = Grid("maps", _tiles(strongest, params), columns, _captions(shown), raw=strongest)
+    sheet = Grid(
+        "maps", _tiles(strongest, params), squarish(len(shown)), _captions(shown), raw=strongest
+    )
     facts = {
         "layer": layer,
         "shape": list(maps.shape),
         "channel": chosen,
         "dead": int((flat.amax(1) == flat.amin(1)).sum()),
+        "map_size": [image.height, image.width],
     }
     return Outcome((heatmap, sheet, Table("ranking", rows)), facts)
 

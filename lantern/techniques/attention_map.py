@@ -32,7 +32,10 @@ class AttentionMapParams(ExplainParams):
     runs="interactive",
     source="Achtibat et al. 2024, arXiv:2402.05602, section 3; Abnar and Zuidema 2020, "
     "arXiv:2005.00928, section 3",
-    outputs={"heatmap": "relevance of each patch for the class, signed; or attention, sum 1"},
+    outputs={
+        "heatmap": "relevance for the class, signed, that of a patch shared out among its pixels; "
+        "or attention, sum 1"
+    },
     default_model="vit-b-16",
 )
 def attention_map(
@@ -57,7 +60,9 @@ def attention_map(
         found = flow_back(model.logits, pixels, choose, params.method)
         assert chosen is not None
         facts = {"grid": list(found.field.shape), "attention_layers": found.layers}
-        return Attribution(found.field, found.logits, chosen, facts, warnings=warnings)
+        return Attribution(
+            found.field, found.logits, chosen, facts, warnings=warnings, are_shares=True
+        )
 
     warnings = (_BLIND,) if params.method == "rollout" else ()
     return explained(model, image, params, explain)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -154,7 +155,7 @@ def _numbered(outcomes: dict[str, Outcome]) -> tuple[Heatmap, ...]:
     found = []
     for at, heatmap in enumerate(map(_map, outcomes.values()), 1):
         name = "heatmap" if at == 1 else f"heatmap-{at}"
-        found.append(Heatmap(name, heatmap.values, heatmap.under))
+        found.append(dataclasses.replace(heatmap, name=name))
     return tuple(found)
 
 

@@ -67,7 +67,8 @@ class Attribution:
     """A map `[h,w]` over the network's view, for a class, and what was found on the way.
 
     `more` are further maps, by name. `neuron` says which one is explained where it is not the
-    class.
+    class. `are_shares` where the values add up to something, which they then do over a picture
+    of any size too.
     """
 
     field: Tensor
@@ -77,6 +78,7 @@ class Attribution:
     more: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
     neuron: Mapping[str, Any] | None = None
     warnings: Sequence[str] = ()
+    are_shares: bool = False
 
     @property
     def is_degenerate(self) -> bool:
@@ -93,17 +95,18 @@ def explained(model: VisionModel, image: Image, params: ExplainParams, explain: 
     image = image.fit(LARGEST_MAP)
     framing = model.frame(image, params.fit)
     found = explain(model, framing.pixels, params.target)
+    lay = framing.spread if found.are_shares else framing.to_picture
+    fields = {"heatmap": found.field, **found.more}
     heatmaps = tuple(
-        Heatmap(name, framing.to_picture(field.detach().cpu()), image)
-        for name, field in {"heatmap": found.field, **found.more}.items()
+        Heatmap(name, lay(field), image, raw=field)
+        for name, field in ((name, each.detach().cpu()) for name, each in fields.items())
     )
 
     def judged() -> dict[str, Any]:
         return _evidence(model, framing.pixels, found, explain, params)
 
-    return Outcome(
-        heatmaps, _facts(model, found, params), evidence=None if found.is_degenerate else judged
-    )
+    facts = _facts(model, found, params) | {"map_size": [image.height, image.width]}
+    return Outcome(heatmaps, facts, evidence=None if found.is_degenerate else judged)
 
 
 def preview(field: Tensor, pixels: Tensor) -> Callable[[], Image]:

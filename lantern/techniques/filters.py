@@ -13,6 +13,7 @@ from lantern.artifact import Grid, Outcome, Table
 from lantern.errors import InvalidParameter
 from lantern.params import Params
 from lantern.registry import technique
+from lantern.techniques.sheets import check_sheet, squarish
 from lantern.vision_model import VisionModel
 
 # Of a deeper layer, the slices of one filter are drawn together on a tile.
@@ -57,12 +58,11 @@ def filters(model: VisionModel, params: FiltersParams) -> Outcome:
     name, layer = _convolution(model, params.layer)
     weights = layer.weight.detach().float().cpu()
     shown = weights[: params.most]
+    check_size(layer, params)
     reach = shown.flatten(1).abs().amax(1)
     low, high = _bounds(shown, params.scaling)
     scaled = (shown - low) / (high - low).clamp_min(1e-12)
-    # a group of three of many channels is no colour
-    in_colour = layer.in_channels == 3 and layer.groups == 1
-    tiles = scaled if in_colour else _slices(scaled[:, : params.slices])
+    tiles = scaled if _is_in_colour(layer) else _slices(scaled[:, : params.slices])
     large = tiles.repeat_interleave(params.enlarge, 2).repeat_interleave(params.enlarge, 3)
     facts = {
         "layer": name,
@@ -71,8 +71,29 @@ def filters(model: VisionModel, params: FiltersParams) -> Outcome:
         "range": [float(shown.min()), float(shown.max())],
         "faint": int((reach < FAINT * reach.max()).sum()),
     }
-    columns = math.ceil(math.sqrt(len(large)))
-    return Outcome((Grid("filters", large, columns), _ranges(low, high, len(shown))), facts)
+    sheet = Grid("filters", large, squarish(len(large)))
+    return Outcome((sheet, _ranges(low, high, len(shown))), facts)
+
+
+def check_size(layer: nn.Conv2d, params: FiltersParams) -> None:
+    """Make sure that the sheet of a layer is not too large to draw.
+
+    Raises:
+        InvalidParameter: it is.
+    """
+    count, channels, height, width = layer.weight.shape
+    if not _is_in_colour(layer):
+        down, across = _laid(min(channels, params.slices))
+        height, width = down * (height + GAP) - GAP, across * (width + GAP) - GAP
+    check_sheet(
+        min(count, params.most), height * params.enlarge, width * params.enlarge,
+        pointer="/params/enlarge", remedy="lower enlarge, most or, of a deeper layer, slices",
+    )  # fmt: skip
+
+
+def _is_in_colour(layer: nn.Conv2d) -> bool:
+    # a group of three of many channels is no colour
+    return layer.in_channels == 3 and layer.groups == 1
 
 
 def _ranges(low: Tensor, high: Tensor, count: int) -> Table:
@@ -111,8 +132,7 @@ def _bounds(weights: Tensor, scaling: str) -> tuple[Tensor, Tensor]:
 def _slices(filters: Tensor) -> Tensor:
     """Lay the slices of each filter `[N,K,h,w]` side by side in grey, `[N,3,H,W]`."""
     count, slices, height, width = filters.shape
-    across = math.ceil(math.sqrt(slices))
-    down = math.ceil(slices / across)
+    down, across = _laid(slices)
     blank = torch.ones(count, across * down - slices, height, width)
     tall, wide = height + GAP, width + GAP
     sheet = torch.ones(count, down * tall, across * wide)
@@ -125,3 +145,9 @@ def _slices(filters: Tensor) -> Tensor:
             )
             sheet[:, *place] = laid[:, row, column]
     return sheet[:, None, : down * tall - GAP, : across * wide - GAP].expand(-1, 3, -1, -1)
+
+
+def _laid(slices: int) -> tuple[int, int]:
+    """Return in how many rows and columns slices lie."""
+    across = math.ceil(math.sqrt(slices))
+    return math.ceil(slices / across), across

@@ -116,7 +116,7 @@ def _with_detail(
     model: VisionModel, pixels: Tensor, target: int, maps: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
     """Multiply maps `[h,w]` by guided backpropagation, each `[S,S]`."""
-    fine, _ = rule_gradient(model, pixels, target, "guided")
+    fine, _, _ = rule_gradient(model, pixels, target, "guided", pointer="/params/method")
     detail = fine.abs().amax(0)
     size = (pixels.shape[2], pixels.shape[3])
     return {name: resized(field, size) * detail for name, field in maps.items()}
@@ -190,7 +190,10 @@ def ablation_weights(
     target: int,
     layer: str,
 ) -> Tensor:
-    """Weigh channels by how far the class score falls without each.
+    """Weigh channels by how far the class score falls without each, as a share of its size.
+
+    The paper divides by the score itself, which it takes for positive; where it is negative, that
+    would turn the map upside down.
 
     Source: Desai and Ramaswamy 2020, Ablation-CAM, WACV, equation 3.
     """
@@ -202,7 +205,7 @@ def ablation_weights(
             without[torch.arange(len(some)), some] = 0
             scores.append(tail(pixels, without)[:, target])
     left = torch.cat(scores)
-    return (whole - left) / whole.abs().clamp_min(1e-8) * whole.sign()
+    return (whole - left) / whole.abs().clamp_min(1e-8)
 
 
 def _strongest(activation: Tensor, count: int) -> Tensor:

@@ -13,8 +13,9 @@ from lantern.errors import InvalidParameter
 from lantern.image import Image
 from lantern.registry import technique
 from lantern.relu_rule import ReluRule, Rule
-from lantern.techniques.explained import Attribution, ExplainParams, explained
-from lantern.techniques.target import choose_class, require_whole, strongest
+from lantern.techniques.explained import Attribution, explained
+from lantern.techniques.neuron import NeuronParams, find_neuron, neuron_facts
+from lantern.techniques.target import LARGEST_MAP, choose_class, require_whole
 from lantern.vision_model import LOGITS, VisionModel
 
 # What the randomisation test of Adebayo et al. 2018 found.
@@ -24,17 +25,11 @@ WARNING = (
 )
 
 
-class GuidedBackpropParams(ExplainParams):
+class GuidedBackpropParams(NeuronParams):
     """Which rule, and what to go back from: a class, or one neuron of a layer."""
 
     rule: Rule = Field(
         "guided", description="what passes a ReLU: where it was on, what is positive, or both"
-    )
-    layer: str | None = Field(
-        None, max_length=200, description="go back from a neuron of this layer, not from the class"
-    )
-    channel: int | None = Field(
-        None, ge=0, le=100_000, description="its channel; the strongest one if absent"
     )
 
 
@@ -46,7 +41,8 @@ class GuidedBackpropParams(ExplainParams):
     "arXiv:1311.2901",
     outputs={
         "heatmap": "largest absolute value of the channels of what comes back at each pixel",
-        "gradient": "what comes back as colours, grey where nothing does",
+        "gradient": "what comes back as colours, grey where nothing does; raw, as it came back, "
+        "signed",
     },
 )
 def guided_backprop(
@@ -55,20 +51,18 @@ def guided_backprop(
     """Show what a class, or one neuron, has seen, with fine detail.
 
     Goes back from the score through the network by one of three rules for its ReLUs. From a layer
-    it goes back from the strongest neuron of a channel.
+    it goes back from one neuron: that at a place of a channel, or the strongest.
     """
-    if params.channel is not None and params.layer is None:
-        raise InvalidParameter(
-            "a channel is one of a layer: name the layer too", pointer="/params/channel"
-        )
+    params.check()
     seen: list[Tensor] = []
 
     def explain(model: VisionModel, pixels: Tensor, target: int | None) -> Attribution:
-        found, logits, neuron = _go_back(model, pixels, target, params)
+        found, logits, neuron, relus = _go_back(model, pixels, target, params)
         seen.append(found)
         chosen = choose_class(model, logits, target)
         field = found.abs().amax(0)
-        return Attribution(field, logits, chosen, neuron=neuron, warnings=warnings)
+        facts = {"relus": relus}
+        return Attribution(field, logits, chosen, facts, neuron=neuron, warnings=warnings)
 
     warnings = (WARNING,) if params.rule != "vanilla" else ()
     outcome = explained(model, image, params, explain)
@@ -77,9 +71,16 @@ def guided_backprop(
 
 
 def rule_gradient(
-    model: VisionModel, pixels: Tensor, target: int | None, rule: Rule
-) -> tuple[Tensor, Tensor]:
-    """Return what comes back from a class by a rule, `[3,S,S]`, and the logits `[1,C]`.
+    model: VisionModel,
+    pixels: Tensor,
+    target: int | None,
+    rule: Rule,
+    *,
+    pointer: str = "/params/rule",
+) -> tuple[Tensor, Tensor, int]:
+    """Return what comes back from a class by a rule, `[3,S,S]`, the logits `[1,C]`, how many ReLUs.
+
+    `pointer` is to the parameter that chose the rule.
 
     Raises:
         InvalidParameter: the network has no ReLU, or no such class.
@@ -88,24 +89,24 @@ def rule_gradient(
         leaf = pixels.detach().clone().requires_grad_()
         logits = model.logits(leaf)
         (gradient,) = torch.autograd.grad(logits[0, choose_class(model, logits, target)], leaf)
-    _require_relus(model, reached, rule)
-    return gradient[0], logits.detach()
+    _require_relus(model, reached, rule, pointer)
+    return gradient[0], logits.detach(), reached.reached
 
 
-def _require_relus(model: VisionModel, reached: ReluRule, rule: Rule) -> None:
+def _require_relus(model: VisionModel, reached: ReluRule, rule: Rule, pointer: str) -> None:
     if not reached.reached and rule != "vanilla":
+        choice = "vanilla, or another method" if pointer == "/params/rule" else "another method"
         raise InvalidParameter(
-            f"{model.name} has no ReLU for the rule to act on; choose vanilla, or another method",
-            pointer="/params/rule",
+            f"{model.name} has no ReLU for the rule to act on; choose {choice}", pointer=pointer
         )
 
 
 def _go_back(
     model: VisionModel, pixels: Tensor, target: int | None, params: GuidedBackpropParams
-) -> tuple[Tensor, Tensor, dict[str, object] | None]:
+) -> tuple[Tensor, Tensor, dict[str, object] | None, int]:
     if params.layer is None:
-        gradient, logits = rule_gradient(model, pixels, target, params.rule)
-        return gradient, logits, None
+        gradient, logits, relus = rule_gradient(model, pixels, target, params.rule)
+        return gradient, logits, None, relus
     with (
         model.capture([params.layer, LOGITS]) as features,
         torch.enable_grad(),
@@ -115,18 +116,19 @@ def _go_back(
         found = features(leaf)
         require_whole(found[params.layer], params.layer, 1)
         activation = found[params.layer][0]
-        neuron = strongest(activation, params.channel, params.layer)
+        neuron = find_neuron(activation, params, params.layer)
         (gradient,) = torch.autograd.grad(activation[neuron], leaf)
-    _require_relus(model, reached, params.rule)
-    at = {"layer": params.layer, "index": list(neuron), "value": float(activation[neuron].detach())}
-    return gradient[0], found[LOGITS].detach(), at
+    _require_relus(model, reached, params.rule, "/params/rule")
+    at = neuron_facts(params.layer, neuron, activation)
+    return gradient[0], found[LOGITS].detach(), at, reached.reached
 
 
 def _coloured(
     model: VisionModel, image: Image, params: GuidedBackpropParams, gradient: Tensor
 ) -> Picture:
     """Lay what came back over the picture's place, as colours around grey."""
+    image = image.fit(LARGEST_MAP)
     framing = model.frame(image, params.fit)
     over = torch.stack([framing.to_picture(channel.cpu()) for channel in gradient])
     most = over.abs().amax().clamp_min(1e-12)
-    return Picture("gradient", Image(over / most / 2 + 0.5, alpha=image.alpha))
+    return Picture("gradient", Image(over / most / 2 + 0.5, alpha=image.alpha), raw=over)

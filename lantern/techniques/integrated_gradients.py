@@ -56,7 +56,10 @@ def _work(params: IntegratedGradientsParams, sizes: Sizes, model: VisionModel) -
     family="attribution",
     runs="interactive",
     source="Sundararajan et al. 2017, arXiv:1703.01365, section 3",
-    outputs={"heatmap": "share of each pixel in the change of the class score (logit), signed"},
+    outputs={
+        "heatmap": "share of each pixel in the change of the class score (logit), signed; they add "
+        "up to it"
+    },
     work=_work,
 )
 def integrated_gradients(
@@ -102,6 +105,7 @@ def integrated_gradients(
             target,
             {"completeness": completeness},
             warnings=_missing(gap, steps) if gap > params.gap else (),
+            are_shares=True,
         )
 
     return explained(model, image, params, explain)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 import torch
@@ -20,8 +20,9 @@ from lantern.progress import Progress, Step, Told
 from lantern.registry import technique
 from lantern.scoring import Scorer, compiled_scorer
 from lantern.techniques.effort import effort
-from lantern.techniques.explained import Attribution, ExplainParams, explained
-from lantern.techniques.target import check_channel, choose_class, require_whole, strongest
+from lantern.techniques.explained import Attribution, explained
+from lantern.techniques.neuron import NeuronParams, find_neuron, neuron_facts
+from lantern.techniques.target import choose_class, require_whole
 from lantern.vision_model import TOGETHER, VisionModel
 from lantern.work import Sizes, Work
 
@@ -34,7 +35,7 @@ Parts = Callable[[list[Box]], Iterator[list[Box]]]
 """Goes through patches a few at a time, and tells of it."""
 
 
-class OcclusionParams(ExplainParams):
+class OcclusionParams(NeuronParams):
     """What covers the picture, and what is watched."""
 
     patch: int = Field(32, ge=1, le=512, description="side of the patch, px of the network's view")
@@ -45,7 +46,8 @@ class OcclusionParams(ExplainParams):
         "blurred, or black",
     )
     score: Literal["probability", "logit"] = Field(
-        "probability", description="which score of the class is watched"
+        "probability",
+        description="which score of the class is watched; of a neuron it is its value",
     )
     exact: bool = Field(
         False,
@@ -58,12 +60,6 @@ class OcclusionParams(ExplainParams):
         le=1,
         description="take every second patch first, and those between only where the score moves "
         "by this share of its largest move; 0 takes all",
-    )
-    layer: str | None = Field(
-        None, max_length=200, description="watch a channel of this layer instead of the class"
-    )
-    channel: int = Field(
-        0, ge=0, le=100_000, description="its channel; the largest value of its map is watched"
     )
 
 
@@ -90,7 +86,9 @@ def occlusion(
     """Cover one part of the picture after the other and watch the score.
 
     Where it falls, the network has looked; where it rises, what was there spoke against the class.
+    With a layer, one of its neurons is watched: that at a place of a channel, or the strongest.
     """
+    params.check()
     boxes = patches(model.input_size, params.patch, params.stride)
     told = Told(progress)
 
@@ -100,25 +98,24 @@ def occlusion(
             logits = network.logits(pixels)
             chosen = choose_class(network, logits, target)
             tell = told.step if network is model else told.again
+            neuron = _neuron(network, pixels, params)
             parts = _telling(tell, pixels, filling, _most_steps(len(boxes), params.coarse))
 
             def fall(some: list[Box]) -> Tensor:
-                if params.layer is None:
+                if neuron is None:
                     seen = _logits(network, pixels, filling, some, parts, quick=quick)
                     is_logit = params.score == "logit"
                     scores = (seen if is_logit else network.probabilities(seen))[:, chosen]
                 else:
-                    channel = params.layer, params.channel
-                    scores = _answers(network, channel, pixels, filling, some, parts)
+                    scores = _answers(network, neuron, pixels, filling, some, parts)
                 return scores[0] - scores[1:]
 
             # one arithmetic for all, however many there will be
-            plainly = params.exact or params.layer is not None
+            plainly = params.exact or neuron is not None
             quick = None if plainly else compiled_scorer(network, len(boxes))
             falls, taken = coarse_to_fine(fall, boxes, params.coarse)
             field = spread(falls, boxes, pixels.shape[-1])
         facts = {"patches": len(boxes), "taken": taken}
-        neuron = _neuron(network, pixels, params)
         return Attribution(field.clone(), logits.clone(), chosen, facts, neuron=neuron)
 
     return explained(model, image, params, explain)
@@ -166,25 +163,18 @@ def _logits(
 
 def _answers(
     model: VisionModel,
-    channel: tuple[str, int],
+    neuron: Mapping[str, Any],
     pixels: Tensor,
     filling: Tensor,
     boxes: list[Box],
     parts: Parts,
 ) -> Tensor:
-    """Return the largest value of a layer's channel for the picture and under each patch, `[1+P]`.
-
-    Raises:
-        InvalidParameter: the layer has no such channel, or runs on parts of the picture.
-    """
-    layer, number = channel
-    check_channel(number, model.channel_count(layer), layer)
+    """Return the value of one neuron for the picture and under each patch, `[1+P]`."""
+    layer, index = neuron["layer"], neuron["index"]
     with model.capture([layer]) as features:
 
         def answer(pictures: Tensor) -> Tensor:
-            made = features(pictures)[layer]
-            require_whole(made, layer, len(pictures))
-            return made[:, number].reshape(len(pictures), -1).amax(1)
+            return features(pictures)[layer][:, *index]
 
         hidden = (covered(pixels, filling, few) for some in parts(boxes) for few in _few(some))
         return torch.cat([answer(pixels), *map(answer, hidden)])
@@ -197,13 +187,18 @@ def _few(boxes: list[Box]) -> Iterator[list[Box]]:
 
 @torch.inference_mode()
 def _neuron(model: VisionModel, pixels: Tensor, params: OcclusionParams) -> dict[str, Any] | None:
-    """Say which neuron of the watched channel is the largest for the picture."""
+    """Say which neuron is watched, found on the picture while nothing covers it.
+
+    Raises:
+        InvalidParameter: the layer has no such channel or place, or runs on parts of the picture.
+    """
     if params.layer is None:
         return None
     with model.capture([params.layer]) as features:
-        activation = features(pixels)[params.layer][0]
-    index = strongest(activation, params.channel, params.layer)
-    return {"layer": params.layer, "index": list(index), "value": float(activation[index])}
+        made = features(pixels)[params.layer]
+    require_whole(made, params.layer, 1)
+    found = find_neuron(made[0], params, params.layer)
+    return neuron_facts(params.layer, found, made[0])
 
 
 def _filling(model: VisionModel, pixels: Tensor, params: OcclusionParams) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 import numpy as np
@@ -25,6 +26,7 @@ LONGEST = 512
 CLOSING = 1 / 40
 # A mask of less than this share, or of more than the rest, is nothing and everything.
 LEAST_SHARE = 0.002
+_FLAT = "the map says the same of every place: the middle of the picture is taken for the object"
 
 
 class SegmentParams(ExplainParams):
@@ -71,7 +73,11 @@ def segment(
     seeds = resized(heatmap.values, (small.height, small.width))
     if params.method == "saliency":
         seeds = blur(seeds[None, None], CLOSING * min(seeds.shape))[0, 0]
-    labels, warnings = _labels(seeds, params), list(outcome.facts.get("warnings", ()))
+    warnings = list(outcome.facts.get("warnings", ()))
+    if seeds.min() == seeds.max():
+        warnings.append(_FLAT)
+        seeds = _middle(seeds)
+    labels = seed_labels(seeds, params)
     found = _grab_cut(small, labels, params.iterations)
     if params.largest:
         found = _largest_piece(found)
@@ -83,6 +89,7 @@ def segment(
         found = (labels == SURE).float()
     mask = (resized(found, (image.height, image.width)) >= 0.5).float()
     facts = dict(outcome.facts) | {"share": round(float(mask.mean()), 4)}
+    del facts["map_size"]  # the mask is as large as the picture
     if truth is not None:
         facts["iou"] = round(_overlap(mask, truth.resize(image.height, image.width)), 4)
     if warnings:
@@ -108,13 +115,25 @@ def _explained(model: VisionModel, image: Image, params: SegmentParams) -> Outco
     return grad_cam(model, image, GradCamParams(method=params.method, **shared))
 
 
-def _labels(seeds: Tensor, params: SegmentParams) -> Tensor:
-    """Return what GrabCut is told of each pixel; by rank, so that ties do not change the shares."""
-    rank = seeds.flatten().argsort(stable=True).argsort().view(seeds.shape) / (seeds.numel() - 1)
+def seed_labels(seeds: Tensor, params: SegmentParams) -> Tensor:
+    """Return what GrabCut is told of each pixel, by the quantiles of a map that is not flat.
+
+    Pixels of the same value are told the same: those that the background's quantile lies among
+    are probably not the object, unless the map has nothing larger.
+    """
+    ranked = seeds.flatten().sort().values
+    last = len(ranked) - 1
+    low, high = ranked[int(params.background * last)], ranked[math.ceil(params.foreground * last)]
     labels = torch.full(seeds.shape, MAYBE)
-    labels[rank <= params.background] = NOT
-    labels[rank >= params.foreground] = SURE
+    labels[seeds <= low] = NOT
+    labels[seeds > low if low == high < ranked[-1] else seeds >= high] = SURE
     return labels
+
+
+def _middle(field: Tensor) -> Tensor:
+    """Return a map that falls from the middle of another one `[H,W]` to its border."""
+    rows, columns = (1 - torch.linspace(-1, 1, side).abs() for side in field.shape)
+    return torch.minimum(rows[:, None], columns[None])
 
 
 def _grab_cut(image: Image, labels: Tensor, iterations: int) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from lantern.errors import InvalidParameter
@@ -52,20 +51,6 @@ def check_channel(channel: int, count: int, layer: str) -> None:
             f"channel is {channel}; layer {layer} has the channels 0 to {count - 1}",
             pointer="/params/channel",
         )
-
-
-def strongest(activation: Tensor, channel: int | None, layer: str) -> tuple[int, ...]:
-    """Return the index of the strongest neuron of a channel, or of all, in `[C,...]`.
-
-    Raises:
-        InvalidParameter: the layer has no such channel.
-    """
-    flat = activation.detach().reshape(len(activation), -1)
-    if channel is None:
-        channel = int(flat.amax(1).argmax())
-    check_channel(channel, len(flat), layer)
-    place = torch.unravel_index(flat[channel].argmax(), activation.shape[1:])
-    return channel, *(int(i) for i in place)
 
 
 def choose_class(model: VisionModel, logits: Tensor, target: int | None) -> int:
