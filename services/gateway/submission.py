@@ -21,7 +21,7 @@ from lantern.registry import Technique
 from lantern.run import estimate, validate
 from lantern.work import check
 from services import job_bytes, webhooks
-from services.blobs import StorageFull
+from services.blobs import FilesAway, StorageFull
 from services.gateway.context import Context, current
 from services.gateway.documents import document
 from services.gateway.guard import current_key, owner, require
@@ -85,7 +85,7 @@ def submit(
         job, is_new = context.stores.jobs.create(
             order, key=_idempotency_key(), fingerprint=_fingerprint(call, options)
         )
-    except (IdempotencyConflict, QuotaReached, QueueFull, StorageFull):
+    except (IdempotencyConflict, QuotaReached, QueueFull, StorageFull, FilesAway):
         _drop(context, order)
         raise
     if not is_new:  # it was sent twice at the same time
