@@ -129,6 +129,15 @@ class Checkpoints:
 
         self._keep(lambda: _bytes_of({"ended": [], "tensors": tensors()}))
 
+    def heed(self) -> None:
+        """Hear whether to stop where there is nothing new to keep: it will be done again.
+
+        Raises:
+            Suspended: the run is to go on later, from the state that was saved last.
+        """
+        if self._suspend():
+            raise Suspended
+
     def _keep(self, written: Callable[[], bytes]) -> None:
         suspend = self._suspend()
         pause_s = self._pause_s()
