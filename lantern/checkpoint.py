@@ -138,6 +138,10 @@ class Checkpoints:
         if self._suspend():
             raise Suspended
 
+    def aside(self) -> Checkpoints:
+        """Return those of work that a resumed run does again: they keep nothing, only heed."""
+        return Checkpoints(suspend=self._suspend)
+
     def _keep(self, written: Callable[[], bytes]) -> None:
         suspend = self._suspend()
         pause_s = self._pause_s()

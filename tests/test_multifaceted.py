@@ -189,13 +189,14 @@ def test_a_run_stops_behind_the_pictures_it_looks_at(
     for module in ("facets", "multifaceted"):
         monkeypatch.setattr(f"lantern.techniques.{module}.BATCH", 2)
     steps: list[int] = []
+    saved: list[bytes] = []
     with pytest.raises(Suspended):
         run(
             "multifaceted", {"image": tuple(flat.values())}, SMALL, model=small_model,
             progress=lambda step: steps.append(step.done),
-            checkpoints=Checkpoints(pytest.fail, suspend=lambda: len(steps) == 3),
+            checkpoints=Checkpoints(saved.append, suspend=lambda: len(steps) == 3),
         )  # fmt: skip
-    assert steps == [1, 2, 3]
+    assert (steps, saved) == ([1, 2, 3], [])
 
 
 def test_facets_keep_their_class_and_differ_more_than_restarts_do(model: VisionModel) -> None:

@@ -10,20 +10,23 @@ from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
+from torch import Tensor
 
-from lantern.call import Studio
+from lantern.call import Call, Studio
 from lantern.progress import Looks
 from lantern.styles.library import StyleLibrary
+from lantern.techniques.rise import draw_masks
 from lantern.zoo import Zoo
 from services.clients import Stores
-from services.jobs import Claim
-from services.record import Job
+from services.jobs import RUNNING, Claim, Order
+from services.record import Job, new_id
 from services.settings import Settings
 from services.worker.desk import Desk
 from services.worker.tasks import work
-from tests.services.gateway import queue
+from tests.services.gateway import PHOTO, queue
 from tests.waiting import until
 
+MASKS = {"masks": 1500, "error": 1e-6, "evidence": 0}
 LOOKING: dict[str, dict[str, Any]] = {
     "multifaceted": {"looked_at": 6, "facets": 1, "steps": 1, "size": 64},
     "train-decoder": {"looked_at": 6, "size": 16, "width": 4, "steps": 1, "batch": 1},
@@ -103,3 +106,51 @@ class TestLooking:
             jobs.resume(claim.job_id)
             work(desk, claimed(desk), "jobs")
             assert (slow.behind, read(desk, claim).status) == (8, "succeeded")
+
+
+class TestAMap:
+    def submitted(self, desk: Desk) -> Claim:
+        job_id = new_id()
+        desk.stores.blobs.put(job_id, "input-image", PHOTO, ttl_s=60)
+        call = vars(Call("rise", {}, MASKS)) | {"inputs": ["image"], "accept": ["*/*"]}
+        desk.stores.jobs.create(Order(call=call, owner="nobody", id=job_id))
+        return claimed(desk)
+
+    def made(self, desk: Desk, claim: Claim) -> bytes:
+        job = read(desk, claim)
+        assert job.result is not None, job.error
+        data = desk.stores.blobs.read(claim.job_id, job.result["arrays"])
+        assert data is not None
+        return data
+
+    @pytest.mark.parametrize("is_lost", [True, False])
+    def test_it_goes_on_to_the_same_bytes(
+        self, desk: Desk, monkeypatch: pytest.MonkeyPatch, is_lost: bool
+    ) -> None:
+        counts: list[int] = []
+
+        def draw(count: int, *rest: Any) -> Tensor:
+            counts.append(count)
+            return draw_masks(count, *rest)
+
+        monkeypatch.setattr("lantern.techniques.rise.draw_masks", draw)
+        unbroken = self.submitted(desk)
+        work(desk, unbroken, "jobs")
+        pairs, jobs = sum(counts), desk.stores.jobs
+        claim = self.submitted(desk)
+        thread = threading.Thread(target=work, args=(desk, claim, "jobs"))
+        thread.start()
+        until(lambda: read(desk, claim).checkpoint is not None)
+        if is_lost:
+            desk.stores.state.zadd(RUNNING, {claim.job_id: 1})
+            jobs.reap()
+        else:
+            jobs.pause(claim.job_id)
+        thread.join(10)
+        assert not thread.is_alive()
+        assert sum(counts) < 2 * pairs
+        counts.clear()
+        jobs.resume(claim.job_id)
+        work(desk, claimed(desk), "jobs")
+        assert 0 < sum(counts) < pairs
+        assert self.made(desk, claim) == self.made(desk, unbroken)
