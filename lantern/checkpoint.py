@@ -152,6 +152,19 @@ class Checkpoints:
 
         self._keep(lambda: {"ended": [], "tensors": tensors()})
 
+    def heed(self) -> None:
+        """Hear whether to stop where there is nothing new to keep: it will be done again.
+
+        Raises:
+            Suspended: the run is to go on later, from the state that was saved last.
+        """
+        if self._suspend():
+            raise Suspended
+
+    def aside(self) -> Checkpoints:
+        """Return those of work that a resumed run does again: they keep nothing, only heed."""
+        return Checkpoints(suspend=self._suspend)
+
     def _keep(self, written: Callable[[], dict[str, Any]]) -> None:
         suspend = self._suspend()
         pause_s = self._pause_s()

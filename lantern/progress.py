@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from lantern.checkpoint import Checkpoints
     from lantern.image import Image
 
 
@@ -15,7 +16,7 @@ class Cancelled(Exception):
 
 
 class Suspended(Cancelled):
-    """Raised once the state is kept, to stop a computation that is to go on later."""
+    """Raised to stop a computation that is to go on later, from the state that was kept last."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,13 @@ Progress = Callable[[Step], None]
 
 @dataclass(frozen=True)
 class Looks:
-    """Tells of the pictures that are looked at before a run's own `steps`, `batch` by batch."""
+    """Tells of the pictures that are looked at before a run's own `steps`, `batch` by batch.
+
+    A run that is to go on later stops behind a batch, and looks at all of them again.
+    """
 
     progress: Progress
+    checkpoints: Checkpoints
     count: int
     batch: int
     steps: int
@@ -52,8 +57,13 @@ class Looks:
         return batches, batches + self.steps
 
     def looked(self, at: int, preview: Callable[[], Image]) -> None:
-        """Tell that the batch that begins at a picture has been looked at."""
+        """Tell that the batch that begins at a picture has been looked at.
+
+        Raises:
+            Suspended: the run is to go on later.
+        """
         self.progress(Step(at // self.batch + 1, self.span[1], 0.0, preview))
+        self.checkpoints.heed()
 
 
 @dataclass

@@ -183,6 +183,22 @@ def test_a_run_that_is_resumed_ends_as_one_that_was_not(
     assert rows_of(whole) == rows_of(again)
 
 
+def test_a_run_stops_behind_the_pictures_it_looks_at(
+    small_model: VisionModel, flat: dict[str, Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("facets", "multifaceted"):
+        monkeypatch.setattr(f"lantern.techniques.{module}.BATCH", 2)
+    steps: list[int] = []
+    saved: list[bytes] = []
+    with pytest.raises(Suspended):
+        run(
+            "multifaceted", {"image": tuple(flat.values())}, SMALL, model=small_model,
+            progress=lambda step: steps.append(step.done),
+            checkpoints=Checkpoints(saved.append, suspend=lambda: len(steps) == 3),
+        )  # fmt: skip
+    assert (steps, saved) == ([1, 2, 3], [])
+
+
 def test_facets_keep_their_class_and_differ_more_than_restarts_do(model: VisionModel) -> None:
     found = samples.photographs()
     pictures = [Image.decode(found[name].read_bytes()) for name in ("cat", "rocket")]

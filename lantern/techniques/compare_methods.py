@@ -12,6 +12,7 @@ from pydantic import Field
 
 from lantern import registry
 from lantern.artifact import Grid, Heatmap, Outcome, with_evidence
+from lantern.checkpoint import Checkpoints
 from lantern.errors import InvalidParameter, LanternError
 from lantern.image import Image
 from lantern.progress import Progress, Step, Told
@@ -127,6 +128,7 @@ def _ask(
         # chance of its own: the same map as when it is called alone
         chance = torch.Generator().manual_seed(seed)
         given = {"model": model, "generator": chance, "progress": told.again}
+        given |= {"checkpoints": Checkpoints()}  # what is kept would be of one method only
         try:
             outcomes[method] = _explained(method, image, shared, given)
         except LanternError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import numpy as np
@@ -10,6 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from lantern.artifact import Outcome
+from lantern.checkpoint import Checkpoints, restoring
 from lantern.gradients import Gradients
 from lantern.image import Image
 from lantern.optimize.regularize import blur
@@ -66,6 +68,7 @@ def integrated_gradients(
     model: VisionModel,
     image: Annotated[Image, "picture to explain"],
     progress: Progress,
+    checkpoints: Checkpoints,
     params: IntegratedGradientsParams,
 ) -> Outcome:
     """Share out a class score among the pixels, so that the shares add up to it.
@@ -81,18 +84,23 @@ def integrated_gradients(
             logits = network.logits(torch.cat([pixels, nothing]))
         target = choose_class(network, logits[:1], target)
         change = float(logits[0, target] - logits[1, target])
-        steps = params.steps
-        gradients = params.gradients(network, steps if network is model else 1)
+        is_asked = network is model  # and not one of the random ones it is compared with
+        kept = checkpoints if is_asked else checkpoints.aside()
+        gradients = params.gradients(network, params.steps if is_asked else 1)
+        so_far = Sum.begun(params.steps, pixels, kept)
+        if so_far.steps > params.steps:  # an earlier run has told of all
+            batches = -(-params.steps // TOGETHER)
+            told.last = Step(batches, batches, 0.0, lambda: image)
         while True:
+            steps = so_far.steps
             # how often the points are doubled shows only at the end
-            is_first = network is model and steps == params.steps
-            tell = told.step if is_first else told.again
-            shares = integrate(gradients, pixels, nothing, target, steps, tell)
+            tell = told.step if is_asked and steps == params.steps else told.again
+            shares = integrate(gradients, pixels, nothing, target, so_far, tell, kept)
             total = float(shares.sum())
             gap = abs(total - change) / max(abs(change), 1e-6)
             if gap <= params.gap or 2 * steps > params.most_steps:
                 break
-            steps *= 2
+            so_far = Sum.nothing(2 * steps, pixels)
         completeness = {
             "change": round(change, 6),
             "sum": round(total, 6),
@@ -111,26 +119,66 @@ def integrated_gradients(
     return explained(model, image, params, explain)
 
 
+@dataclass
+class Sum:
+    """Gradients `[3,S,S]` by weight, float64, summed over `done` of `steps` points of the way."""
+
+    steps: int
+    total: Tensor
+    done: int = 0
+
+    @classmethod
+    def nothing(cls, steps: int, pixels: Tensor) -> Sum:
+        """Begin with no points."""
+        return cls(steps, torch.zeros_like(pixels[0], dtype=torch.float64))
+
+    @classmethod
+    def begun(cls, steps: int, pixels: Tensor, checkpoints: Checkpoints) -> Sum:
+        """Begin with no points, or go on with those of an earlier run, which may be more."""
+        kept = checkpoints.restore_tensors()
+        if kept is None:
+            return cls.nothing(steps, pixels)
+        with restoring():
+            steps, done = kept["points"].tolist()
+            return cls(steps, kept["total"].to(pixels.device), done)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return what is kept for a run that goes on."""
+        return {"total": self.total, "points": torch.tensor([self.steps, self.done])}
+
+
 def integrate(
     gradients: Gradients,
     pixels: Tensor,
     nothing: Tensor,
     target: int,
-    steps: int,
+    so_far: Sum,
     progress: Progress,
+    checkpoints: Checkpoints,
 ) -> Tensor:
-    """Return each value's share `[3,S,S]` in the change of a logit, float64, by Gauss-Legendre."""
+    """Return each value's share `[3,S,S]` in the change of a logit, float64, by Gauss-Legendre.
+
+    The points that are not done yet are added to the sum, which is kept.
+    """
+    steps = so_far.steps
     points, weights = np.polynomial.legendre.leggauss(steps)
     way, batches = pixels - nothing, -(-steps // TOGETHER)
-    total = torch.zeros_like(pixels[0], dtype=torch.float64)
-    for at in range(0, steps, TOGETHER):
+
+    def tell() -> None:
+        shown = preview((so_far.total * way[0]).sum(0), pixels)
+        progress(Step(-(-so_far.done // TOGETHER), batches, 0.0, shown))
+
+    if so_far.done:  # of a run that goes on, where it was
+        tell()
+    for at in range(so_far.done, steps, TOGETHER):
         share = torch.tensor((points[at : at + TOGETHER] + 1) / 2).to(pixels)[:, None, None, None]
         weight = torch.tensor(weights[at : at + TOGETHER] / 2, device=pixels.device)
         found = gradients(nothing + share * way, target)
-        total += torch.einsum("n,nchw->chw", weight, found.double())
-        so_far = (total * way[0]).sum(0)
-        progress(Step(at // TOGETHER + 1, batches, 0.0, preview(so_far, pixels)))
-    return total * way[0]
+        so_far.total += torch.einsum("n,nchw->chw", weight, found.double())
+        so_far.done += len(share)
+        tell()
+        checkpoints.keep_tensors(so_far.state)
+    return so_far.total * way[0]
 
 
 def _missing(gap: float, steps: int) -> tuple[str, ...]:

@@ -136,7 +136,7 @@ def multifaceted(
     """
     layer = params.layer or model.cam_layer
     named = named_pictures(model, params, image, collections)
-    looks = Looks(progress, len(named), BATCH, params.steps)
+    looks = Looks(progress, checkpoints, len(named), BATCH, params.steps)
     target, seen = of_class(model, params, layer, named, looks, is_given=bool(image))
     goal = read_one(params.objective or f"class:{target}", model, pointer="/params/objective")
     facets = facets_of(seen, model, params, generator)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import torch
@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from lantern.artifact import Outcome
+from lantern.checkpoint import Checkpoints, restoring
 from lantern.image import Image
 from lantern.local_change import Box, LocalChange, covered
 from lantern.optimize.regularize import blur
@@ -30,9 +31,6 @@ from lantern.work import Sizes, Work
 BLUR = 12.0
 # Patches of a step: as many as LocalChange takes together, so that steps change no rounding.
 STEP = 16
-
-Parts = Callable[[list[Box]], Iterator[list[Box]]]
-"""Goes through patches a few at a time, and tells of it."""
 
 
 class OcclusionParams(NeuronParams):
@@ -81,6 +79,7 @@ def occlusion(
     model: VisionModel,
     image: Annotated[Image, "picture to explain"],
     progress: Progress,
+    checkpoints: Checkpoints,
     params: OcclusionParams,
 ) -> Outcome:
     """Cover one part of the picture after the other and watch the score.
@@ -97,18 +96,22 @@ def occlusion(
         with torch.inference_mode():
             logits = network.logits(pixels)
             chosen = choose_class(network, logits, target)
-            tell = told.step if network is model else told.again
+            is_asked = network is model  # and not one of the random ones it is compared with
+            tell = told.step if is_asked else told.again
+            kept = checkpoints if is_asked else checkpoints.aside()
             neuron = _neuron(network, pixels, params)
-            parts = _telling(tell, pixels, filling, _most_steps(len(boxes), params.coarse))
+            total = _most_steps(len(boxes), params.coarse)
+            steps = Steps.begun(tell, kept, total, pixels, filling)
 
             def fall(some: list[Box]) -> Tensor:
-                if neuron is None:
-                    seen = _logits(network, pixels, filling, some, parts, quick=quick)
+                if neuron is not None:
+                    return _by_answers(network, neuron, pixels, filling, some, steps)
+
+                def scores(logits: Tensor) -> Tensor:
                     is_logit = params.score == "logit"
-                    scores = (seen if is_logit else network.probabilities(seen))[:, chosen]
-                else:
-                    scores = _answers(network, neuron, pixels, filling, some, parts)
-                return scores[0] - scores[1:]
+                    return (logits if is_logit else network.probabilities(logits))[:, chosen]
+
+                return _by_logits(network, scores, pixels, filling, some, steps, quick=quick)
 
             # one arithmetic for all, however many there will be
             plainly = params.exact or neuron is not None
@@ -126,58 +129,102 @@ def _most_steps(count: int, coarse: float) -> int:
     return -(-count // STEP) + bool(coarse)
 
 
-def _telling(progress: Progress, pixels: Tensor, filling: Tensor, total: int) -> Parts:
-    """Return what goes through patches and tells of each few, with the picture under the last."""
-    done = itertools.count(1)
+@dataclass
+class Steps:
+    """Goes through patches a few at a time: tells of each step, and keeps the scores it found.
 
-    def parts(boxes: list[Box]) -> Iterator[list[Box]]:
+    Patches come in the same order in a run that goes on: the first steps are those it has.
+    """
+
+    progress: Progress
+    checkpoints: Checkpoints
+    total: int
+    shown: Callable[[list[Box]], Image]
+    scores: list[Tensor]
+    taken: int = 0
+
+    @classmethod
+    def begun(
+        cls, progress: Progress, checkpoints: Checkpoints, total: int, pixels: Tensor,
+        filling: Tensor,
+    ) -> Steps:  # fmt: skip
+        """Begin with nothing, or with the scores an earlier run has found."""
+
+        def shown(boxes: list[Box]) -> Image:
+            return Image(covered(pixels, filling, boxes)[0].cpu())
+
+        kept = checkpoints.restore_tensors()
+        if kept is None:
+            return cls(progress, checkpoints, total, shown, [])
+        with restoring():
+            found = torch.split(kept["scores"].to(pixels.device), kept["counts"].tolist())
+        return cls(progress, checkpoints, total, shown, list(found))
+
+    def scored(self, boxes: list[Box], score: Callable[[list[Box]], Tensor]) -> Tensor:
+        """Return the score under each patch, `[P]`; `score` finds those of a few."""
+        before = self.taken
         for at in range(0, len(boxes), STEP):
-            some = boxes[at : at + STEP]
-            yield some
-            progress(Step(next(done), total, 0.0, functools.partial(shown, some[-1:])))
+            self._take(boxes[at : at + STEP], score)
+        return torch.cat(self.scores[before : self.taken])
 
-    def shown(boxes: list[Box]) -> Image:
-        return Image(covered(pixels, filling, boxes)[0].cpu())
+    def _take(self, some: list[Box], score: Callable[[list[Box]], Tensor]) -> None:
+        is_new = self.taken == len(self.scores)
+        if is_new:
+            self.scores.append(score(some).clone())  # a part would keep all classes
+        self.taken += 1
+        if self.taken == len(self.scores):  # also of a run that goes on, where it was
+            shown = functools.partial(self.shown, some[-1:])
+            self.progress(Step(self.taken, self.total, 0.0, shown))
+        if is_new:
+            self.checkpoints.keep_tensors(self._state)
 
-    return parts
+    def _state(self) -> dict[str, Tensor]:
+        counts = torch.tensor([len(scores) for scores in self.scores])
+        return {"scores": torch.cat(self.scores), "counts": counts}
 
 
-def _logits(
+def _by_logits(
     model: VisionModel,
+    scores: Callable[[Tensor], Tensor],
     pixels: Tensor,
     filling: Tensor,
     boxes: list[Box],
-    parts: Parts,
+    steps: Steps,
     *,
     quick: Scorer | None,
 ) -> Tensor:
-    """Return the logits `[1+P,C]` of the picture, and of it under each patch."""
+    """Return how far the score of logits falls under each patch, `[P]`."""
     if quick is None:
         change = LocalChange(model, pixels, boxes)
-        hidden = [change.logits(filling, some) for some in parts(boxes)]
-        return torch.cat([model.logits(pixels), *hidden])
+        hidden = steps.scored(boxes, lambda some: scores(change.logits(filling, some)))
+        return scores(model.logits(pixels)) - hidden
+
+    def score(some: list[Box]) -> Tensor:
+        return scores(torch.cat([quick(covered(pixels, filling, few)) for few in _few(some)]))
+
     # all of one kind: what rounding adds to each is nearly the same, and falls out of differences
-    seen = (quick(covered(pixels, filling, few)) for some in parts(boxes) for few in _few(some))
-    return torch.cat([quick(pixels), *seen])
+    return scores(quick(pixels)) - steps.scored(boxes, score)
 
 
-def _answers(
+def _by_answers(
     model: VisionModel,
     neuron: Mapping[str, Any],
     pixels: Tensor,
     filling: Tensor,
     boxes: list[Box],
-    parts: Parts,
+    steps: Steps,
 ) -> Tensor:
-    """Return the value of one neuron for the picture and under each patch, `[1+P]`."""
+    """Return how far the value of one neuron falls under each patch, `[P]`."""
     layer, index = neuron["layer"], neuron["index"]
     with model.capture([layer]) as features:
 
         def answer(pictures: Tensor) -> Tensor:
             return features(pictures)[layer][:, *index]
 
-        hidden = (covered(pixels, filling, few) for some in parts(boxes) for few in _few(some))
-        return torch.cat([answer(pixels), *map(answer, hidden)])
+        def score(some: list[Box]) -> Tensor:
+            return torch.cat([answer(covered(pixels, filling, few)) for few in _few(some)])
+
+        return answer(pixels) - steps.scored(boxes, score)
 
 
 def _few(boxes: list[Box]) -> Iterator[list[Box]]:

@@ -9,10 +9,12 @@ from pydantic import Field
 from torch import Tensor
 
 from lantern.artifact import Outcome
+from lantern.checkpoint import Checkpoints
 from lantern.image import Image
 from lantern.progress import Progress, Step, Told
 from lantern.registry import technique
 from lantern.scoring import scorer
+from lantern.sums import Sums
 from lantern.techniques.effort import effort
 from lantern.techniques.explained import Attribution, ExplainParams, explained, preview
 from lantern.techniques.target import choose_class
@@ -56,6 +58,7 @@ def rise(
     image: Annotated[Image, "picture to explain"],
     generator: torch.Generator,
     progress: Progress,
+    checkpoints: Checkpoints,
     params: RiseParams,
 ) -> Outcome:
     """Look at the picture through many random masks, and find what helps when it is seen.
@@ -67,11 +70,13 @@ def rise(
     told = Told(progress)
 
     def explain(network: VisionModel, pixels: Tensor, target: int | None) -> Attribution:
-        tell = told.step if network is model else told.again
+        is_asked = network is model  # and not one of the random ones it is compared with
+        tell = told.step if is_asked else told.again
+        kept = checkpoints if is_asked else checkpoints.aside()
         with torch.inference_mode():
             logits = network.logits(pixels)
             target = choose_class(network, logits, target)
-            field, facts = _through_masks(network, pixels, target, params, generator, tell)
+            field, facts = _through_masks(network, pixels, target, params, generator, tell, kept)
         return Attribution(field.clone(), logits.clone(), target, facts)
 
     return explained(model, image, params, explain)
@@ -84,35 +89,45 @@ def _through_masks(
     params: RiseParams,
     generator: torch.Generator,
     progress: Progress,
+    checkpoints: Checkpoints,
 ) -> tuple[Tensor, dict[str, object]]:
     side, score = pixels.shape[-1], scorer(model, params.masks)
-    batches = -(-(params.masks // 2) // PAIRS)
-    total = torch.zeros(side, side, dtype=torch.float64)
-    squares = torch.zeros_like(total)
-    pairs, error = 0, 1.0
-    while pairs < params.masks // 2 and not (pairs >= LEAST_PAIRS and error <= params.error):
-        count = min(PAIRS, params.masks // 2 - pairs)
+    most = params.masks // 2
+    sums = Sums.begun(torch.zeros(side, side, dtype=torch.float64), generator, checkpoints)
+
+    def told() -> float:
+        """Tell of the map so far; return its error."""
+        error = _error(sums)
+        done, batches = -(-sums.count // PAIRS), -(-most // PAIRS)
+        progress(Step(done, batches, error, preview(sums.mean, pixels)))
+        return error
+
+    # of a run that goes on, where it was
+    error = told() if sums.count else 1.0
+    while sums.count < most and not (sums.count >= LEAST_PAIRS and error <= params.error):
+        count = min(PAIRS, most - sums.count)
         masks = draw_masks(count, params.cells, side, generator).to(pixels)
         both = torch.cat([masks, 1 - masks])
         # what is not seen is grey, which is zero to the network
         seen = model.grey + (pixels - model.grey) * both[:, None]
         probabilities = model.probabilities(score(seen))[:, target]
         gain = (probabilities[:count] - probabilities[count:])[:, None, None]
-        shares = (gain * (2 * masks - 1)).double().cpu()
-        total += shares.sum(0)
-        squares += shares.square().sum(0)
-        pairs += count
-        mean = total / pairs
-        deviation = (squares / pairs - mean.square()).clamp_min(0) / pairs
-        width = float(mean.max() - mean.min())
-        error = float(deviation.sqrt().mean()) / max(width, 1e-12)
-        progress(Step(-(-pairs // PAIRS), batches, error, preview(mean, pixels)))
+        sums.add((gain * (2 * masks - 1)).double().cpu())
+        error = told()
+        sums.keep()
     facts: dict[str, object] = {
-        "masks": 2 * pairs,
+        "masks": 2 * sums.count,
         "standard_error": round(error, 4),
         "settled": error <= params.error,
     }
-    return mean.float(), facts
+    return sums.mean.float(), facts
+
+
+def _error(sums: Sums) -> float:
+    """Return the standard error of a map, as a share of its range."""
+    deviation = sums.variance.clamp_min(0) / sums.count
+    width = float(sums.mean.max() - sums.mean.min())
+    return float(deviation.sqrt().mean()) / max(width, 1e-12)
 
 
 def draw_masks(count: int, cells: int, side: int, generator: torch.Generator) -> Tensor:

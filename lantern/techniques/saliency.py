@@ -10,10 +10,12 @@ from pydantic import Field
 from torch import Tensor
 
 from lantern.artifact import Outcome
+from lantern.checkpoint import Checkpoints
 from lantern.gradients import Gradients, class_gradient
 from lantern.image import Image
 from lantern.progress import Progress, Step, Told
 from lantern.registry import technique
+from lantern.sums import Sums
 from lantern.techniques.effort import effort
 from lantern.techniques.explained import Attribution, GradientsParams, explained, preview
 from lantern.techniques.target import choose_class
@@ -59,6 +61,7 @@ def saliency(
     image: Annotated[Image, "picture to explain"],
     generator: torch.Generator,
     progress: Progress,
+    checkpoints: Checkpoints,
     params: SaliencyParams,
 ) -> Outcome:
     """Show how strongly each pixel would change the class score.
@@ -69,19 +72,22 @@ def saliency(
     told = Told(progress)
 
     def explain(network: VisionModel, pixels: Tensor, target: int | None) -> Attribution:
-        tell = told.step if network is model else told.again
+        is_asked = network is model  # and not one of the random ones it is compared with
+        tell = told.step if is_asked else told.again
+        kept = checkpoints if is_asked else checkpoints.aside()
         if params.method == "gradient":
             choose = functools.partial(choose_class, network, target=target)
             gradient, logits = class_gradient(network, pixels, choose)
             target = choose(logits)
             field = _reduce(gradient[0], pixels[0], params.reduce)
             tell(Step(1, 1, 0.0, preview(field, pixels)))
+            kept.heed()
             return Attribution(field, logits, target)
         with torch.no_grad():
             logits = network.logits(pixels)
         target = choose_class(network, logits, target)
-        gradients = params.gradients(network, params.samples if network is model else 1)
-        field = _over_copies(gradients, pixels, target, params, generator, tell)
+        gradients = params.gradients(network, params.samples if is_asked else 1)
+        field = _over_copies(gradients, pixels, target, params, generator, tell, kept)
         return Attribution(field, logits, target)
 
     return explained(model, image, params, explain)
@@ -94,22 +100,27 @@ def _over_copies(
     params: SaliencyParams,
     generator: torch.Generator,
     progress: Progress,
+    checkpoints: Checkpoints,
 ) -> Tensor:
     """Return the mean or the variance of the gradient over copies with noise, reduced."""
     batches = -(-params.samples // TOGETHER)
     spread = params.noise * float(pixels.max() - pixels.min())
-    total = torch.zeros_like(pixels[0], dtype=torch.float64)
-    squares = torch.zeros_like(total)
-    for batch in range(batches):
-        count = min(params.samples - batch * TOGETHER, TOGETHER)
+    zero = torch.zeros_like(pixels[0], dtype=torch.float64)
+    sums = Sums.begun(zero, generator, checkpoints)
+
+    def tell() -> None:
+        so_far = _reduce(sums.mean.to(pixels), pixels[0], params.reduce)
+        progress(Step(-(-sums.count // TOGETHER), batches, 0.0, preview(so_far, pixels)))
+
+    if sums.count:  # of a run that goes on, where it was
+        tell()
+    while sums.count < params.samples:
+        count = min(params.samples - sums.count, TOGETHER)
         noise = torch.randn(count, *pixels.shape[1:], generator=generator).to(pixels)
-        found = gradients(pixels + spread * noise, target).double()
-        total += found.sum(0)
-        squares += found.square().sum(0)
-        so_far = _reduce((total / (batch * TOGETHER + count)).to(pixels), pixels[0], params.reduce)
-        progress(Step(batch + 1, batches, 0.0, preview(so_far, pixels)))
-    mean = total / params.samples
-    field = mean if params.method == "smooth-grad" else squares / params.samples - mean.square()
+        sums.add(gradients(pixels + spread * noise, target).double())
+        tell()
+        sums.keep()
+    field = sums.mean if params.method == "smooth-grad" else sums.variance
     return _reduce(field.to(pixels), pixels[0], params.reduce)
 
 

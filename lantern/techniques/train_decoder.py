@@ -151,11 +151,12 @@ def train_decoder(
     layer = params.layer or model.cam_layer
     collection = collections.find(params.collection)
     architecture = Architecture(_code_shape(model, layer, params), params.size, params.width)
-    looks = Looks(progress, min(len(collection), params.looked_at), BATCH, params.steps)
+    count = min(len(collection), params.looked_at)
+    looks = Looks(progress, checkpoints, count, BATCH, params.steps)
     examples = _examples(model, collection, layer, params, looks)
     order = torch.randperm(len(examples.pixels), generator=generator)
-    count = max(1, min(params.held_out, len(order) // 4))
-    held, training = examples.chosen(order[:count]), examples.chosen(order[count:])
+    apart = max(1, min(params.held_out, len(order) // 4))
+    held, training = examples.chosen(order[:apart]), examples.chosen(order[apart:])
     decoder = _new(model, layer, architecture, training, params, generator)
     trace = ascend(
         _Loss(model, decoder, training, params, generator),

@@ -43,7 +43,7 @@ from tests.waiting import until
 
 ENDLESS = {"steps": 200, "octaves": 10, "octave_scale": 1.1, "size": 160}
 SECONDS = {"steps": 60, "octaves": 2, "size": 96}
-ENDLESS_MASKS = {"masks": 8000, "error": 1e-6, "evidence": 0}
+LONG_SHEET = {"methods": ["rise", "occlusion", "integrated-gradients"], "evidence": 0}
 SHORT = {"steps": 3, "octaves": 1, "size": 64}
 
 
@@ -387,7 +387,7 @@ class TestPuttingDownWhatKeepsNoState:
     def test_pausing_is_heard_and_the_job_begins_again_later(
         self, desk: Desk, submit: Submit
     ) -> None:
-        claim = submit("rise", ENDLESS_MASKS)
+        claim = submit("compare-methods", LONG_SHEET)
         thread = in_background(desk, claim)
         desk.stores.jobs.pause(claim.job_id)
         thread.join(3)
@@ -402,7 +402,7 @@ class TestPuttingDownWhatKeepsNoState:
         assert read(desk, claim).status == "canceled"
 
     def test_a_worker_that_is_to_stop_gives_it_back(self, desk: Desk, submit: Submit) -> None:
-        claim = submit("rise", ENDLESS_MASKS)
+        claim = submit("compare-methods", LONG_SHEET)
         thread = in_background(desk, claim)
         desk.stores.jobs.release("worker")
         thread.join(3)
