@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from lantern.artifact import Heatmap, Outcome, Picture
+from lantern.checkpoint import Checkpoints
 from lantern.image import Image
 from lantern.optimize.regularize import blur
 from lantern.progress import silent
@@ -110,8 +111,9 @@ SURE, NOT, MAYBE = 1, 2, 3
 def _explained(model: VisionModel, image: Image, params: SegmentParams) -> Outcome:
     shared = params.model_dump(include=set(ExplainParams.model_fields))
     if params.method == "saliency":
-        # the gradient needs no chance
-        return saliency(model, image, torch.Generator(), silent, SaliencyParams(**shared))
+        # one gradient needs no chance, and is no state worth keeping
+        chance, kept = torch.Generator(), Checkpoints()
+        return saliency(model, image, chance, silent, kept, SaliencyParams(**shared))
     return grad_cam(model, image, GradCamParams(method=params.method, **shared))
 
 
