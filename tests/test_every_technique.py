@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import itertools
@@ -38,11 +39,12 @@ from lantern.errors import InvalidParameter, LanternError, UnknownName
 from lantern.image import Image
 from lantern.params import Params
 from lantern.progress import Cancelled, Progress, Step, silent
-from lantern.records import DEFAULT_MODEL
+from lantern.records import DEFAULT_MODEL, RECORDS
 from lantern.registry import Technique
 from lantern.run import run, validate
 from lantern.styles.library import StyleLibrary
 from lantern.vision_model import VisionModel
+from lantern.zoo import presented
 from tests.films import film
 from tests.transformers import tiny_vit
 
@@ -70,8 +72,8 @@ CHEAP: dict[str, Any] = {
     "gap": 1.0,
     "samples": 5,
     "masks": 64,
-    "patch": 64,
-    "stride": 40,
+    "patch": 16,
+    "stride": 12,
     "cells": 4,
     "layers": ["_blocks.2", "_blocks.8"],
     "most": 8,
@@ -138,10 +140,17 @@ def transformer() -> VisionModel:
     return tiny_vit()
 
 
+@pytest.fixture(scope="module")
+def near(model: VisionModel) -> VisionModel:
+    """The default network, looking at pictures of a quarter of its usual side."""
+    rec = dataclasses.replace(RECORDS[DEFAULT_MODEL], input_size=64, resize_size=72)
+    return presented(rec, model.network, model.weights_sha256)
+
+
 @pytest.fixture
-def network(technique: Technique, model: VisionModel, transformer: VisionModel) -> VisionModel:
-    """The default network, or a small one of the kind the technique is for."""
-    return model if technique.default_model == DEFAULT_MODEL else transformer
+def network(technique: Technique, near: VisionModel, transformer: VisionModel) -> VisionModel:
+    """The default network from nearby, or a small one of the kind the technique is for."""
+    return near if technique.default_model == DEFAULT_MODEL else transformer
 
 
 @pytest.fixture
