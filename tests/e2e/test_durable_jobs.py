@@ -155,7 +155,7 @@ class TestTheResultCache:
         ours = stack.get(job["links"]["result"], accept=kind).data
         theirs = stack.raw("grad-cam", small_cat, "target=281", accept=kind).data
         with np.load(_file(ours)) as a, np.load(_file(theirs)) as b:
-            assert a.files == b.files == ["heatmap", "signed"]
+            assert a.files == b.files == ["heatmap", "heatmap.grid", "signed", "signed.grid"]
             np.testing.assert_allclose(a["heatmap"], b["heatmap"], rtol=1e-4, atol=1e-6)
 
 
