@@ -16,7 +16,7 @@ from gunicorn.http.body import Body, ChunkedReader, LengthReader
 from gunicorn.http.errors import LimitRequestHeaders, NoMoreData
 from gunicorn.http.unreader import IterUnreader
 
-from services.gateway.problems import Problem
+from services.gateway.problems import Problem, too_large
 
 MOST_HEAD = 64 * 1024
 MOST_CHUNKS = 65_536
@@ -172,9 +172,6 @@ class Arrival:
         self._announced += size
         raw = self._chunk_at - self._head_end
         if max(self._announced, raw // 2) > self._most_body:
-            raise Problem(
-                413, "too-large",
-                f"the request may have at most {self._most_body} bytes; shrink the picture",
-            )  # fmt: skip
+            raise too_large(self._most_body)
         if self._chunks > MOST_CHUNKS:
             raise Problem(413, "too-many-chunks", f"send at most {MOST_CHUNKS} chunks")

@@ -90,6 +90,15 @@ def from_lantern(error: LanternError) -> Problem:
     return Problem(status, error.code, error.detail, errors=errors)
 
 
+def too_large(most_bytes: int | None) -> Problem:
+    """Say that a request has more bytes than are taken."""
+    return Problem(
+        413, "too-large",
+        f"the request may have at most {most_bytes} bytes; send fewer or smaller pictures, or weights "
+        "in half precision",
+    )  # fmt: skip
+
+
 def _translate(error: Exception) -> Problem:
     """Turn any exception into the problem a caller sees; what is ours is logged."""
     if isinstance(error, Problem):
@@ -97,10 +106,7 @@ def _translate(error: Exception) -> Problem:
     if isinstance(error, LanternError):
         return from_lantern(error)
     if isinstance(error, RequestEntityTooLarge):
-        limit = flask.request.max_content_length
-        return Problem(
-            413, "too-large", f"the request may have at most {limit} bytes; shrink the picture"
-        )
+        return too_large(flask.request.max_content_length)
     if isinstance(error, HTTPException):
         return _from_http(error)
     if isinstance(error, CollectionFull):
