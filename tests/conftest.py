@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections import OrderedDict
 from pathlib import Path
@@ -12,9 +13,10 @@ from torch import nn
 
 from lantern import registry, samples
 from lantern.image import Image
+from lantern.records import DEFAULT_MODEL, RECORDS
 from lantern.styles.library import StyleLibrary
 from lantern.vision_model import VisionModel
-from lantern.zoo import Zoo
+from lantern.zoo import Zoo, presented
 from tests import invented as inventions
 
 STYLES = Path(__file__).resolve().parent.parent / "model_store" / "styles"
@@ -56,6 +58,13 @@ def photo() -> Image:
 def model() -> VisionModel:
     """The network that is always there, with its real weights."""
     return Zoo(downloads=False).load("efficientnet-lite0")
+
+
+@pytest.fixture(scope="session")
+def near(model: VisionModel) -> VisionModel:
+    """The same network, looking at pictures of a quarter of its usual side."""
+    rec = dataclasses.replace(RECORDS[DEFAULT_MODEL], input_size=64, resize_size=72)
+    return presented(rec, model.network, model.weights_sha256)
 
 
 @pytest.fixture

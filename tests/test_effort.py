@@ -51,29 +51,29 @@ def test_the_estimate_counts_the_passes(
     params: dict[str, Any],
     back: int,
     evidence: int,
-    model: VisionModel,
+    near: VisionModel,
     photo: Image,
 ) -> None:
-    model.costs()  # which are looked up once
-    with counting(model) as passes:
-        result = run(technique, {"image": photo}, params | {"evidence": evidence}, model=model)
+    near.costs()  # which are looked up once
+    with counting(near) as passes:
+        result = run(technique, {"image": photo}, params | {"evidence": evidence}, model=near)
         expected = dict(result.facts)["estimate"]["passes"]
     assert expected == sum(passes) + back
 
 
-def test_maps_of_random_networks_count(model: VisionModel, photo: Image) -> None:
+def test_maps_of_random_networks_count(near: VisionModel, photo: Image) -> None:
     def passes(**params: Any) -> float:
         given = {"masks": 64, "evidence": 0} | params
-        result = run("rise", {"image": photo}, given, model=model)
+        result = run("rise", {"image": photo}, given, model=near)
         return float(result.facts["estimate"]["passes"])
 
     assert passes(sanity=True) == 3 * passes()
 
 
-def test_all_methods_of_a_comparison_count(model: VisionModel, photo: Image) -> None:
+def test_all_methods_of_a_comparison_count(near: VisionModel, photo: Image) -> None:
     def passes(technique: str, **params: Any) -> float:
         return float(
-            run(technique, {"image": photo}, params, model=model).facts["estimate"]["passes"]
+            run(technique, {"image": photo}, params, model=near).facts["estimate"]["passes"]
         )
 
     both = passes("compare-methods", methods=["saliency", "smooth-grad", "saliency"])
@@ -85,15 +85,15 @@ def test_all_methods_of_a_comparison_count(model: VisionModel, photo: Image) -> 
     ("technique", "params"),
     [
         ("rise", {"masks": 64}),
-        ("occlusion", {"patch": 64, "stride": 40}),
-        ("occlusion", {"patch": 64, "stride": 40, "coarse": 0.5}),
+        ("occlusion", {"patch": 16, "stride": 12}),
+        ("occlusion", {"patch": 16, "stride": 12, "coarse": 0.5}),
         ("saliency", {"method": "smooth-grad", "samples": 9}),
         ("integrated-gradients", {"steps": 9, "gap": 1e-6, "most_steps": 40}),
         ("compare-methods", {"methods": ["occlusion", "saliency"]}),
     ],
 )
 def test_behind_the_last_step_a_run_can_still_be_stopped(
-    technique: str, params: dict[str, Any], model: VisionModel, photo: Image
+    technique: str, params: dict[str, Any], near: VisionModel, photo: Image
 ) -> None:
     steps: list[Step] = []
     is_over = False
@@ -104,7 +104,7 @@ def test_behind_the_last_step_a_run_can_still_be_stopped(
             raise Cancelled
 
     given = params | {"sanity": True, "evidence": 0}
-    result = run(technique, {"image": photo}, given, model=model, progress=watch)
+    result = run(technique, {"image": photo}, given, model=near, progress=watch)
     last, is_over = steps[-1], True
     assert all(step.done <= step.total for step in steps)
     with pytest.raises(Cancelled):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import io
 import itertools
@@ -39,12 +38,11 @@ from lantern.errors import InvalidParameter, LanternError, UnknownName
 from lantern.image import Image
 from lantern.params import Params
 from lantern.progress import Cancelled, Progress, Step, silent
-from lantern.records import DEFAULT_MODEL, RECORDS
+from lantern.records import DEFAULT_MODEL
 from lantern.registry import Technique
 from lantern.run import run, validate
 from lantern.styles.library import StyleLibrary
 from lantern.vision_model import VisionModel
-from lantern.zoo import presented
 from tests.films import film
 from tests.transformers import tiny_vit
 
@@ -138,13 +136,6 @@ def changed(
 @pytest.fixture(scope="module")
 def transformer() -> VisionModel:
     return tiny_vit()
-
-
-@pytest.fixture(scope="module")
-def near(model: VisionModel) -> VisionModel:
-    """The default network, looking at pictures of a quarter of its usual side."""
-    rec = dataclasses.replace(RECORDS[DEFAULT_MODEL], input_size=64, resize_size=72)
-    return presented(rec, model.network, model.weights_sha256)
 
 
 @pytest.fixture
