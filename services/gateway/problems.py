@@ -94,8 +94,8 @@ def too_large(most_bytes: int | None) -> Problem:
     """Say that a request has more bytes than are taken."""
     return Problem(
         413, "too-large",
-        f"the request may have at most {most_bytes} bytes; send fewer or smaller pictures, or weights "
-        "in half precision",
+        f"the request may have at most {most_bytes} bytes; send fewer or smaller pictures, or "
+        "weights in half precision",
     )  # fmt: skip
 
 
