@@ -5,16 +5,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import Field
 from torch import Tensor, nn
 
 from lantern.artifact import Heatmap, Outcome
+from lantern.checkpoint import Checkpoints
 from lantern.faithfulness import RANDOMISED, What, evidence, randomised, sanity
 from lantern.gradients import Gradients, gradients, plain_gradients
 from lantern.image import Image
 from lantern.params import Params
+from lantern.progress import Progress, Told
 from lantern.techniques.classify import Fit
 from lantern.techniques.target import LARGEST_MAP, class_facts
 from lantern.vision_model import VisionModel
@@ -107,6 +109,24 @@ def explained(model: VisionModel, image: Image, params: ExplainParams, explain: 
 
     facts = _facts(model, found, params) | {"map_size": [image.height, image.width]}
     return Outcome(heatmaps, facts, evidence=None if found.is_degenerate else judged)
+
+
+class Turn(NamedTuple):
+    """How one of the networks that are explained is told of and kept."""
+
+    is_asked: bool
+    tell: Progress
+    kept: Checkpoints
+
+
+def turn(network: VisionModel, model: VisionModel, told: Told, checkpoints: Checkpoints) -> Turn:
+    """Return how a network is told of: the `model` asked for, or a random one it is compared with.
+
+    The steps of a random one are not counted, and nothing of it is kept.
+    """
+    if network is model:
+        return Turn(True, told.step, checkpoints)
+    return Turn(False, told.again, checkpoints.aside())
 
 
 def preview(field: Tensor, pixels: Tensor) -> Callable[[], Image]:

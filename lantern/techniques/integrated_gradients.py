@@ -18,7 +18,7 @@ from lantern.optimize.regularize import blur
 from lantern.progress import Progress, Step, Told
 from lantern.registry import technique
 from lantern.techniques.effort import effort
-from lantern.techniques.explained import Attribution, GradientsParams, explained, preview
+from lantern.techniques.explained import Attribution, GradientsParams, explained, preview, turn
 from lantern.techniques.target import choose_class
 from lantern.vision_model import TOGETHER, VisionModel
 from lantern.work import Sizes, Work
@@ -84,8 +84,7 @@ def integrated_gradients(
             logits = network.logits(torch.cat([pixels, nothing]))
         target = choose_class(network, logits[:1], target)
         change = float(logits[0, target] - logits[1, target])
-        is_asked = network is model  # and not one of the random ones it is compared with
-        kept = checkpoints if is_asked else checkpoints.aside()
+        is_asked, tell, kept = turn(network, model, told, checkpoints)
         gradients = params.gradients(network, params.steps if is_asked else 1)
         so_far = Sum.begun(params.steps, pixels, kept)
         if so_far.steps > params.steps:  # an earlier run has told of all
@@ -94,8 +93,8 @@ def integrated_gradients(
         while True:
             steps = so_far.steps
             # how often the points are doubled shows only at the end
-            tell = told.step if is_asked and steps == params.steps else told.again
-            shares = integrate(gradients, pixels, nothing, target, so_far, tell, kept)
+            tell_of = tell if steps == params.steps else told.again
+            shares = integrate(gradients, pixels, nothing, target, so_far, tell_of, kept)
             total = float(shares.sum())
             gap = abs(total - change) / max(abs(change), 1e-6)
             if gap <= params.gap or 2 * steps > params.most_steps:

@@ -21,7 +21,7 @@ from lantern.progress import Progress, Step, Told
 from lantern.registry import technique
 from lantern.scoring import Scorer, compiled_scorer
 from lantern.techniques.effort import effort
-from lantern.techniques.explained import Attribution, explained
+from lantern.techniques.explained import Attribution, explained, turn
 from lantern.techniques.neuron import NeuronParams, find_neuron, neuron_facts
 from lantern.techniques.target import choose_class, require_whole
 from lantern.vision_model import TOGETHER, VisionModel
@@ -96,9 +96,7 @@ def occlusion(
         with torch.inference_mode():
             logits = network.logits(pixels)
             chosen = choose_class(network, logits, target)
-            is_asked = network is model  # and not one of the random ones it is compared with
-            tell = told.step if is_asked else told.again
-            kept = checkpoints if is_asked else checkpoints.aside()
+            _, tell, kept = turn(network, model, told, checkpoints)
             neuron = _neuron(network, pixels, params)
             total = _most_steps(len(boxes), params.coarse)
             steps = Steps.begun(tell, kept, total, pixels, filling)

@@ -16,7 +16,7 @@ from lantern.registry import technique
 from lantern.scoring import scorer
 from lantern.sums import Sums
 from lantern.techniques.effort import effort
-from lantern.techniques.explained import Attribution, ExplainParams, explained, preview
+from lantern.techniques.explained import Attribution, ExplainParams, explained, preview, turn
 from lantern.techniques.target import choose_class
 from lantern.vision_model import TOGETHER, VisionModel
 from lantern.work import Sizes, Work
@@ -70,9 +70,7 @@ def rise(
     told = Told(progress)
 
     def explain(network: VisionModel, pixels: Tensor, target: int | None) -> Attribution:
-        is_asked = network is model  # and not one of the random ones it is compared with
-        tell = told.step if is_asked else told.again
-        kept = checkpoints if is_asked else checkpoints.aside()
+        _, tell, kept = turn(network, model, told, checkpoints)
         with torch.inference_mode():
             logits = network.logits(pixels)
             target = choose_class(network, logits, target)

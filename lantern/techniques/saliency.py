@@ -17,7 +17,7 @@ from lantern.progress import Progress, Step, Told
 from lantern.registry import technique
 from lantern.sums import Sums
 from lantern.techniques.effort import effort
-from lantern.techniques.explained import Attribution, GradientsParams, explained, preview
+from lantern.techniques.explained import Attribution, GradientsParams, explained, preview, turn
 from lantern.techniques.target import choose_class
 from lantern.vision_model import TOGETHER, VisionModel
 from lantern.work import Sizes, Work
@@ -72,9 +72,7 @@ def saliency(
     told = Told(progress)
 
     def explain(network: VisionModel, pixels: Tensor, target: int | None) -> Attribution:
-        is_asked = network is model  # and not one of the random ones it is compared with
-        tell = told.step if is_asked else told.again
-        kept = checkpoints if is_asked else checkpoints.aside()
+        is_asked, tell, kept = turn(network, model, told, checkpoints)
         if params.method == "gradient":
             choose = functools.partial(choose_class, network, target=target)
             gradient, logits = class_gradient(network, pixels, choose)
