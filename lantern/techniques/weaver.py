@@ -73,7 +73,7 @@ class Weaver:
             with torch.no_grad():
                 share = size[0] / params.height
                 style = self._style([look(self._exemplar(e, share))[0] for e in self.exemplars])
-            strides = {name: model.stride(name) for name in layers_of(params, model)}
+            strides = {name: model.stride(name) for name in layers}
             shown = size_shown(size, params)
             views = views_of(style, [(0, 0)], size=shown, side=side_of(params))
             judge = likeness(
