@@ -35,6 +35,7 @@ from services.queues import HOOKS, queue_of
 from services.settings import ROOT, Settings
 
 READY_WITHIN_S = 120.0
+TENDING_S = 0.1
 COURIER = "courier"
 # Niceness of what answers quick calls. Workers for long jobs start before it, as a job that was cut
 # off waits for them, and fall behind it once they are ready.
@@ -90,7 +91,6 @@ class Stack:
         # its few tensor operations must not start a team of threads in each of its threads
         own = environment | {"OMP_NUM_THREADS": "1"}
         self._add("gateway", gateway_command(self.application), own, niceness=CALLS)
-        self._remember()
         self._await_ready()
         self.say(f"Lantern is ready on {self.url} after {time.monotonic() - started:.1f} s")
 
@@ -164,6 +164,7 @@ class Stack:
         child = Child(name, command, environment, log, cwd=cwd, niceness=niceness)
         child.start()
         self.children.append(child)
+        self._remember()
 
     def _await_ready(self) -> None:
         http = urllib3.PoolManager(retries=False, timeout=3.0)
@@ -219,7 +220,9 @@ class Stack:
             if child.process is not None and child.is_running
         }
         path = self.settings.run_path / "stack.json"
-        path.write_text(json.dumps({"url": self.url, "children": entries}, indent=2))
+        written = path.with_suffix(".new")
+        written.write_text(json.dumps({"url": self.url, "children": entries}, indent=2))
+        written.replace(path)
 
 
 # glibc keeps in its heap what it was given for a value and freed again, in ever smaller pieces;
@@ -256,7 +259,7 @@ def run_until_signalled(stack: Stack) -> None:
     try:
         stack.start()
         while not stopping:
-            time.sleep(0.5)
+            time.sleep(TENDING_S)
             stack.tend()
     except KeyboardInterrupt:
         stack.say("stopping")

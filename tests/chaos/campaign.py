@@ -34,7 +34,7 @@ DELIVERED_WITHIN_S = 100.0
 
 @dataclass(frozen=True)
 class Plan:
-    """How much to break; with no `kills`, each fault strikes once."""
+    """How much to break; with no `kills`, each fault strikes once; `only` names one of them."""
 
     kills: int = 0
     seed: int = 1
@@ -42,6 +42,7 @@ class Plan:
     lease_s: float = Settings.lease_s
     warm_up_s: float = 0.0
     rest_s: float = 0.0
+    only: str = ""
     say: Callable[[str], None] = print
 
     def schedule(self) -> Iterator[Fault]:
@@ -50,8 +51,9 @@ class Plan:
         if not self.kills:
             brief = [fault for fault in FAULTS if fault.in_brief]
             yield from chance.sample(brief, len(brief))
+        among = [fault for fault in FAULTS if self.only in ("", fault.name)]
         while killed < self.kills:
-            fault = chance.choices(FAULTS, [fault.weight for fault in FAULTS])[0]
+            fault = chance.choices(among, [fault.weight for fault in among])[0]
             killed += fault.kills
             yield fault
 

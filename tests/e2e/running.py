@@ -166,8 +166,12 @@ class Running:
 
     def part(self, name: str) -> psutil.Process:
         """Return the main process of a part of the stack."""
+        return psutil.Process(self.pids()[name])
+
+    def pids(self) -> dict[str, int]:
+        """Return the id of each part's main process; one that waits to be started is left out."""
         children = json.loads((self.run_dir / "stack.json").read_text())["children"]
-        return psutil.Process(children[name]["pid"])
+        return {name: entry["pid"] for name, entry in children.items()}
 
     def family(self) -> list[psutil.Process]:
         """Return every process of the stack, the supervisor first."""

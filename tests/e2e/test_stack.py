@@ -158,6 +158,11 @@ class TestNeighbours:
 
 
 class TestPartsThatDie:
+    @pytest.fixture(autouse=True)
+    def whole(self, second: Running) -> None:
+        """Begin each test with all parts there, whatever the one before has left."""
+        until(second.ready, 60)
+
     def test_a_silent_worker_is_told_and_a_dead_one_replaced(
         self, second: Running, tiny: bytes
     ) -> None:
@@ -190,7 +195,7 @@ class TestPartsThatDie:
     def test_a_killed_gateway_comes_back(self, second: Running, tiny: bytes) -> None:
         gateway = second.part("gateway")
         gateway.kill()
-        until(lambda: not gateway.is_running() or second.part("gateway").pid != gateway.pid, 10)
+        until(lambda: second.pids().get("gateway", gateway.pid) != gateway.pid, 10)
         seconds = until(second.ready, 20)
         print(f"a killed gateway is back after {seconds:.1f} s")
         assert works(second, tiny)
