@@ -106,4 +106,7 @@ def _decoder(network: nn.Module, examples: Sequence[Tensor]) -> Any:
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
     with torch.inference_mode():
-        return TorchScriptPythonDecoder(network, example_input=tuple(examples))
+        # torch would run it twice more to compare, and import a second's worth of modules for it
+        return TorchScriptPythonDecoder(
+            network, example_input=tuple(examples), trace_kwargs={"check_trace": False}
+        )

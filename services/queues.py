@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from services.record import Lane
-
 if TYPE_CHECKING:
     from celery import Celery
+
+    from services.record import Lane
 
 HOOKS = "lantern.hooks"
 RUN_JOB, DELIVER, TIDY = "lantern.run_job", "lantern.deliver", "lantern.tidy"

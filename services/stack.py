@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import importlib.util
@@ -19,7 +20,6 @@ from pathlib import Path
 from typing import IO
 
 import psutil
-import redis
 import urllib3
 
 from handlers.serve import Ports, Serving
@@ -73,7 +73,7 @@ class Stack:
         check_port(self.settings.host, self.settings.port)
         self._temporary = Path(tempfile.mkdtemp(prefix="lantern-"))
         started = time.monotonic()
-        settings = self._start_stores(run)
+        settings, stores = self._start_stores(run)
         serving = self._serving(run)
         settings = dataclasses.replace(
             settings,
@@ -86,6 +86,8 @@ class Stack:
         for name, queue, first, then in _workers(settings):
             own = environment | {"LANTERN_NICENESS": str(then)}
             self._add(name, worker_command(name, queue), own, niceness=first)
+        for name, store in stores.items():  # which by now are there, as workers take longer
+            self._await(name, functools.partial(_answers, store), seconds=15)
         command = serving.prepare()
         self._add("torchserve", command, serving.environment(), serving.run_dir, niceness=CALLS)
         # its few tensor operations must not start a team of threads in each of its threads
@@ -117,16 +119,22 @@ class Stack:
             (self.settings.run_path / "stack.json").unlink(missing_ok=True)
             self._lock.close()
 
-    def _start_stores(self, run: Path) -> Settings:
-        """Start a Redis for the job records and one for the bytes, unless one is named."""
+    def _start_stores(self, run: Path) -> tuple[Settings, dict[str, str]]:
+        """Start a Redis for the job records and one for the bytes, unless one is named.
+
+        Return the settings with both, and the URLs of those that start now, by their names.
+        """
         if self.settings.redis_url:
-            return self.settings
-        return dataclasses.replace(
+            return self.settings, {}
+        stores = {"redis": self._start_redis(run, "redis", memory="256mb")}
+        if not self.settings.blob_redis_url:
+            stores["blobs"] = self._start_redis(run, "blobs", memory="512mb")
+        settings = dataclasses.replace(
             self.settings,
-            redis_url=self._start_redis(run, "redis", memory="256mb"),
-            blob_redis_url=self.settings.blob_redis_url
-            or self._start_redis(run, "blobs", memory="512mb"),
+            redis_url=stores["redis"],
+            blob_redis_url=stores.get("blobs", self.settings.blob_redis_url),
         )
+        return settings, stores
 
     def _start_redis(self, run: Path, name: str, *, memory: str) -> str:
         (port,) = free_ports(1)
@@ -137,9 +145,7 @@ class Stack:
         config.touch(mode=0o600)
         config.write_text(REDIS_CONF.format(port=port, password=password, data=data, memory=memory))
         self._add(name, [redis_server(), str(config)], REDIS_MEMORY)
-        url = f"redis://:{password}@127.0.0.1:{port}/0"
-        self._await(name, lambda: bool(redis.Redis.from_url(url).ping()), seconds=15)
-        return url
+        return f"redis://:{password}@127.0.0.1:{port}/0"
 
     def _serving(self, run: Path) -> Serving:
         assert self._temporary is not None
@@ -180,7 +186,7 @@ class Stack:
             try:
                 if holds():
                     return
-            except (redis.RedisError, urllib3.exceptions.HTTPError, OSError):
+            except (urllib3.exceptions.HTTPError, OSError):
                 pass
             self.tend()
             time.sleep(0.1)
@@ -223,6 +229,15 @@ class Stack:
         written = path.with_suffix(".new")
         written.write_text(json.dumps({"url": self.url, "children": entries}, indent=2))
         written.replace(path)
+
+
+def _answers(store: str) -> bool:
+    """Tell whether a Redis that was started is there."""
+    import redis  # here: what is started must not wait for what this brings along
+
+    with contextlib.suppress(redis.RedisError):
+        return bool(redis.Redis.from_url(store).ping())
+    return False
 
 
 # glibc keeps in its heap what it was given for a value and freed again, in ever smaller pieces;

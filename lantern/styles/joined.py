@@ -6,7 +6,6 @@ import copy
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import skip_init
 
 from lantern.styles.network import StyleNetwork
 
@@ -41,13 +40,11 @@ def joined(network: StyleNetwork) -> StyleNetwork:
 def _transposed(convolution: nn.Conv2d) -> nn.ConvTranspose2d:
     """Return what does to pixels what a 3x3 convolution does to them enlarged."""
     out, channels = convolution.weight.shape[:2]
-    made = skip_init(  # type: ignore[no-untyped-call]
-        nn.ConvTranspose2d, channels, out, 4, stride=2, padding=3
-    )
-    assert isinstance(made, nn.ConvTranspose2d)
+    # on the device of shapes alone, where its random weights cost nothing and draw no numbers
+    made = nn.ConvTranspose2d(channels, out, 4, stride=2, padding=3, device="meta")
     sums: Tensor = convolution.weight.new_tensor(_SUMS)
-    made.weight.copy_(torch.einsum("ak,bl,dckl->cdab", sums, sums, convolution.weight))
-    assert made.bias is not None
+    weights = torch.einsum("ak,bl,dckl->cdab", sums, sums, convolution.weight)
+    made.weight = nn.Parameter(weights)
     assert convolution.bias is not None
-    made.bias.copy_(convolution.bias)
+    made.bias = nn.Parameter(convolution.bias.clone())
     return made.requires_grad_(False)

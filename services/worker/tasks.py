@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -93,12 +94,24 @@ def _tidy(stores: Stores, preview_ttl_s: int) -> None:
 @worker_process_init.connect  # type: ignore[untyped-decorator]
 def _get_ready(**_: object) -> None:
     """Do before the first job comes what takes long the first time; then give way to others."""
+    # what is imported stays: going through all of it again and again would take a sixth of the time
+    gc.disable()
     mine = desk()
     for lane, calls in WARM_UP.items():
         if queue_of(lane) in app.amqp.queues.consume_from:
             for technique, params in calls:
-                warm_up(mine, technique, params)
+                if not _is_awaited(mine, lane):
+                    warm_up(mine, technique, params)
+    gc.freeze()
+    gc.enable()
     os.nice(read().niceness)
+
+
+def _is_awaited(at: Desk, lane: Lane) -> bool:
+    """Tell whether a short job waits: it then is the best way to get warm."""
+    with contextlib.suppress(redis.RedisError):
+        return lane == "fast" and at.stores.jobs.waiting(lane) > 0
+    return False
 
 
 def warm_up(at: Desk, technique: str, params: dict[str, Any]) -> None:
