@@ -184,12 +184,15 @@ class TestSuccess:
         assert set(told[2:-1]) == {"progress", "preview"}
         assert told[-1] == "done"
 
-    def test_it_is_learnt_how_long_such_jobs_take(self, desk: Desk, submit: Submit) -> None:
+    def test_it_is_learnt_how_long_such_jobs_take(
+        self, desk: Desk, submit: Submit, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         dream = functools.partial(
             desk.stores.speeds.seconds, "deep-dream", "efficientnet-lite0", gigaflop=50.0
         )
-        for params, is_learnt in ((SHORT, False), ({"steps": 100, "octaves": 1, "size": 80}, True)):
-            claim = submit("deep-dream", params)
+        for least_s, is_learnt in ((60.0, False), (0.1, True)):
+            monkeypatch.setattr(tasks, "LEAST_TO_LEARN_S", least_s)
+            claim = submit("deep-dream", {"steps": 40, "octaves": 1, "size": 64})
             desk.stores.state.hset(JOB + claim.job_id, "estimate", '{"gigaflop": 50.0}')
             began = time.monotonic()
             work(desk, claim, "jobs")
