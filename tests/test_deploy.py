@@ -41,6 +41,8 @@ CLIENTS = {"gateway", *QUEUES}
 OURS = {*CLIENTS, "torchserve"}
 PARTS = {*OURS, *STORES}
 PLACES = ("compose", "kubernetes")
+BESIDE_A_GRADIENT = 1.2e9
+"""Bytes that a worker needs beside what it keeps for a gradient: torch, networks, its result."""
 LOOPBACK = ("127.0.0.1", "[::1]")
 
 Document = dict[str, Any]
@@ -662,14 +664,9 @@ def test_redis_keeps_what_it_was_given(part: str) -> None:
 @pytest.mark.parametrize("part", sorted(STORES))
 @pytest.mark.parametrize("place", PLACES)
 def test_redis_has_memory_for_what_it_may_hold_twice(part: str, place: str) -> None:
-    memory = (
-        services()[part]["mem_limit"]
-        if place == "compose"
-        else container(part)["resources"]["limits"]["memory"]
-    )
     assert f'"{part}", memory="{STORES[part]}"' in (ROOT / "services" / "stack.py").read_text()
     assert environment_of(part, place)["MAXMEMORY"] == STORES[part]
-    assert bytes_of(memory) == 2 * bytes_of(STORES[part])
+    assert memory_of(part, place) == 2 * bytes_of(STORES[part])
 
 
 def test_the_two_redis_differ_in_size_and_volume_only() -> None:
@@ -682,6 +679,13 @@ def test_the_two_redis_differ_in_size_and_volume_only() -> None:
     for part in STORES:
         (claim,) = workload_of(part)["spec"]["volumeClaimTemplates"]
         assert claim["spec"]["accessModes"] == ["ReadWriteOnce"]
+
+
+def memory_of(part: str, place: str) -> int:
+    """Return the bytes of memory that a part may have."""
+    if place == "compose":
+        return bytes_of(services()[part]["mem_limit"])
+    return bytes_of(container(part)["resources"]["limits"]["memory"])
 
 
 def bytes_of(text: str) -> int:
@@ -867,6 +871,15 @@ def test_who_adds_networks_and_styles_may_write_them_who_runs_them_reads(part: s
     assert mount in container(part)["volumeMounts"]
     (volume,) = (v for v in pod(workload_of(part))["volumes"] if v["name"] == "models")
     assert volume["persistentVolumeClaim"] == {"claimName": "models"}
+
+
+@pytest.mark.parametrize("part", [LONG, FAST])
+@pytest.mark.parametrize("place", PLACES)
+def test_a_worker_has_memory_for_the_largest_job_that_is_taken(part: str, place: str) -> None:
+    memory = memory_of(part, place)
+    # the gateway refuses what is larger
+    largest = read(environment_of("gateway", place)).max_megabytes * 1e6
+    assert largest + BESIDE_A_GRADIENT <= memory
 
 
 def test_only_who_uses_the_stores_knows_of_them() -> None:
