@@ -21,6 +21,7 @@ import pytest
 import yaml
 
 from lantern.errors import InvalidParameter
+from lantern.records import record
 from services.queues import HOOKS, queue_of
 from services.record import LANES
 from services.settings import Settings, read
@@ -29,6 +30,7 @@ from services.webhooks import check_target, deliver
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE = ROOT / "k8s" / "base"
+WEIGHTS = ROOT / "k8s" / "weights"
 S3 = ROOT / "k8s" / "overlays" / "s3"
 KUBERNETES = "1.32"
 LONG, FAST = "worker", "fast"
@@ -40,6 +42,8 @@ CLIENTS = {"gateway", *QUEUES}
 """The parts that use the stores: both Redis and the file store."""
 OURS = {*CLIENTS, "torchserve"}
 PARTS = {*OURS, *STORES}
+TOOL = "weights"
+"""What runs only when it is called for, and then ends."""
 PLACES = ("compose", "kubernetes")
 BESIDE_A_GRADIENT = 1.2e9
 """Bytes that a worker needs beside what it keeps for a gradient: torch, networks, its result."""
@@ -541,11 +545,68 @@ def at(document: Document, path: str) -> Any:
     return found
 
 
+# --- Weights -----------------------------------------------------------------------------------
+
+
+def fetching() -> tuple[Document, Document]:
+    """Return the Job that fetches weights, and its way out."""
+    job, policy = documents(WEIGHTS / "job.yaml")
+    return job, policy
+
+
+def test_weights_are_fetched_by_the_image_in_the_namespace_of_the_base() -> None:
+    (kustomization,) = documents(WEIGHTS / "kustomization.yaml")
+    (base,) = documents(BASE / "kustomization.yaml")
+    assert kustomization["resources"] == ["job.yaml"]
+    assert all(kustomization[name] == base[name] for name in ("namespace", "labels", "images"))
+    for document in fetching():
+        kubernetes_validate.validate(document, KUBERNETES, strict=True)
+
+
+def test_weights_are_fetched_by_a_pod_that_is_locked_down_and_bounded() -> None:
+    job, _ = fetching()
+    test_pods_are_locked_down(job)
+    test_pods_have_requests_and_limits(job)
+    test_mounts_are_declared_and_bounded(job)
+
+
+def test_weights_are_let_in_from_where_they_are() -> None:
+    job, policy = fetching()
+    assert fits(policy["spec"]["podSelector"], labels(job))
+    assert policy["spec"]["policyTypes"] == ["Egress"]
+    names, outside = policy["spec"]["egress"]
+    assert list(ends(names["to"])) == ["names"]
+    assert list(ends(outside["to"])) == ["outside"]
+    assert [port["port"] for port in outside["ports"]] == [443]
+
+
+def test_weights_are_fetched_to_where_all_parts_look_for_them() -> None:
+    home = re.search(r"\bTORCH_HOME=(\S+)", instruction("ENV"))
+    assert home is not None
+    assert home[1].startswith("/models/")
+    (fetcher,) = containers(fetching()[0])
+    assert {"name": "models", "mountPath": "/models"} in fetcher["volumeMounts"]
+    assert "models:/models" in services()[TOOL]["volumes"]
+    assert not any("TORCH_HOME" in environment_of(part, place) for part in OURS for place in PLACES)
+
+
+def test_weights_are_fetched_with_the_command_that_the_error_names() -> None:
+    (fetcher,) = containers(fetching()[0])
+    command, *words = fetcher["args"]
+    assert words[:2] == ["models", "--fetch"]
+    assert all(record(name).weights_url for name in words[2:])
+    assert f"/usr/local/bin/{command}" in instruction("RUN")
+    assert services()[TOOL]["command"] == [command, "models"]
+    assert services()[TOOL]["profiles"] == [TOOL]
+    for page in ("k8s/README.md", "docs/operate.md"):
+        assert "kubectl apply -k k8s/weights" in (ROOT / page).read_text()
+
+
 # --- Compose -----------------------------------------------------------------------------------
 
 
 def test_compose_has_every_part() -> None:
-    assert services().keys() == PARTS
+    assert services().keys() == {*PARTS, TOOL}
 
 
 def test_compose_publishes_the_gateway_only_and_to_this_machine() -> None:
@@ -555,13 +616,13 @@ def test_compose_publishes_the_gateway_only_and_to_this_machine() -> None:
     assert substituted(port, {}).endswith(":8000")
 
 
-def test_compose_lets_only_the_gateway_and_the_courier_out() -> None:
+def test_compose_lets_only_the_gateway_the_courier_and_the_tool_out() -> None:
     networks = compose()["networks"]
     closed = {name for name, network in networks.items() if network.get("internal") is True}
     for name, service in services().items():
         assert "network_mode" not in service
         assert set(service["networks"]) <= networks.keys()
-        assert (set(service["networks"]) <= closed) == (name not in ("gateway", COURIER))
+        assert (set(service["networks"]) <= closed) == (name not in ("gateway", COURIER, TOOL))
 
 
 def test_compose_volumes_are_declared() -> None:
@@ -587,7 +648,7 @@ def test_compose_lets_long_jobs_give_way() -> None:
     assert shares[LONG] < shares[FAST] < shares["torchserve"] == shares["gateway"]
 
 
-@pytest.mark.parametrize("name", sorted(PARTS))
+@pytest.mark.parametrize("name", sorted({*PARTS, TOOL}))
 def test_compose_locks_down(name: str) -> None:
     service = services()[name]
     assert service["read_only"] is True
