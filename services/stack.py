@@ -23,6 +23,7 @@ import redis
 import urllib3
 
 from handlers.serve import Ports, Serving
+from services import site
 from services.processes import (
     Child,
     StackError,
@@ -65,7 +66,8 @@ class Stack:
         """Start every part and wait until the gateway says it is ready.
 
         Raises:
-            StackError: the port is taken, the run directory is in use, or a part does not start.
+            StackError: the port is taken, the run directory is in use, the Redis goes with other
+                files, or a part does not start.
         """
         run = self.settings.run_path
         (run / "logs").mkdir(parents=True, exist_ok=True)
@@ -120,6 +122,7 @@ class Stack:
     def _start_stores(self, run: Path) -> Settings:
         """Start a Redis for the job records and one for the bytes, unless one is named."""
         if self.settings.redis_url:
+            self._claim_redis(self.settings.redis_url)
             return self.settings
         return dataclasses.replace(
             self.settings,
@@ -127,6 +130,11 @@ class Stack:
             blob_redis_url=self.settings.blob_redis_url
             or self._start_redis(run, "blobs", memory="512mb"),
         )
+
+    def _claim_redis(self, url: str) -> None:
+        with redis.Redis.from_url(url, socket_connect_timeout=2.0, socket_timeout=5.0) as state:
+            self._await("the Redis of REDIS_URL", lambda: bool(state.ping()), seconds=15)
+            site.claim(state, self.settings)
 
     def _start_redis(self, run: Path, name: str, *, memory: str) -> str:
         (port,) = free_ports(1)
