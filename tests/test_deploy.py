@@ -10,8 +10,11 @@ import functools
 import inspect
 import ipaddress
 import itertools
+import os
 import re
 import shlex
+import subprocess
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,7 @@ from services.record import LANES
 from services.settings import Settings, read
 from services.stack import COURIER, worker_command
 from services.webhooks import check_target, deliver
+from services.worker.sign import LONGEST_STILL_S
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE = ROOT / "k8s" / "base"
@@ -768,12 +772,6 @@ def command(part: str) -> list[str]:
     return [str(word) for word in services()[part]["command"]]
 
 
-def shell_words(words: Sequence[str]) -> list[str]:
-    """Split what a shell is to run."""
-    text = words[-1] if words[0] in ("sh", "CMD-SHELL") else shlex.join(words)
-    return shlex.split(text)
-
-
 def checks(part: str) -> list[list[str]]:
     """Return the commands that look after a worker."""
     return [
@@ -799,8 +797,7 @@ def test_commands_name_the_code() -> None:
     }
     assert code_named_by(command("torchserve")) == {"handlers/serve.py"}
     for part in QUEUES:
-        named_by_checks = [code_named_by(shell_words(check)) for check in checks(part)]
-        assert [code_named_by(command(part)), *named_by_checks] == [{"services/worker/app.py"}] * 4
+        assert code_named_by(command(part)) == {"services/worker/app.py"}
 
 
 @pytest.mark.parametrize("part", sorted(QUEUES))
@@ -825,12 +822,21 @@ def test_workers_take_one_job_at_a_time_and_the_courier_waits_for_several_server
 
 
 @pytest.mark.parametrize("part", sorted(QUEUES))
-def test_checks_ask_the_worker_itself(part: str) -> None:
-    node = after(command(part), "--hostname").replace("%h", "$HOSTNAME")
-    assert node == f"{part}@$HOSTNAME"
-    for check in checks(part):
-        words = [word.replace("$$", "$") for word in shell_words(check)]
-        assert words[3:] == ["inspect", "ping", "-d", node, "--timeout", "10"]
+@pytest.mark.parametrize(
+    ("age_s", "is_alive"), [(0, True), (LONGEST_STILL_S - 5, True), (90, False), (None, False)]
+)
+def test_checks_look_at_the_age_of_the_file_that_a_worker_touches(
+    part: str, age_s: float | None, is_alive: bool, tmp_path: Path
+) -> None:
+    file = tmp_path / "alive"
+    if age_s is not None:
+        file.touch()
+        os.utime(file, (time.time() - age_s,) * 2)
+    for place, check in zip(("compose", *["kubernetes"] * 2), checks(part), strict=True):
+        named_file = environment_of(part, place)["LANTERN_ALIVE_FILE"]
+        script = check[-1].replace(named_file, str(file))
+        assert str(file) in script
+        assert (subprocess.run(["sh", "-c", script], check=False).returncode == 0) == is_alive
 
 
 @pytest.mark.parametrize("place", PLACES)
