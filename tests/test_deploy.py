@@ -15,6 +15,7 @@ import re
 import shlex
 import subprocess
 import time
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -880,6 +881,25 @@ def test_the_image_copies_what_exists() -> None:
     assert len(sources) == len(re.findall(r"^COPY ", text, re.MULTILINE))
     assert [s for s in sources if not (ROOT / s).exists()] == []
     assert [s for s in sources if "!" + s.rstrip("/") not in ignored] == []
+
+
+def pins(lock: str) -> set[str]:
+    """Return the pins of a lock, `name==version`, as they are compared."""
+    lines = (ROOT / lock).read_text().lower().splitlines()
+    return {line for line in lines if line and not line.startswith((" ", "#"))}
+
+
+def test_the_image_installs_what_the_project_needs_and_nothing_to_develop_with() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed, develops = (
+        {re.split(r"[^\w-]", text.lower().replace("_", "-"), maxsplit=1)[0] for text in texts}
+        for texts in (project["dependencies"], project["optional-dependencies"]["dev"])
+    )
+    installed = pins(after(shlex.split(instruction("RUN pip")), "-r"))
+    assert installed < pins("requirements.lock")
+    names = {pin.partition("==")[0] for pin in installed}
+    assert needed <= names
+    assert not develops & names
 
 
 def test_every_variable_is_a_setting() -> None:
