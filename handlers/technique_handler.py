@@ -11,11 +11,15 @@ from typing import Any
 import torch
 
 from lantern.call import Call, Studio
-from lantern.errors import InvalidParameters, LanternError
+from lantern.errors import AnswerTooLarge, InvalidParameters, LanternError
 from lantern.image import Image
 
 HEAD = "x-lantern-call"
 PROBLEM = "application/json"
+# TorchServe kills the worker whose answer is larger than `max_response_size`, or than there is room
+# for in its heap: it holds some three copies, and answers of both archives at a time. There is room
+# for those of 32 MiB, none for those of 39.
+MOST_ANSWER = 24 * 1024 * 1024
 
 
 class TechniqueHandler:
@@ -56,7 +60,9 @@ class TechniqueHandler:
             call = Call.unpack(
                 context.get_request_header(index, HEAD), bytes(row.get("body") or b"")
             )
-            answer = self.studio.perform(call)
+            answer = self.studio.perform(call, most_bytes=MOST_ANSWER)
+        except AnswerTooLarge as error:
+            return self._refuse(413, problem(error), index, context)
         except LanternError as error:
             return self._refuse(422, problem(error), index, context)
         except Exception:

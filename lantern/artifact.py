@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +24,7 @@ from lantern.artifacts.base import (
 )
 from lantern.artifacts.data import Table, Weights
 from lantern.artifacts.pictures import Animation, Grid, Heatmap, Picture, numbered
+from lantern.errors import check_size
 from lantern.params import Params
 
 __all__ = [
@@ -113,9 +115,14 @@ class Result:
         """The artifact a caller sees first."""
         return self.artifacts[0]
 
-    def npz(self) -> bytes:
-        """Return all raw arrays as one `.npz` file."""
-        out = io.BytesIO()
+    def npz(self, most_bytes: float = math.inf) -> bytes:
+        """Return all raw arrays as one `.npz` file.
+
+        Raises:
+            AnswerTooLarge: there are more than so many bytes of arrays; no file is made then.
+        """
         arrays = {n: a for artifact in self.artifacts for n, a in artifact.arrays().items()}
+        check_size(sum(array.nbytes for array in arrays.values()), most_bytes)
+        out = io.BytesIO()
         np.savez(out, allow_pickle=False, **arrays)
         return out.getvalue()

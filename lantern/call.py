@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import functools
 import json
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from lantern.artifact import JSON, NPZ, Artifact, NotAcceptable, Rendering, Resu
 from lantern.checkpoint import Checkpoints
 from lantern.collections.library import Collections
 from lantern.decoders.library import Decoders
-from lantern.errors import BadImage, LanternError
+from lantern.errors import BadImage, LanternError, check_size
 from lantern.image import LIMITS, Header, Image
 from lantern.networks import Networks
 from lantern.progress import Progress, silent
@@ -106,10 +107,11 @@ class Studio:
             ),
         )
 
-    def perform(self, call: Call) -> Answer:
+    def perform(self, call: Call, *, most_bytes: float = math.inf) -> Answer:
         """Decode, run and encode.
 
         Raises:
+            AnswerTooLarge: the answer has more than so many bytes.
             LanternError: the call is wrong in any way.
         """
         began = time.perf_counter()
@@ -118,7 +120,8 @@ class Studio:
         result = self.run(call, images)
         computed = time.perf_counter()
         media_type = choose(result.principal, call.accept)
-        body = encode(result, media_type, validate(Rendering, call.rendering))
+        body = encode(result, media_type, validate(Rendering, call.rendering), most_bytes)
+        check_size(len(body), most_bytes)
         ended = time.perf_counter()
         marks = {
             "decode": started - began,
@@ -290,10 +293,16 @@ def choose(artifact: Artifact, accept: Sequence[str]) -> str:
     )
 
 
-def encode(result: Result, media_type: str, rendering: Rendering) -> bytes:
-    """Return the principal artifact, the whole document or the raw arrays."""
+def encode(
+    result: Result, media_type: str, rendering: Rendering, most_bytes: float = math.inf
+) -> bytes:
+    """Return the principal artifact, the whole document or the raw arrays.
+
+    Raises:
+        AnswerTooLarge: there are more than so many bytes of arrays.
+    """
     if media_type == NPZ:
-        return result.npz()
+        return result.npz(most_bytes)
     if media_type == JSON:
         return json.dumps(document(result, rendering)).encode()
     return result.principal.encode(media_type, rendering)

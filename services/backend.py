@@ -10,6 +10,7 @@ from typing import Any
 
 import urllib3
 
+from lantern import errors
 from lantern.call import Answer, Call
 from lantern.errors import LanternError
 from lantern.registry import Technique
@@ -32,6 +33,10 @@ class Refused(LanternError):
 
 class Unavailable(Exception):
     """The engine cannot take the call now: it is full, late or down."""
+
+
+class AnswerTooLarge(Unavailable):
+    """The answer has more bytes than the engine can send; a job can keep it."""
 
 
 def archive_of(technique: Technique) -> str:
@@ -68,7 +73,7 @@ class TorchServeBackend:
 
         Raises:
             Refused: the call is wrong.
-            Unavailable: it cannot be served now.
+            Unavailable: it cannot be served now, or its answer (AnswerTooLarge) not at once.
         """
         ends = time.monotonic() + within_s
         for attempt in (1, 2):
@@ -81,7 +86,7 @@ class TorchServeBackend:
                 response = None
             if response is not None and response.status not in ENGINE_DIED:
                 return _answer(response)
-            if response is not None and _is_ours(response):
+            if response is not None and _code(response) == "internal":
                 raise EngineFailed
             if time.monotonic() + RETRY_AFTER_S >= ends:
                 break
@@ -141,12 +146,12 @@ class EngineFailed(Exception):
     """The technique failed for a reason that is not the caller's."""
 
 
-def _is_ours(response: urllib3.BaseHTTPResponse) -> bool:
-    """Tell the handler's own 500 from TorchServe's."""
+def _code(response: urllib3.BaseHTTPResponse) -> Any:
+    """Return the code of a problem, which tells the handler's own answers from TorchServe's."""
     try:
-        return bool(json.loads(response.data)["code"] == "internal")
+        return json.loads(response.data)["code"]
     except (ValueError, KeyError, TypeError):
-        return False
+        return None
 
 
 def _answer(response: urllib3.BaseHTTPResponse) -> Answer:
@@ -156,4 +161,6 @@ def _answer(response: urllib3.BaseHTTPResponse) -> Answer:
     if response.status == 422:
         problem: dict[str, Any] = json.loads(response.data)
         raise Refused(problem["code"], problem["detail"], problem["errors"])
+    if response.status == 413 and _code(response) == errors.AnswerTooLarge.code:
+        raise AnswerTooLarge("the answer is too large to be sent at once")
     raise Unavailable(f"the engine answered {response.status}")

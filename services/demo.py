@@ -26,11 +26,7 @@ PATIENCE = "wait=30"
 def run_demo(settings: Settings, out: Path) -> int:
     """Run the demonstration; return the exit status."""
     out.mkdir(parents=True, exist_ok=True)
-    (port,) = free_ports(1)
-    own = dataclasses.replace(
-        settings, host="127.0.0.1", port=port, run_dir=str(settings.run_path.parent / "demo")
-    )
-    stack = Stack(own)
+    stack = Stack(apart(settings))
     try:
         stack.start()
         tour(Client(stack.url), out)
@@ -41,6 +37,23 @@ def run_demo(settings: Settings, out: Path) -> int:
         stack.stop()
     print(f"everything is stopped; the pictures are in {out}/")
     return 0
+
+
+def apart(settings: Settings) -> Settings:
+    """Return settings of a stack that shares nothing with others, and needs no key."""
+    (port,) = free_ports(1)
+    return dataclasses.replace(
+        settings,
+        host="127.0.0.1",
+        port=port,
+        run_dir=str(settings.run_path / "demo"),
+        api_keys="",
+        # the courier would take the files of others for orphans, a worker their jobs for its own
+        redis_url="",
+        blob_redis_url="",
+        file_store="",
+        models="",
+    )
 
 
 class Client:

@@ -89,6 +89,8 @@ class Settings:
     """How long a job stays with a worker that gives no sign of life."""
     beat_s: float = 0.5
     """How often a worker gives one."""
+    alive_file: str = ""
+    """File that a worker touches while it lives, for a probe; one each. Empty: none."""
     max_attempts: int = 3
     """How often a job is started without getting further before it is given up."""
     checkpoint_every_s: float = 2.0

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
+import importlib
 import importlib.util
 import json
 import os
@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import psutil
 import urllib3
@@ -65,7 +65,8 @@ class Stack:
         """Start every part and wait until the gateway says it is ready.
 
         Raises:
-            StackError: the port is taken, the run directory is in use, or a part does not start.
+            StackError: the port is taken, the run directory is in use, the Redis goes with other
+                files, or a part does not start.
         """
         run = self.settings.run_path
         (run / "logs").mkdir(parents=True, exist_ok=True)
@@ -87,7 +88,7 @@ class Stack:
             own = environment | {"LANTERN_NICENESS": str(then)}
             self._add(name, worker_command(name, queue), own, niceness=first)
         for name, store in stores.items():  # which by now are there, as workers take longer
-            self._await(name, functools.partial(_answers, store), seconds=15)
+            self._await(name, functools.partial(_site().answers, store), seconds=15)
         command = serving.prepare()
         self._add("torchserve", command, serving.environment(), serving.run_dir, niceness=CALLS)
         # its few tensor operations must not start a team of threads in each of its threads
@@ -125,6 +126,7 @@ class Stack:
         Return the settings with both, and the URLs of those that start now, by their names.
         """
         if self.settings.redis_url:
+            self._claim_redis(self.settings.redis_url)
             return self.settings, {}
         stores = {"redis": self._start_redis(run, "redis", memory="256mb")}
         if not self.settings.blob_redis_url:
@@ -135,6 +137,12 @@ class Stack:
             blob_redis_url=stores.get("blobs", self.settings.blob_redis_url),
         )
         return settings, stores
+
+    def _claim_redis(self, url: str) -> None:
+        site = _site()
+        self._await("the Redis of REDIS_URL", functools.partial(site.answers, url), seconds=15)
+        with site.connected(url) as state:
+            site.claim(state, self.settings)
 
     def _start_redis(self, run: Path, name: str, *, memory: str) -> str:
         (port,) = free_ports(1)
@@ -231,13 +239,9 @@ class Stack:
         written.replace(path)
 
 
-def _answers(store: str) -> bool:
-    """Tell whether a Redis that was started is there."""
-    import redis  # here: what is started must not wait for what this brings along
-
-    with contextlib.suppress(redis.RedisError):
-        return bool(redis.Redis.from_url(store).ping())
-    return False
+def _site() -> Any:
+    # imported when something has been started, which must not wait for what this brings along
+    return importlib.import_module("services.site")
 
 
 # glibc keeps in its heap what it was given for a value and freed again, in ever smaller pieces;

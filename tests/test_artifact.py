@@ -35,6 +35,7 @@ from lantern.artifact import (
 )
 from lantern.call import choose
 from lantern.colour import colourise
+from lantern.errors import AnswerTooLarge
 from lantern.image import FORMATS, GIF, Image, Limits
 from lantern.params import Params
 
@@ -142,6 +143,16 @@ def test_raw_arrays_are_kept_as_they_are(heatmap: Heatmap, picture: Image) -> No
         assert np.array_equal(arrays["p"], picture.pixels.numpy())
         assert arrays["classes.class"].tolist() == [285, 1]
     assert result.principal is heatmap
+
+
+def test_arrays_that_are_too_large_are_not_made_a_file(
+    heatmap: Heatmap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = Result("t", Params(), 0, (heatmap,), {})
+    assert len(result.npz(heatmap.values.nbytes)) > heatmap.values.nbytes
+    monkeypatch.delattr(np, "savez")
+    with pytest.raises(AnswerTooLarge, match=f"{heatmap.values.nbytes} bytes"):
+        result.npz(heatmap.values.nbytes - 1)
 
 
 # --- Grids -------------------------------------------------------------------------------------

@@ -10,8 +10,12 @@ import functools
 import inspect
 import ipaddress
 import itertools
+import os
 import re
 import shlex
+import subprocess
+import time
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,14 +25,17 @@ import pytest
 import yaml
 
 from lantern.errors import InvalidParameter
+from lantern.records import record
 from services.queues import HOOKS, queue_of
 from services.record import LANES
 from services.settings import Settings, read
 from services.stack import COURIER, worker_command
 from services.webhooks import check_target, deliver
+from services.worker.sign import LONGEST_STILL_S
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE = ROOT / "k8s" / "base"
+WEIGHTS = ROOT / "k8s" / "weights"
 S3 = ROOT / "k8s" / "overlays" / "s3"
 KUBERNETES = "1.32"
 LONG, FAST = "worker", "fast"
@@ -40,7 +47,11 @@ CLIENTS = {"gateway", *QUEUES}
 """The parts that use the stores: both Redis and the file store."""
 OURS = {*CLIENTS, "torchserve"}
 PARTS = {*OURS, *STORES}
+TOOL = "weights"
+"""What runs only when it is called for, and then ends."""
 PLACES = ("compose", "kubernetes")
+BESIDE_A_GRADIENT = 1.2e9
+"""Bytes that a worker needs beside what it keeps for a gradient: torch, networks, its result."""
 LOOPBACK = ("127.0.0.1", "[::1]")
 
 Document = dict[str, Any]
@@ -539,11 +550,68 @@ def at(document: Document, path: str) -> Any:
     return found
 
 
+# --- Weights -----------------------------------------------------------------------------------
+
+
+def fetching() -> tuple[Document, Document]:
+    """Return the Job that fetches weights, and its way out."""
+    job, policy = documents(WEIGHTS / "job.yaml")
+    return job, policy
+
+
+def test_weights_are_fetched_by_the_image_in_the_namespace_of_the_base() -> None:
+    (kustomization,) = documents(WEIGHTS / "kustomization.yaml")
+    (base,) = documents(BASE / "kustomization.yaml")
+    assert kustomization["resources"] == ["job.yaml"]
+    assert all(kustomization[name] == base[name] for name in ("namespace", "labels", "images"))
+    for document in fetching():
+        kubernetes_validate.validate(document, KUBERNETES, strict=True)
+
+
+def test_weights_are_fetched_by_a_pod_that_is_locked_down_and_bounded() -> None:
+    job, _ = fetching()
+    test_pods_are_locked_down(job)
+    test_pods_have_requests_and_limits(job)
+    test_mounts_are_declared_and_bounded(job)
+
+
+def test_weights_are_let_in_from_where_they_are() -> None:
+    job, policy = fetching()
+    assert fits(policy["spec"]["podSelector"], labels(job))
+    assert policy["spec"]["policyTypes"] == ["Egress"]
+    names, outside = policy["spec"]["egress"]
+    assert list(ends(names["to"])) == ["names"]
+    assert list(ends(outside["to"])) == ["outside"]
+    assert [port["port"] for port in outside["ports"]] == [443]
+
+
+def test_weights_are_fetched_to_where_all_parts_look_for_them() -> None:
+    home = re.search(r"\bTORCH_HOME=(\S+)", instruction("ENV"))
+    assert home is not None
+    assert home[1].startswith("/models/")
+    (fetcher,) = containers(fetching()[0])
+    assert {"name": "models", "mountPath": "/models"} in fetcher["volumeMounts"]
+    assert "models:/models" in services()[TOOL]["volumes"]
+    assert not any("TORCH_HOME" in environment_of(part, place) for part in OURS for place in PLACES)
+
+
+def test_weights_are_fetched_with_the_command_that_the_error_names() -> None:
+    (fetcher,) = containers(fetching()[0])
+    command, *words = fetcher["args"]
+    assert words[:2] == ["models", "--fetch"]
+    assert all(record(name).weights_url for name in words[2:])
+    assert f"/usr/local/bin/{command}" in instruction("RUN")
+    assert services()[TOOL]["command"] == [command, "models"]
+    assert services()[TOOL]["profiles"] == [TOOL]
+    for page in ("k8s/README.md", "docs/operate.md"):
+        assert "kubectl apply -k k8s/weights" in (ROOT / page).read_text()
+
+
 # --- Compose -----------------------------------------------------------------------------------
 
 
 def test_compose_has_every_part() -> None:
-    assert services().keys() == PARTS
+    assert services().keys() == {*PARTS, TOOL}
 
 
 def test_compose_publishes_the_gateway_only_and_to_this_machine() -> None:
@@ -553,13 +621,13 @@ def test_compose_publishes_the_gateway_only_and_to_this_machine() -> None:
     assert substituted(port, {}).endswith(":8000")
 
 
-def test_compose_lets_only_the_gateway_and_the_courier_out() -> None:
+def test_compose_lets_only_the_gateway_the_courier_and_the_tool_out() -> None:
     networks = compose()["networks"]
     closed = {name for name, network in networks.items() if network.get("internal") is True}
     for name, service in services().items():
         assert "network_mode" not in service
         assert set(service["networks"]) <= networks.keys()
-        assert (set(service["networks"]) <= closed) == (name not in ("gateway", COURIER))
+        assert (set(service["networks"]) <= closed) == (name not in ("gateway", COURIER, TOOL))
 
 
 def test_compose_volumes_are_declared() -> None:
@@ -585,7 +653,7 @@ def test_compose_lets_long_jobs_give_way() -> None:
     assert shares[LONG] < shares[FAST] < shares["torchserve"] == shares["gateway"]
 
 
-@pytest.mark.parametrize("name", sorted(PARTS))
+@pytest.mark.parametrize("name", sorted({*PARTS, TOOL}))
 def test_compose_locks_down(name: str) -> None:
     service = services()[name]
     assert service["read_only"] is True
@@ -662,14 +730,9 @@ def test_redis_keeps_what_it_was_given(part: str) -> None:
 @pytest.mark.parametrize("part", sorted(STORES))
 @pytest.mark.parametrize("place", PLACES)
 def test_redis_has_memory_for_what_it_may_hold_twice(part: str, place: str) -> None:
-    memory = (
-        services()[part]["mem_limit"]
-        if place == "compose"
-        else container(part)["resources"]["limits"]["memory"]
-    )
     assert f'"{part}", memory="{STORES[part]}"' in (ROOT / "services" / "stack.py").read_text()
     assert environment_of(part, place)["MAXMEMORY"] == STORES[part]
-    assert bytes_of(memory) == 2 * bytes_of(STORES[part])
+    assert memory_of(part, place) == 2 * bytes_of(STORES[part])
 
 
 def test_the_two_redis_differ_in_size_and_volume_only() -> None:
@@ -682,6 +745,13 @@ def test_the_two_redis_differ_in_size_and_volume_only() -> None:
     for part in STORES:
         (claim,) = workload_of(part)["spec"]["volumeClaimTemplates"]
         assert claim["spec"]["accessModes"] == ["ReadWriteOnce"]
+
+
+def memory_of(part: str, place: str) -> int:
+    """Return the bytes of memory that a part may have."""
+    if place == "compose":
+        return bytes_of(services()[part]["mem_limit"])
+    return bytes_of(container(part)["resources"]["limits"]["memory"])
 
 
 def bytes_of(text: str) -> int:
@@ -701,12 +771,6 @@ def settings_of_redis(arguments: Sequence[str]) -> set[str]:
 
 def command(part: str) -> list[str]:
     return [str(word) for word in services()[part]["command"]]
-
-
-def shell_words(words: Sequence[str]) -> list[str]:
-    """Split what a shell is to run."""
-    text = words[-1] if words[0] in ("sh", "CMD-SHELL") else shlex.join(words)
-    return shlex.split(text)
 
 
 def checks(part: str) -> list[list[str]]:
@@ -734,8 +798,7 @@ def test_commands_name_the_code() -> None:
     }
     assert code_named_by(command("torchserve")) == {"handlers/serve.py"}
     for part in QUEUES:
-        named_by_checks = [code_named_by(shell_words(check)) for check in checks(part)]
-        assert [code_named_by(command(part)), *named_by_checks] == [{"services/worker/app.py"}] * 4
+        assert code_named_by(command(part)) == {"services/worker/app.py"}
 
 
 @pytest.mark.parametrize("part", sorted(QUEUES))
@@ -760,12 +823,21 @@ def test_workers_take_one_job_at_a_time_and_the_courier_waits_for_several_server
 
 
 @pytest.mark.parametrize("part", sorted(QUEUES))
-def test_checks_ask_the_worker_itself(part: str) -> None:
-    node = after(command(part), "--hostname").replace("%h", "$HOSTNAME")
-    assert node == f"{part}@$HOSTNAME"
-    for check in checks(part):
-        words = [word.replace("$$", "$") for word in shell_words(check)]
-        assert words[3:] == ["inspect", "ping", "-d", node, "--timeout", "10"]
+@pytest.mark.parametrize(
+    ("age_s", "is_alive"), [(0, True), (LONGEST_STILL_S - 5, True), (90, False), (None, False)]
+)
+def test_checks_look_at_the_age_of_the_file_that_a_worker_touches(
+    part: str, age_s: float | None, is_alive: bool, tmp_path: Path
+) -> None:
+    file = tmp_path / "alive"
+    if age_s is not None:
+        file.touch()
+        os.utime(file, (time.time() - age_s,) * 2)
+    for place, check in zip(("compose", *["kubernetes"] * 2), checks(part), strict=True):
+        named_file = environment_of(part, place)["LANTERN_ALIVE_FILE"]
+        script = check[-1].replace(named_file, str(file))
+        assert str(file) in script
+        assert (subprocess.run(["sh", "-c", script], check=False).returncode == 0) == is_alive
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -809,6 +881,25 @@ def test_the_image_copies_what_exists() -> None:
     assert len(sources) == len(re.findall(r"^COPY ", text, re.MULTILINE))
     assert [s for s in sources if not (ROOT / s).exists()] == []
     assert [s for s in sources if "!" + s.rstrip("/") not in ignored] == []
+
+
+def pins(lock: str) -> set[str]:
+    """Return the pins of a lock, `name==version`, as they are compared."""
+    lines = (ROOT / lock).read_text().lower().splitlines()
+    return {line for line in lines if line and not line.startswith((" ", "#"))}
+
+
+def test_the_image_installs_what_the_project_needs_and_nothing_to_develop_with() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed, develops = (
+        {re.split(r"[^\w-]", text.lower().replace("_", "-"), maxsplit=1)[0] for text in texts}
+        for texts in (project["dependencies"], project["optional-dependencies"]["dev"])
+    )
+    installed = pins(after(shlex.split(instruction("RUN pip")), "-r"))
+    assert installed < pins("requirements.lock")
+    names = {pin.partition("==")[0] for pin in installed}
+    assert needed <= names
+    assert not develops & names
 
 
 def test_every_variable_is_a_setting() -> None:
@@ -867,6 +958,15 @@ def test_who_adds_networks_and_styles_may_write_them_who_runs_them_reads(part: s
     assert mount in container(part)["volumeMounts"]
     (volume,) = (v for v in pod(workload_of(part))["volumes"] if v["name"] == "models")
     assert volume["persistentVolumeClaim"] == {"claimName": "models"}
+
+
+@pytest.mark.parametrize("part", [LONG, FAST])
+@pytest.mark.parametrize("place", PLACES)
+def test_a_worker_has_memory_for_the_largest_job_that_is_taken(part: str, place: str) -> None:
+    memory = memory_of(part, place)
+    # the gateway refuses what is larger
+    largest = read(environment_of("gateway", place)).max_megabytes * 1e6
+    assert largest + BESIDE_A_GRADIENT <= memory
 
 
 def test_only_who_uses_the_stores_knows_of_them() -> None:

@@ -17,9 +17,9 @@ import pytest
 import torch
 import yaml
 
-from handlers import archive
+from handlers import archive, technique_handler
 from handlers.serve import Ports, Serving
-from handlers.technique_handler import HEAD, TechniqueHandler, problem
+from handlers.technique_handler import HEAD, MOST_ANSWER, TechniqueHandler, problem
 from lantern.call import Call
 from lantern.errors import BadImage, InvalidParameter, InvalidParameters
 from lantern.image import Image
@@ -97,6 +97,20 @@ def test_one_bad_picture_leaves_the_others_of_its_batch_alone(
         said = json.loads(bodies[index])
         assert said["code"] == "undecodable-image"
         assert [entry["pointer"] for entry in said["errors"]] == ["/inputs/image"]
+
+
+@pytest.mark.parametrize("accept", ["application/x-npz", "image/png", "application/json"])
+def test_an_answer_that_would_kill_its_worker_is_not_given(
+    answer: Callable[..., Any], photo: Image, accept: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = Call("saliency", {"image": photo.encode()}, accept=[accept])
+    small = Call("classify", {"image": photo.encode()}, {"top": 1})
+    (given, _), _ = answer(large, small)
+    monkeypatch.setattr(technique_handler, "MOST_ANSWER", len(given) - 1)
+    (refused, other), context = answer(large, small)
+    assert [context.get_response_status(at)[0] for at in (0, 1)] == [413, 200]
+    assert json.loads(refused)["code"] == "answer-too-large"
+    assert len(other) < MOST_ANSWER
 
 
 EXPLANATIONS: dict[str, dict[str, Any]] = {
@@ -295,6 +309,16 @@ def test_the_configuration_has_every_port_on_loopback(serving: Serving) -> None:
     text = (serving.run_dir / "config.properties").read_text()
     assert set(re.findall(r"\d+\.\d+\.\d+\.\d+", text)) == {"127.0.0.1"}
     assert not re.search(r"\{\w*\}", text.split("\n", 2)[2])
+
+
+def test_the_largest_answer_is_one_that_torchserve_takes(serving: Serving) -> None:
+    serving.prepare()
+    said = properties(serving)
+    assert int(said["max_response_size"]) > MOST_ANSWER
+    heap = re.search(r"-Xmx(\d+)m", said["vmargs"])
+    assert heap is not None
+    copies = 3 * len(archive.archives())
+    assert int(heap[1]) * 2**20 > 1.2 * copies * MOST_ANSWER
 
 
 def test_the_configuration_loads_what_was_built(serving: Serving) -> None:

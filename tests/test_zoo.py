@@ -181,6 +181,7 @@ def test_missing_weights_say_what_to_do(checkpoints: Path) -> None:
     with pytest.raises(WeightsMissing) as caught:
         Zoo(downloads=False).load("vgg16")
     assert "`lantern models --fetch vgg16`" in caught.value.detail
+    assert "docs/operate.md" in caught.value.detail
     assert "vgg16-397923af.pth into $TORCH_HOME/hub/checkpoints" in caught.value.detail
     assert caught.value.pointer == "/params/model"
     assert str(checkpoints) not in caught.value.detail

@@ -18,7 +18,7 @@ from lantern.describe import describe, describe_all
 from lantern.errors import one_of
 from lantern.registry import Technique
 from lantern.zoo import check_weights
-from services.backend import Unavailable
+from services.backend import AnswerTooLarge, Unavailable
 from services.gateway.catalogue import layers_of
 from services.gateway.context import DECODING, current
 from services.gateway.guard import current_key, owner, require
@@ -70,10 +70,12 @@ def run_technique(name: str) -> flask.Response:
         return submit(technique, call, options, prefer, lane, weights, pinned, trained)
     try:
         return _at_once(technique, call, weights, prefer)
+    except AnswerTooLarge:
+        require("jobs")
     except Unavailable:
         if "jobs" not in current_key().scopes:
             raise
-        return submit(technique, call, options, prefer, lane, weights, pinned)
+    return submit(technique, call, options, prefer, lane, weights, pinned)
 
 
 def _at_once(

@@ -29,7 +29,8 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', RUNNING, '-inf', at, 'LIMIT', 0,
     elseif wish == 'pause' then
       enter(id, 'paused')
     elseif tonumber(get(id, 'failures')) >= tonumber(ARGV[1]) then
-      fail(id, 'poison', 'Poison', 'its worker died each time; it is not tried again', ttl_s, at)
+      fail(id, 'poison', 'Poison', 'its worker died each time and it is not tried again; where memory '
+        .. 'was short, a smaller size or fewer pictures help', ttl_s, at)
     else
       enqueue(id, true)
     end

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -16,7 +17,8 @@ from services import clients
 from services.clients import Stores
 from services.queues import DELIVER, HOOKS, TIDY, queue_of, send
 from services.record import LANES
-from services.settings import read
+from services.settings import Settings, read
+from services.worker.sign import TOUCH_S, Sign
 
 log = get_task_logger(__name__)
 GREETING_S = 2.0
@@ -35,10 +37,13 @@ class Caretaker(bootsteps.StartStopStep):  # type: ignore[misc]
     def __init__(self, parent: Any, **options: Any) -> None:
         super().__init__(parent, **options)
         self._timers: list[Any] = []
+        self._sign: Sign | None = None
 
     def start(self, parent: Any) -> None:
         """Begin to care for the lanes or the outbox, whichever this worker serves."""
         settings = read()
+        if settings.alive_file:
+            self._give_sign(parent, settings)
         stores = clients.own_stores()
         queues = set(parent.app.amqp.queues.consume_from)
         chores: list[tuple[float, Callable[[], None]]] = [
@@ -59,6 +64,15 @@ class Caretaker(bootsteps.StartStopStep):  # type: ignore[misc]
         """End all of it."""
         for timer in self._timers:
             timer.cancel()
+        if self._sign is not None:
+            self._sign.stop()
+
+    def _give_sign(self, parent: Any, settings: Settings) -> None:
+        """Show a probe that this worker lives; first of all, as Redis may be away at the start."""
+        state = clients.connect(settings.state_url, timeout_s=2.0, patient=False)
+        self._sign = Sign(Path(settings.alive_file), state)
+        self._sign.start()
+        self._timers.append(parent.timer.call_repeatedly(TOUCH_S, self._sign.note))
 
 
 def care(stores: Stores, app: Any, node: str) -> None:

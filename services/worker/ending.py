@@ -21,7 +21,8 @@ from services.worker.pulse import Pulse
 if TYPE_CHECKING:
     from lantern.artifact import Result
 
-LARGEST_ARRAYS = 128 * 1024 * 1024
+# The largest painting, 4096 px a side, has 192 MiB of them.
+LARGEST_ARRAYS = 256 * 1024 * 1024
 
 
 @dataclass
@@ -74,10 +75,7 @@ class Ending:
         prefix = f"result-{self.claim.fence}-"
         with contextlib.ExitStack() as undoing:
             undoing.callback(self._delete, self._written)
-            arrays = result.npz()
-            is_kept = len(arrays) <= LARGEST_ARRAYS
-            if is_kept:
-                self._put(prefix + job_bytes.ARRAYS, arrays)
+            arrays = self._store_arrays(prefix, result)
             artifacts = [self._store_artifact(prefix, part) for part in result.artifacts]
             stored = {
                 "technique": result.technique,
@@ -86,7 +84,7 @@ class Ending:
                 # published last: nobody is to see the style of a job that ends in another way
                 "facts": dict(result.facts) | self._publish(result),
                 "artifacts": artifacts,
-                "arrays": prefix + job_bytes.ARRAYS if is_kept else None,
+                "arrays": arrays,
             }
             undoing.pop_all()
         return stored
@@ -111,6 +109,16 @@ class Ending:
     def _published(self, result: Result) -> str:
         with needing_room():
             return published.publish(self.desk.studio.styles.own, self.job, result)
+
+    def _store_arrays(self, prefix: str, result: Result) -> str | None:
+        """Store the raw arrays, unless they are too large; return the name they are kept under."""
+        from lantern.errors import AnswerTooLarge
+
+        name = prefix + job_bytes.ARRAYS
+        with contextlib.suppress(AnswerTooLarge):
+            self._put(name, result.npz(LARGEST_ARRAYS))
+            return name
+        return None
 
     def _store_artifact(self, prefix: str, artifact: Any) -> dict[str, Any]:
         """Store the form that loses nothing; callers get any other made from it."""

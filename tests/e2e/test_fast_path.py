@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from handlers.technique_handler import MOST_ANSWER
 from lantern.call import Call, Studio
 from lantern.image import Image
 from lantern.run import run
@@ -266,3 +267,21 @@ class TestAttribution:
         assert facts["grid"] == [7, 7]
         assert facts["model"]["name"] == "efficientnet-lite0"
         assert re.fullmatch(r"[0-9a-f]{64}", facts["model"]["weights_sha256"])
+
+
+class TestLargeAnswers:
+    def test_one_that_the_engine_cannot_send_is_given_by_a_job(self, stack: Running) -> None:
+        photo = encode(noise(1400, 1400), "JPEG")
+        before = engine_workers(stack)
+        response = stack.raw("guided-backprop", photo, accept="application/x-npz")
+        assert response.status == 202
+        job = stack.ended(json.loads(response.data))
+        assert job["status"] == "succeeded"
+        found = arrays(stack.get(job["links"]["result"], accept="application/x-npz"))
+        assert sum(array.nbytes for array in found.values()) > MOST_ANSWER
+        assert engine_workers(stack) == before
+
+
+def engine_workers(stack: Running) -> set[int]:
+    """Return the ids of the processes that serve TorchServe's archives."""
+    return {process.pid for process in stack.part("torchserve").children(recursive=True)}

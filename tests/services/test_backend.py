@@ -12,7 +12,14 @@ import pytest
 import lantern.techniques  # noqa: F401  fills the registry
 from lantern import registry
 from lantern.call import Call
-from services.backend import EngineFailed, Refused, TorchServeBackend, Unavailable, archive_of
+from services.backend import (
+    AnswerTooLarge,
+    EngineFailed,
+    Refused,
+    TorchServeBackend,
+    Unavailable,
+    archive_of,
+)
 from services.processes import free_ports
 from tests.services.engine import Engine, Reply
 
@@ -143,6 +150,14 @@ class TestTheHandler:
             backend.send("explain", "{}", b"")
         assert (caught.value.code, caught.value.detail) == ("unknown-layer", "no such layer")
         assert caught.value.problems == problems
+        assert len(engine.seen) == 1
+
+    def test_an_answer_too_large_is_told_and_not_asked_for_again(
+        self, engine: Engine, backend: TorchServeBackend
+    ) -> None:
+        engine.reply((413, b'{"code": "answer-too-large", "detail": "too large", "errors": []}'))
+        with pytest.raises(AnswerTooLarge):
+            backend.send("explain", "{}", b"")
         assert len(engine.seen) == 1
 
     def test_its_own_failure_is_not_tried_again(

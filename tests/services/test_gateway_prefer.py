@@ -11,11 +11,12 @@ import pytest
 from flask.testing import FlaskClient
 
 from services.clients import Stores
-from services.gateway.guard import NOBODY
+from services.gateway.guard import NOBODY, digest, new_key
 from tests.services.engine import Engine, Reply
-from tests.services.gateway import PAINT, PHOTO, finish, post, queue
+from tests.services.gateway import PAINT, PHOTO, finish, post, problem, queue
 
 JPEG = {"content-type": "image/jpeg"}
+TOO_LARGE = Reply(413, b'{"code": "answer-too-large", "detail": "too large", "errors": []}')
 # longer than anybody waits here
 SLOW_S = 2.5
 
@@ -44,6 +45,28 @@ def test_a_slow_engine_makes_a_job_when_the_time_is_over(http: FlaskClient, engi
     assert response.status_code == 202
     assert response.headers["Preference-Applied"] == "wait=1"
     assert response.get_json()["status"] == "queued"
+
+
+def test_an_answer_too_large_for_the_engine_makes_a_job_at_once(
+    http: FlaskClient, engine: Engine
+) -> None:
+    engine.reply(TOO_LARGE)
+    started = time.monotonic()
+    response = post(http, PAINT)
+    assert time.monotonic() - started < 2
+    assert response.status_code == 202
+    assert response.get_json()["status"] == "queued"
+    assert len(engine.seen) == 1
+
+
+def test_a_key_without_jobs_is_told_what_a_large_answer_needs(
+    make_http: Callable[..., FlaskClient], engine: Engine
+) -> None:
+    key = new_key()
+    http = make_http(torchserve_url=engine.url, api_keys=f"{digest(key)}:infer")
+    engine.reply(TOO_LARGE)
+    response = post(http, PAINT, headers={"Authorization": f"Bearer {key}"})
+    assert "`jobs`" in problem(response, 403, "missing-scope")["detail"]
 
 
 def test_the_job_is_waited_for_as_long_as_is_left(

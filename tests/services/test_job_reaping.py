@@ -97,6 +97,7 @@ class TestReap:
         assert (dead.status, dead.attempts) == ("failed", 3)
         assert dead.error is not None
         assert dead.error["type"] == "/problems/poison"
+        assert "a smaller size" in dead.error["detail"]
         assert dead.error["retryable"] is False
         assert dead.finished_at is not None
         assert dead.expires_at == pytest.approx(dead.finished_at + 60)

@@ -14,12 +14,14 @@ from collections.abc import Callable, Iterator
 from threading import Thread
 from typing import Any, cast
 
+import annotated_types
 import numpy as np
 import PIL.Image
 import pytest
 import redis
 import torch
 
+from lantern import registry
 from lantern.call import Call, Studio
 from lantern.image import Image
 from lantern.progress import Step
@@ -33,7 +35,7 @@ from services.jobs import JOB, RUNNING, Claim, Order
 from services.queues import DELIVER, HOOKS, RUN_JOB, queue_of, send
 from services.record import Job, JobOptions, new_id
 from services.settings import Settings
-from services.worker import caretaker, patience, tasks
+from services.worker import caretaker, ending, patience, tasks
 from services.worker.app import make_app
 from services.worker.desk import Desk
 from services.worker.pulse import Pulse
@@ -562,6 +564,20 @@ class TestWhatIsKept:
             assert found["picture"].dtype == np.float32
         until_gone = desk.stores.state.ttl(f"lantern:blob:{claim.job_id}/preview-1-1")
         assert 0 < until_gone <= desk.settings.preview_ttl_s
+
+    def test_arrays_are_kept_up_to_those_of_the_largest_painting(
+        self, desk: Desk, submit: Submit, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        bounds = registry.find("fast-style").params_type.model_fields["size"].metadata
+        (side,) = (cast(int, bound.le) for bound in bounds if isinstance(bound, annotated_types.Le))
+        assert 3 * side * side * 4 <= ending.LARGEST_ARRAYS
+        monkeypatch.setattr(ending, "LARGEST_ARRAYS", 1000)
+        claim = submit("deep-dream", SHORT)
+        work(desk, claim, "jobs")
+        job = read(desk, claim)
+        assert job.result is not None
+        assert job.result["arrays"] is None
+        assert job.result["artifacts"]
 
     @pytest.mark.parametrize("end", ["canceled", "expired"])
     def test_what_a_job_needed_that_no_worker_ended_is_tidied_up(
