@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib
 import importlib.util
 import json
 import os
@@ -14,10 +13,10 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import psutil
 import urllib3
@@ -87,8 +86,7 @@ class Stack:
         for name, queue, first, then in _workers(settings):
             own = environment | {"LANTERN_NICENESS": str(then)}
             self._add(name, worker_command(name, queue), own, niceness=first)
-        for name, store in stores.items():  # which by now are there, as workers take longer
-            self._await(name, functools.partial(_site().answers, store), seconds=15)
+        self._await_stores(stores)  # by now they are there, and workers take longer
         command = serving.prepare()
         self._add("torchserve", command, serving.environment(), serving.run_dir, niceness=CALLS)
         # its few tensor operations must not start a team of threads in each of its threads
@@ -139,10 +137,18 @@ class Stack:
         return settings, stores
 
     def _claim_redis(self, url: str) -> None:
-        site = _site()
+        from services import site
+
         self._await("the Redis of REDIS_URL", functools.partial(site.answers, url), seconds=15)
         with site.connected(url) as state:
             site.claim(state, self.settings)
+
+    def _await_stores(self, stores: Mapping[str, str]) -> None:
+        # imported here, as what is started must not wait for what this brings along
+        from services import site
+
+        for name, store in stores.items():
+            self._await(name, functools.partial(site.answers, store), seconds=15)
 
     def _start_redis(self, run: Path, name: str, *, memory: str) -> str:
         (port,) = free_ports(1)
@@ -237,11 +243,6 @@ class Stack:
         written = path.with_suffix(".new")
         written.write_text(json.dumps({"url": self.url, "children": entries}, indent=2))
         written.replace(path)
-
-
-def _site() -> Any:
-    # imported when something has been started, which must not wait for what this brings along
-    return importlib.import_module("services.site")
 
 
 # glibc keeps in its heap what it was given for a value and freed again, in ever smaller pieces;
