@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -261,6 +261,14 @@ class VisionModel:
         """
         positions = min(self.shape(name, pointer=pointer)[1:], default=1)
         return int(2 ** max(0, round(math.log2(self.input_size / positions))))
+
+    def positions(self, name: str, pixels: float) -> float:
+        """Return how many positions a layer has in so many pixels."""
+        return math.prod(self.shape(name)[1:]) * pixels / self.input_size**2
+
+    def held(self, names: Iterable[str], pixels: float) -> float:
+        """Return the bytes of what layers make of so many pixels."""
+        return sum(4 * self.channel_count(name) * self.positions(name, pixels) for name in names)
 
     def costs(self) -> dict[str, float]:
         """Return the operations of a forward pass, by the layer it ends at."""
