@@ -6,19 +6,74 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from lantern import registry
 from lantern.decoders.library import Decoders
 from lantern.decoders.network import LARGEST, Architecture, DecoderNetwork
+from lantern.optimize import likeness as looking
+from lantern.optimize.likeness import Drawing, View, likeness
 from lantern.run import estimate, run, validate
 from lantern.vision_model import VisionModel
 from tests.alive import watched
 from tests.test_decoders import packed
+from tests.test_likeness import STRIDES, blended, judged, look, noise
 
 
 def told(name: str, model: VisionModel, sizes: Any = None, **params: Any) -> dict[str, Any]:
     technique = registry.find(name)
     return estimate(technique, validate(technique.params_type, params), sizes or {}, model)
+
+
+# --- Style transfer ----------------------------------------------------------------------------
+
+
+def test_what_is_wanted_is_looked_at_anew_where_it_would_be_much(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looks: list[bool] = []
+
+    def spy(pixels: Tensor) -> Any:
+        looks.append(torch.is_grad_enabled())
+        return look(pixels)
+
+    views = [View(blended(), by) for by in ((0, 0), (3, 5), (1, 2))]
+    drawing = Drawing(noise(2, 3, 60, 90, seed=5), 0.3)
+    far = look(drawing.pixels)[1]["far"].nbytes
+
+    def made() -> Any:
+        looks.clear()
+        return likeness(spy, views, drawing, size=(60, 90), side=256, strides=STRIDES)
+
+    monkeypatch.setattr(looking, "MOST_KEPT", 3 * far)
+    kept = made()
+    assert looks == [False] * 3
+    monkeypatch.setattr(looking, "MOST_KEPT", 3 * far - 1)
+    anew = made()
+    assert looks == [False]
+    pixels = noise(2, 3, 60, 90, seed=6)
+    for view in range(3):
+        (one, losses), (other, others) = (judged(j, pixels, view) for j in (kept, anew))
+        assert losses == others
+        assert torch.equal(one, other)
+    assert looks[1:] == [True, True, False] * 3
+
+
+def test_early_layers_of_the_content_are_counted_in_every_view(model: VisionModel) -> None:
+    sizes = {"image": [(2048, 2048)], "style": [(256, 256)]}
+    params: dict[str, Any] = {"size": 2048, "tile_size": 2048, "scales": 1}
+    params |= {"style_layers": ["_blocks.0"], "shifts": 16}
+    early = tuple(f"_blocks.0.{name}" for name in ("_depthwise_conv", "_bn1", "_bn2"))
+    few = told("style-transfer", model, sizes, **params, content_layers=["_blocks.0"])
+    many = told("style-transfer", model, sizes, **params, content_layers=["_blocks.0", *early])
+    # what is wanted, and its error; neither is kept for every view
+    each = model.held(early, 2048**2) / 1e6
+    assert many["megabytes"] == pytest.approx(few["megabytes"] + 2 * each, rel=1e-3)
+    # so each step looks once more; of a small picture not
+    sizes["image"], params["size"] = [(96, 96)], 96
+    small = told("style-transfer", model, sizes, **params, content_layers=["_blocks.0"])
+    ratio = many["gigaflop"] / small["gigaflop"] / (2048 / 96) ** 2
+    assert 1.25 < ratio < 1.55
 
 
 # --- Activation maximisation -------------------------------------------------------------------

@@ -12,7 +12,7 @@ from lantern.artifact import Outcome, numbered
 from lantern.checkpoint import Checkpoints
 from lantern.errors import InvalidParameter
 from lantern.image import Image
-from lantern.optimize.likeness import count_of_views, seen_at_once, seen_in_step
+from lantern.optimize.likeness import count_of_views, is_kept, seen_at_once, seen_in_step
 from lantern.optimize.octaves import Size, fitted
 from lantern.optimize.optimizers import Rule
 from lantern.optimize.style import Statistic
@@ -117,19 +117,32 @@ def _work(params: StyleTransferParams, sizes: Sizes, model: VisionModel) -> Work
     _check_size(photos, params)
     _check_layers(params, model)
     paintings, layers = len(sizes.get("style", ())), layers_of(params, model)
-    pixels, passes = 0.0, 0
-    for photo in photos:
+    content = content_layers_of(params, model)
+    pixels, passes, at_once, beside = 0.0, 0, 0.0, 0.0
+    for places in _batches(photos, params):
+        count, photo = len(places), photos[places[0]]
         for size in sizes_of(photo, params):
             # the content of every view is looked at once
-            pixels += params.steps * seen_in_step(size, params.tile_size, has_drawing=True)
             views = count_of_views(params.shifts, size=size, side=params.tile_size)
-            pixels += views * size[0] * size[1] + paintings * _painting_area(size, params)
-            passes += 2 * params.steps + views + paintings
-    at_once = [
-        len(places) * seen_at_once(photos[places[0]], params.tile_size)
-        for places in _batches(photos, params)
-    ]
-    return Work(passes, pixels / max(1, passes), layers, max(at_once, default=0))
+            wanted = model.held(content, count * seen_at_once(size, params.tile_size))
+            step = seen_in_step(
+                size, params.tile_size, has_drawing=True, is_kept=is_kept(wanted, views)
+            )
+            pixels += count * (params.steps * step + views * size[0] * size[1])
+            pixels += count * paintings * _painting_area(size, params)
+            passes += count * (2 * params.steps + views + paintings)
+        at_once = max(at_once, count * seen_at_once(photo, params.tile_size))
+        beside = max(beside, _beside(count, photo, params, model))
+    return Work(passes, pixels / max(1, passes), layers, at_once, beside=beside)
+
+
+def _beside(count: int, photo: Size, params: StyleTransferParams, model: VisionModel) -> float:
+    """Return the bytes of what is wanted of photographs, in one view or in all, and its error."""
+    seen = count * seen_at_once(photo, params.tile_size)
+    wanted = model.held(content_layers_of(params, model), seen)
+    views = count_of_views(params.shifts, size=photo, side=params.tile_size)
+    keeps_all = max(photo) <= params.tile_size and is_kept(wanted, views)
+    return wanted * (views + 1 if keeps_all else 2)
 
 
 @technique(
