@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from lantern.decoders.library import Decoders
 from lantern.decoders.network import LARGEST, Architecture, DecoderNetwork
 from lantern.optimize import likeness as looking
 from lantern.optimize.likeness import Drawing, View, likeness
+from lantern.optimize.optimizers import Rule, remembered, stepping
 from lantern.run import estimate, run, validate
 from lantern.vision_model import VisionModel
 from tests.alive import watched
@@ -120,9 +122,94 @@ def test_what_a_decoder_keeps_is_about_what_is_counted(architecture: Architectur
     assert 0.8 < (alive.most - weights) / (3 * architecture.tape) < 1.25
 
 
+def test_training_a_decoder_counts_what_it_draws(model: VisionModel) -> None:
+    small, large = (
+        told("train-decoder", model, batch=64, size=128, width=width)["megabytes"]
+        for width in (4, 64)
+    )
+    assert large > small + 1500
+
+
 def test_shunning_variants_are_counted(small_model: VisionModel) -> None:
     params: dict[str, Any] = {"variants": 16, "size": 512, "method": "maco"}
     params |= {"objectives": ["class:1"]}
     alone = told("activation-maximization", small_model, **params)
     shunning = told("activation-maximization", small_model, **params, diversity=1.0)
     assert shunning["megabytes"] > alone["megabytes"]
+
+
+# --- Step rules and distributions --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("rule", "steps"), [("adam", 3), ("l-bfgs", 25)])
+def test_what_a_step_rule_remembers_is_counted(rule: Rule, steps: int) -> None:
+    at = torch.linspace(0.1, 1, 5000).requires_grad_()
+    optimizer = stepping([at], rule, rate=0.1)
+
+    def closure() -> float:
+        optimizer.zero_grad()
+        loss = (at.square().square() * torch.linspace(1, 9, 5000)).sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.item()
+
+    for _ in range(steps):
+        optimizer.step(closure)
+    held: dict[int, int] = {}
+
+    def hold(value: Any) -> None:
+        if isinstance(value, Tensor):
+            held[value.data_ptr()] = value.nbytes
+        elif isinstance(value, list | tuple | dict):
+            for one in value.values() if isinstance(value, dict) else value:
+                hold(one)
+
+    hold([at, at.grad, dict(optimizer.state)])
+    stored = sum(held.values()) - at.nbytes  # all but the gradient
+    assert 0.9 < (sum(held.values()) + stored) / remembered(rule, at.nbytes) < 1.1
+
+
+def test_l_bfgs_remembers_less_of_larger_pictures() -> None:
+    def history(side: int) -> Any:
+        pixels = torch.empty(1, 3, side, side, device="meta", requires_grad=True)
+        return stepping([pixels], "l-bfgs", rate=1.0).param_groups[0]["history_size"]
+
+    assert [history(side) for side in (256, 1024, 1448, 2048)] == [20, 20, 10, 8]
+
+
+TEXTURES: list[tuple[dict[str, Any], Callable[[float, float], bool]]] = [
+    ({"method": "gram"}, lambda tape, found: found > tape + 1500),
+    ({"method": "gram", "optimizer": "adam"}, lambda tape, found: tape + 600 < found < tape + 1500),
+]
+
+
+@pytest.mark.parametrize(("params", "is_right"), TEXTURES)
+def test_large_textures_count_what_their_rule_remembers(
+    params: dict[str, Any], is_right: Callable[[float, float], bool], model: VisionModel
+) -> None:
+    size = {"height": 2048, "width": 2048}
+    found = told("texture-synthesis", model, {"image": [(200, 200)]}, **size, **params)
+    tape = max(model.tapes()[layer] for layer in model.style_layers) * (1024 / 224) ** 2 / 1e6
+    assert is_right(tape, found["megabytes"])
+
+
+def test_sorting_distributions_has_its_price(model: VisionModel) -> None:
+    sizes = {"image": [(200, 200)], "style": [(200, 200)]}
+    for name, kind in (("texture-synthesis", "method"), ("style-transfer", "statistic")):
+        gram, sliced = (
+            told(name, model, sizes, **{kind: of}) for of in ("gram", "sliced-wasserstein")
+        )
+        assert sliced["gigaflop"] > 1.5 * gram["gigaflop"]
+        assert sliced["megabytes"] > gram["megabytes"]
+
+
+# --- Dreams ------------------------------------------------------------------------------------
+
+
+def test_matching_a_guide_is_counted(model: VisionModel) -> None:
+    params: dict[str, Any] = {"layer": "_blocks.0", "size": 512, "octaves": 1, "steps": 7}
+    alone = told("deep-dream", model, {"image": [(512, 512)]}, **params)
+    sizes = {"image": [(512, 512)], "guide": [(224, 224)]}
+    guided = told("deep-dream", model, sizes, **params)
+    by_hand = 7 * 256 * 256 * 1024 * 16 * 2 / 1e9
+    assert guided["gigaflop"] - alone["gigaflop"] == pytest.approx(by_hand, rel=1e-3)
+    assert guided["megabytes"] > alone["megabytes"] + 4 * 16 * 256 * 256 / 1e6

@@ -91,6 +91,11 @@ def guided(activation: Tensor, guide: Guide) -> Tensor:
     return worth.view(len(activation), *activation.shape[2:])
 
 
+def matching(vectors: float, channels: int) -> float:
+    """Return the operations of finding what matches a position best, among so many vectors."""
+    return 2.0 * vectors * channels
+
+
 def relative_error(value: Tensor, target: Tensor) -> Tensor:
     """Return the squared error of each sample over the squared size of its target, `[N]`."""
     error = (value - target).flatten(1).square().sum(1)

@@ -14,8 +14,8 @@ from lantern.errors import InvalidParameter
 from lantern.image import Image
 from lantern.optimize.likeness import count_of_views, is_kept, seen_at_once, seen_in_step
 from lantern.optimize.octaves import Size, fitted
-from lantern.optimize.optimizers import Rule
-from lantern.optimize.style import Statistic
+from lantern.optimize.optimizers import Rule, remembered
+from lantern.optimize.style import Statistic, sorted_bytes, sorting
 from lantern.params import Params
 from lantern.progress import Progress
 from lantern.registry import Count, technique
@@ -27,7 +27,7 @@ from lantern.techniques.painter import (
     style_layers_of,
 )
 from lantern.vision_model import VisionModel
-from lantern.work import Sizes, Work
+from lantern.work import PIXEL, Sizes, Work
 
 LayerName = Annotated[str, Field(min_length=1, max_length=200)]
 
@@ -108,6 +108,9 @@ class StyleTransferParams(Params):
 
 # What one run may paint, and what L-BFGS may: it keeps forty copies. Pixels of all pictures.
 MOST_PIXELS, MOST_LBFGS_PIXELS = 2**24, 2**22
+# Copies of the pictures, beside those the optimiser has: content, start, sum of the pyramid,
+# clipped, moved, smoothness and gradients.
+COPIES = 16
 # The longest side a painting is looked at with, px.
 MOST_PAINTING = 4096
 
@@ -118,7 +121,7 @@ def _work(params: StyleTransferParams, sizes: Sizes, model: VisionModel) -> Work
     _check_layers(params, model)
     paintings, layers = len(sizes.get("style", ())), layers_of(params, model)
     content = content_layers_of(params, model)
-    pixels, passes, at_once, beside = 0.0, 0, 0.0, 0.0
+    pixels, passes, at_once, more, beside = 0.0, 0, 0.0, 0.0, 0.0
     for places in _batches(photos, params):
         count, photo = len(places), photos[places[0]]
         for size in sizes_of(photo, params):
@@ -131,18 +134,40 @@ def _work(params: StyleTransferParams, sizes: Sizes, model: VisionModel) -> Work
             pixels += count * (params.steps * step + views * size[0] * size[1])
             pixels += count * paintings * _painting_area(size, params)
             passes += count * (2 * params.steps + views + paintings)
+            more += count * params.steps * sum(map(sorting, _sorted(size, params, model)))
         at_once = max(at_once, count * seen_at_once(photo, params.tile_size))
-        beside = max(beside, _beside(count, photo, params, model))
-    return Work(passes, pixels / max(1, passes), layers, at_once, beside=beside)
+        beside = max(beside, _beside(count, photo, sizes, params, model))
+    return Work(passes, pixels / max(1, passes), layers, at_once, more, beside)
 
 
-def _beside(count: int, photo: Size, params: StyleTransferParams, model: VisionModel) -> float:
-    """Return the bytes of what is wanted of photographs, in one view or in all, and its error."""
+def _sorted(size: Size, params: StyleTransferParams, model: VisionModel) -> list[float]:
+    """Return the positions of each layer whose distributions are compared in a step."""
+    if params.statistic == "gram":
+        return []
+    return [model.positions(n, size[0] * size[1]) for n in style_layers_of(params, model)]
+
+
+def _beside(
+    count: int, photo: Size, sizes: Sizes, params: StyleTransferParams, model: VisionModel
+) -> float:
+    """Return the bytes kept beside the network's outputs while photographs of a size are painted.
+
+    That is what is wanted of their content, in one view or in all, and its error; the style's
+    layers weighed by each mask, and made smooth; and the pictures with all that is made of them.
+    """
     seen = count * seen_at_once(photo, params.tile_size)
     wanted = model.held(content_layers_of(params, model), seen)
     views = count_of_views(params.shifts, size=photo, side=params.tile_size)
     keeps_all = max(photo) <= params.tile_size and is_kept(wanted, views)
-    return wanted * (views + 1 if keeps_all else 2)
+    hands = len(sizes.get("mask", ())) + 2 * params.smoothing
+    pictures = count * photo[0] * photo[1] * PIXEL
+    return (
+        wanted * (views + 1 if keeps_all else 2)
+        + hands * model.held(style_layers_of(params, model), seen)
+        + count * sum(map(sorted_bytes, _sorted(photo, params, model)))
+        + COPIES * pictures
+        + remembered(params.optimizer, 4 / 3 * pictures)  # all levels of the pyramid
+    )
 
 
 @technique(

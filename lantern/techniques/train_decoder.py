@@ -31,7 +31,7 @@ from lantern.params import Params
 from lantern.progress import Looks, Progress
 from lantern.registry import technique
 from lantern.vision_model import VisionModel
-from lantern.work import WHOLE, Sizes, Work
+from lantern.work import PIXEL, WHOLE, Sizes, Work
 
 
 class TrainDecoderParams(Params):
@@ -80,18 +80,22 @@ BATCH = 16
 
 
 def _work(params: TrainDecoderParams, sizes: Sizes, model: VisionModel) -> Work:
-    codes = 2 * params.looked_at * model.input_size**2 / params.size**2
+    shown = params.size**2
+    codes = 2 * params.looked_at * model.input_size**2 / shown
     # the network looks at pictures and at drawings, and back from these; the decoder draws, and its
     # weights' gradients are a pass more
     drawn = params.steps * params.batch
     layer = params.layer or model.cam_layer
     architecture = Architecture(_code_shape(model, layer, params), params.size, params.width)
+    # each is kept in 8 bits and, for a moment, as it is; codes of both sides, and of all together
+    example = params.size**2 * (3 + PIXEL) + 4 * 4 * math.prod(architecture.code)
     return Work(
         codes + 3 * drawn,
-        params.size**2,
+        shown,
         (WHOLE,),
-        at_once=params.batch * params.size**2,
+        at_once=params.batch * shown,
         more=3 * drawn * architecture.operations,
+        beside=params.batch * architecture.tape + params.looked_at * example,
     )
 
 
