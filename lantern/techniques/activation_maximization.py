@@ -165,6 +165,7 @@ WIDE, NARROW, NOISE = 0.95, 0.4, 0.04
 
 
 def _work(params: ActivationMaximizationParams, sizes: Sizes, model: VisionModel) -> Work:
+    model.check_side(params.size)
     goals = _goals(params, model)
     pictures = len(goals) * params.variants
     looked_at = pictures * looks_of(params)

@@ -114,7 +114,10 @@ def _work(params: DeepDreamParams, sizes: Sizes, model: VisionModel) -> Work:
     _check(photos, params)
     layer, _ = _layer(model, params)
     octaves = [size for whole in photos for size in octaves_of(whole, params)]
+    own = f"={model.input_size}, and send square pictures of no less, or choose another network"
+    model.check_sizes(octaves, f"choose octaves=1 and size{own}", pointer="/params/size")
     guides = [fitted(guide, params.guide_size) for guide in sizes.get("guide", ())]
+    model.check_sizes(guides, f"choose guide_size{own}", pointer="/params/guide_size")
     frames = photos * max(0, params.frames - 1)
     steps = len(octaves) * params.steps + len(frames) * params.frame_steps
     pixels = params.steps * sum(_seen(size, params) for size in octaves)

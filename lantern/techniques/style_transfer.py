@@ -23,6 +23,7 @@ from lantern.techniques.painter import (
     Painter,
     content_layers_of,
     layers_of,
+    painting_size,
     sizes_of,
     style_layers_of,
 )
@@ -119,6 +120,7 @@ def _work(params: StyleTransferParams, sizes: Sizes, model: VisionModel) -> Work
     photos = [fitted(size, params.size) for size in sizes.get("image", ())]
     _check_size(photos, params)
     _check_layers(params, model)
+    _check_shown(photos, sizes, params, model)
     paintings, layers = len(sizes.get("style", ())), layers_of(params, model)
     content = content_layers_of(params, model)
     pixels, passes, at_once, more, beside = 0.0, 0, 0.0, 0.0, 0.0
@@ -279,6 +281,21 @@ def _check_size(photos: Sequence[Size], params: StyleTransferParams) -> None:
             "statistic gram: choose it, a smaller size or larger tiles",
             pointer="/params/statistic",
         )
+
+
+def _check_shown(
+    photos: Sequence[Size], sizes: Sizes, params: StyleTransferParams, model: VisionModel
+) -> None:
+    """Refuse sizes that the network does not take, of photographs or paintings, at any scale."""
+    shown = [size for photo in photos for size in sizes_of(photo, params)]
+    given = sizes.get("style", ())
+    paintings = [painting_size(painting, size, params) for painting in given for size in shown]
+    model.check_sizes(
+        [*shown, *paintings],
+        f"choose scales=1, style_scale=1 and size={model.input_size}, and send square pictures of "
+        "no less, or choose another network",
+        pointer="/params/size",
+    )
 
 
 def _batches(sizes: Sequence[Size], params: StyleTransferParams) -> list[list[int]]:

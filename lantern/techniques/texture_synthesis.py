@@ -117,6 +117,13 @@ def _work(params: TextureSynthesisParams, sizes: Sizes, model: VisionModel) -> W
         model.check_positions(name, pointer="/params/layers")
     scales = sizes_of(params)
     shown = [size_shown(size, params) for size in scales]
+    own = model.input_size
+    model.check_sizes(
+        [*exemplars, *shown],
+        f"choose scales=1, {own} for height, width and exemplar_size, a square exemplar of no "
+        "less and, where it is to tile, adam; or another network, or a method that copies",
+        pointer="/params/height",
+    )
     seen = [seen_in_step(size, side_of(params), has_drawing=False) for size in shown]
     passes = 2 * params.steps * len(exemplars) * len(scales)
     pixels = sum(seen) / (2 * len(scales))
