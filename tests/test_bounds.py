@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from lantern.decoders.network import LARGEST, Architecture, DecoderNetwork
 from lantern.optimize import likeness as looking
 from lantern.optimize.likeness import Drawing, View, likeness
 from lantern.optimize.optimizers import Rule, remembered, stepping
+from lantern.optimize.style import SlicedWasserstein
 from lantern.run import estimate, run, validate
 from lantern.vision_model import VisionModel
 from tests.alive import watched
@@ -59,6 +61,25 @@ def test_what_is_wanted_is_looked_at_anew_where_it_would_be_much(
         assert losses == others
         assert torch.equal(one, other)
     assert looks[1:] == [True, True, False] * 3
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_paintings_are_looked_at_one_at_a_time(count: int) -> None:
+    seen: list[weakref.ref[Tensor]] = []
+
+    def hands() -> Iterator[dict[str, Tensor]]:
+        for number in range(count):
+            assert sum(one() is not None for one in seen) <= 1
+            activation = noise(1, 4, 30, 30, seed=number)
+            seen.append(weakref.ref(activation))
+            yield {"layer": activation}
+            del activation
+
+    streamed = SlicedWasserstein(hands(), None, torch.Generator().manual_seed(0))
+    every = [{"layer": noise(1, 4, 30, 30, seed=number)} for number in range(count)]
+    at_once = SlicedWasserstein(every, None, torch.Generator().manual_seed(0))
+    found = {"layer": noise(count, 4, 30, 30, seed=9)}
+    assert torch.equal(streamed.loss(found), at_once.loss(found))
 
 
 def test_early_layers_of_the_content_are_counted_in_every_view(model: VisionModel) -> None:
@@ -128,6 +149,12 @@ def test_training_a_decoder_counts_what_it_draws(model: VisionModel) -> None:
         for width in (4, 64)
     )
     assert large > small + 1500
+
+
+def test_learning_a_style_counts_the_network_that_paints(model: VisionModel) -> None:
+    found = told("train-style", model, {"style": [(64, 64)]}, batch=16, crop=512)["megabytes"]
+    tape = max(model.tapes()[layer] for layer in (*model.style_layers, *model.content_layers))
+    assert found > 16 * (512 / 224) ** 2 * tape / 1e6 + 1000
 
 
 def test_shunning_variants_are_counted(small_model: VisionModel) -> None:

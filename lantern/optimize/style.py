@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -185,19 +185,23 @@ class SlicedWasserstein:
 
     def __init__(
         self,
-        paintings: Sequence[Mapping[str, Tensor]],
+        paintings: Iterable[Mapping[str, Tensor]],
         weights: Sequence[float] | None,
         generator: torch.Generator,
         shares: Mapping[str, float] | None = None,
     ) -> None:
         self._shares = shares or {}
-        self._directions = {
-            name: _directions(act.shape[1], generator).to(act.device)
-            for name, act in paintings[0].items()
-        }
+        self._directions: dict[str, Tensor] = {}
+        found: list[dict[str, Tensor]] = []
+        for painting in paintings:  # one at a time: of large ones there is much
+            if not found:
+                self._directions = {
+                    name: _directions(act.shape[1], generator).to(act.device)
+                    for name, act in painting.items()
+                }
+            found.append({name: self._quantiles(name, act) for name, act in painting.items()})
         self._targets = {
-            name: _blended([self._quantiles(name, p[name]) for p in paintings], weights)
-            for name in paintings[0]
+            name: _blended([quantiles[name] for quantiles in found], weights) for name in found[0]
         }
 
     def loss(self, seen: Mapping[str, Tensor]) -> Tensor:

@@ -155,9 +155,9 @@ class Painter:
         layers = style_layers_of(params, self.model)
         shares = dict(zip(layers, params.style_layer_weights, strict=False))
         if params.statistic == "sliced-wasserstein":
+            hands = (hand(self._painting(one, photo, size)) for one in self.paintings)
             with torch.no_grad():
-                hands = [hand(self._painting(one, photo, size)) for one in self.paintings]
-            return SlicedWasserstein(hands, weights, self.generator, shares)
+                return SlicedWasserstein(hands, weights, self.generator, shares)
         grams = [
             grams_of(hand, self._painting(one, photo, size), side=params.tile_size, strides=strides)
             for one in self.paintings
