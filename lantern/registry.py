@@ -113,6 +113,11 @@ class Technique:
         required = [name for name, slot in self.inputs.items() if slot.is_required]
         return required[0] if len(required) == 1 else None
 
+    def engine(self, params: Mapping[str, Any]) -> str:
+        """Name what does the work: the technique, with the method where it has several."""
+        field = self.params_type.model_fields.get("method")
+        return self.name if field is None else f"{self.name} {params.get('method', field.default)}"
+
     @property
     def takes_model(self) -> bool:
         """Whether the caller chooses a network."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -196,17 +196,32 @@ class VisionModel:
         Raises:
             InvalidParameter: they have another size than the one the network takes.
         """
-        side = self.input_size
-        if not self.any_size and pixels.shape[2:] != (side, side):
-            raise InvalidParameter(
-                f"{self.name} takes pictures of {side}x{side} px alone, and this needs others; "
-                "choose another network",
-                pointer="/params/model",
-            )
+        size = (pixels.shape[2], pixels.shape[3])
+        self.check_sizes([size], "choose another network", pointer="/params/model")
         if self._mean.shape[1] == 1:
             weights = pixels.new_tensor(LUMA).view(1, 3, 1, 1)
             pixels = (pixels * weights).sum(1, keepdim=True)
         return (pixels - self._mean) / self._std
+
+    def check_sizes(self, sizes: Iterable[tuple[int, int]], remedy: str, *, pointer: str) -> None:
+        """Make sure that the network takes pictures of such sizes (height, width).
+
+        Raises:
+            InvalidParameter: it has a size of its own, and one is another; tells the remedy.
+        """
+        own = self.input_size
+        wrong = None if self.any_size else next((s for s in sizes if s != (own, own)), None)
+        if wrong is not None:
+            raise InvalidParameter(
+                f"{self.name} takes pictures of {own}x{own} px alone, and this would show it one "
+                f"of {wrong[1]}x{wrong[0]} px; {remedy}",
+                pointer=pointer,
+            )
+
+    def check_side(self, side: int) -> None:
+        """Make sure that the network takes squares of the parameter `size`, as `check_sizes`."""
+        remedy = f"choose size={self.input_size}, or another network"
+        self.check_sizes([(side, side)], remedy, pointer="/params/size")
 
     def layer(self, name: str, *, pointer: str = "/params/layer") -> nn.Module:
         """Find a layer by its dotted name.
@@ -261,6 +276,14 @@ class VisionModel:
         """
         positions = min(self.shape(name, pointer=pointer)[1:], default=1)
         return int(2 ** max(0, round(math.log2(self.input_size / positions))))
+
+    def positions(self, name: str, pixels: float) -> float:
+        """Return how many positions a layer has in so many pixels."""
+        return math.prod(self.shape(name)[1:]) * pixels / self.input_size**2
+
+    def held(self, names: Iterable[str], pixels: float) -> float:
+        """Return the bytes of what layers make of so many pixels."""
+        return sum(4 * self.channel_count(name) * self.positions(name, pixels) for name in names)
 
     def costs(self) -> dict[str, float]:
         """Return the operations of a forward pass, by the layer it ends at."""

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 # The whole forward pass, among the names of layers.
 WHOLE = "logits"
+# Bytes of a pixel.
+PIXEL = 12.0
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Work:
 
     A pass is one forward and, where there is a gradient, one backward; each counts. `at_once` are
     the pixels of all pictures that pass together and keep what their gradient needs; `more` are
-    operations beside the network's.
+    operations beside the network's, `beside` the bytes that are kept beside its layers' outputs.
     """
 
     passes: float
@@ -34,6 +36,7 @@ class Work:
     layers: tuple[str, ...] = (WHOLE,)
     at_once: float = 0.0
     more: float = 0.0
+    beside: float = 0.0
 
     def operations(self, costs: Mapping[str, float], input_size: int) -> float:
         """Return the floating-point operations of it all.
@@ -43,8 +46,8 @@ class Work:
         return self.passes * self.pixels / input_size**2 * self._deepest(costs) + self.more
 
     def memory(self, tapes: Mapping[str, float], input_size: int) -> float:
-        """Return the bytes that are kept for a gradient at a time; `tapes` as `costs`."""
-        return self.at_once / input_size**2 * self._deepest(tapes)
+        """Return the bytes that are kept at a time, for a gradient and else; `tapes` as `costs`."""
+        return self.at_once / input_size**2 * self._deepest(tapes) + self.beside
 
     def _deepest(self, costs: Mapping[str, float]) -> float:
         return max(costs.get(layer, costs[WHOLE]) for layer in self.layers)
@@ -126,7 +129,7 @@ def _products(module: nn.Module) -> int:
 
 
 def check(operations: float, memory: float, *, most: float, most_memory: float) -> None:
-    """Refuse more work, or more memory (bytes) for a gradient, than a caller may ask for.
+    """Refuse more work, or more memory (bytes) at a time, than a caller may ask for.
 
     Raises:
         InvalidParameter: it is more.

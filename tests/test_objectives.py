@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lantern.optimize import objectives
 from lantern.optimize.objectives import (
     Guide,
+    alikeness,
     content_loss,
     gram,
     guided,
@@ -130,3 +132,26 @@ def test_a_guide_without_features_asks_for_nothing() -> None:
     guided(activation, Guide.of(torch.ones(4, 6))).sum().backward()  # type: ignore[no-untyped-call]
     assert activation.grad is not None
     assert not activation.grad.any()
+
+
+@pytest.mark.parametrize("shape", [(12, 2, 2), (3, 6, 5)])  # by positions, and by channels
+def test_alikeness_is_the_cosine_of_gram_matrices(shape: tuple[int, int, int]) -> None:
+    variants, looks = 3, 2
+    activation = random(2 * variants * looks, *shape).requires_grad_()
+    grams = gram(activation).view(2, variants, looks, -1).mean(2)
+    by_hand = torch.zeros(())
+    for of_one in grams:
+        for n in range(variants):
+            for m in range(variants):
+                if n != m:
+                    by_hand = by_hand + F.cosine_similarity(of_one[n], of_one[m], 0) / 2
+    found = alikeness(activation, variants, looks)
+    assert found.item() == pytest.approx(by_hand.item(), rel=1e-4)
+    slope, other = (torch.autograd.grad(value, activation)[0] for value in (found, by_hand))
+    assert torch.allclose(slope, other, atol=1e-6)
+
+
+def test_alikeness_of_what_answers_nothing_has_a_gradient() -> None:
+    activation = torch.zeros(4, 3, 2, 2, requires_grad=True)
+    (slope,) = torch.autograd.grad(alikeness(activation, 2, 2), activation)
+    assert slope.isfinite().all()

@@ -29,7 +29,11 @@ class Codes:
 
     def pixels(self) -> Tensor:
         """Return the pictures, enlarged from what the decoder draws."""
-        drawn = self._decoder.pictures(self.parameters[0])
+        return self.draw(self.parameters[0])
+
+    def draw(self, shares: Tensor) -> Tensor:
+        """Return the pictures of codes `[n,*code]`."""
+        drawn = self._decoder.pictures(shares)
         size = (self._size, self._size)
         return F.interpolate(drawn, size=size, mode="bilinear", align_corners=False)
 

@@ -67,6 +67,22 @@ class Architecture:
             for side, (before, after) in zip(sides, widths, strict=True)
         )
 
+    @property
+    def tape(self) -> float:
+        """Bytes that a gradient needs of drawing a picture, but for its first, smallest layers."""
+        ends = [*self.channels[1:], 3]
+        # of each convolution what it was given, without its edges and with them, and what it made
+        return 4.0 * sum(
+            (side**2 + (side + 2) ** 2) * before + side**2 * after
+            for side, before, after in zip(
+                [*self.sides, self.size], self.channels, ends, strict=True
+            )
+        )
+
+
+# The one that takes most to draw with.
+LARGEST = Architecture((MOST_CHANNELS, 1, 1), 128, 64)
+
 
 class DecoderNetwork(nn.Module):
     """Codes in standard deviations from their mean `[N,*code]` to pixels `[N,3,S,S]` in 0..1.

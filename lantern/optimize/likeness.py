@@ -18,6 +18,8 @@ from lantern.optimize.tiles import Tile
 Activations = Mapping[str, Tensor]
 # Places where the borders of tiles lie in turn, so that none shows.
 BORDERS = 4
+# Bytes of what is to be drawn, as all views see it, that are kept from step to step.
+MOST_KEPT = 2**28
 
 
 class Look(Protocol):
@@ -87,27 +89,44 @@ def likeness(
 
 
 class _Whole:
-    """Looks at all of a picture at once."""
+    """Looks at all of a picture at once.
+
+    What is to be drawn is looked at once in each view; anew at each step where that is much.
+    """
 
     def __init__(
         self, look: Look, views: Sequence[View], drawing: Drawing | None, style_weight: float
     ) -> None:
         self._look, self._views, self._style_weight = look, views, style_weight
-        self._weight = drawing.weight if drawing else 0.0
+        self._drawing = drawing
         self._wanted: list[Activations] = []
         if drawing is not None:
-            with torch.no_grad():
-                self._wanted = [look(rolled(drawing.pixels, view.by))[1] for view in views]
+            first = self._seen(drawing, 0)
+            if is_kept(sum(act.nbytes for act in first.values()), len(views)):
+                others = [self._seen(drawing, view) for view in range(1, len(views))]
+                self._wanted = [first, *others]
 
     def __call__(self, pixels: Tensor, view: int = 0) -> Terms:
         """Return the losses of pictures."""
+        drawing = self._drawing
         hand, drawn = self._look(rolled(pixels, self._views[view].by))
         style = self._views[view].style.moved(self._views[view].by).loss(hand).sum()
         weighed = self._style_weight * style
-        if not self._wanted:
+        if drawing is None:
             return Terms(weighed, style.item(), 0.0)
-        content = content_loss(drawn, self._wanted[view]).sum()
-        return Terms(weighed + self._weight * content, style.item(), content.item())
+        wanted = self._wanted[view] if self._wanted else self._seen(drawing, view)
+        content = content_loss(drawn, wanted).sum()
+        return Terms(weighed + drawing.weight * content, style.item(), content.item())
+
+    @torch.no_grad()
+    def _seen(self, drawing: Drawing, view: int) -> Activations:
+        """Return what is to be drawn, as a view sees it."""
+        return self._look(rolled(drawing.pixels, self._views[view].by))[1]
+
+
+def is_kept(size: float, views: int) -> bool:
+    """Tell whether what is to be drawn, of a `size` in bytes, is kept for every view."""
+    return size * views <= MOST_KEPT
 
 
 class _Tiled:
@@ -220,11 +239,17 @@ def rolled(pixels: Tensor, by: tuple[int, int]) -> Tensor:
     return pixels.roll(by, (2, 3))
 
 
-def seen_in_step(size: tuple[int, int], side: int, *, has_drawing: bool) -> float:
-    """Return the pixels that pass through the network in a step, forward and back each once."""
-    passes = 2
-    if max(size) > side:  # once more for the Gram matrices, and for what is to be drawn
-        passes += 2 if has_drawing else 1
+def seen_in_step(
+    size: tuple[int, int], side: int, *, has_drawing: bool, is_kept: bool = True
+) -> float:
+    """Return the pixels that pass through the network in a step, forward and back each once.
+
+    Pictures over `side` px pass in tiles; where there is a drawing, and what a network sees in it
+    is not kept, it passes too.
+    """
+    is_tiled = max(size) > side
+    passes = 2 + is_tiled  # once more for the Gram matrices
+    passes += has_drawing and (is_tiled or not is_kept)
     return float(passes * sum(tile.seen.area for tile in tiles.laid(size, side)))
 
 

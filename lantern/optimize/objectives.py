@@ -23,6 +23,35 @@ def gram(activation: Tensor) -> Tensor:
     return torch.bmm(flat, flat.transpose(1, 2)) / (c * h * w)
 
 
+def alikeness(activation: Tensor, variants: int, looks: int) -> Tensor:
+    """Return the mean cosine of the Gram matrices of an objective's variants, summed over all.
+
+    Of several looks at a picture, one after the other in the batch `[N,C,H,W]`, the mean counts.
+
+    Source: Olah et al. 2017, "Feature Visualization", diversity.
+    """
+    channels, places = activation.shape[1], looks * activation[0, 0].numel()
+    # a mean of Gram matrices is that of all positions
+    flat = activation.reshape(-1, looks, channels, places // looks).transpose(1, 2)
+    flat = flat.reshape(-1, variants, channels, places)
+    if gram_values(variants, channels, places) == channels**2:
+        grams = (flat @ flat.transpose(2, 3)).flatten(2)
+        inner = grams @ grams.transpose(1, 2)
+    else:  # how alike two Gram matrices are is also a sum over pairs of positions
+        rows = flat.transpose(2, 3).flatten(1, 2)
+        pairs = rows @ rows.transpose(1, 2)
+        inner = pairs.view(-1, variants, places, variants, places).square().sum((2, 4))
+    size = inner.diagonal(dim1=1, dim2=2).clamp_min(1e-24).sqrt()
+    cosine = inner / (size[:, :, None] * size[:, None, :])
+    others = 1 - torch.eye(variants, device=activation.device)
+    return (cosine * others).sum() / max(1, variants - 1)
+
+
+def gram_values(variants: int, channels: int, places: float) -> float:
+    """Return how many values `alikeness` makes of each variant: the fewest it can do with."""
+    return min(channels**2, variants * places**2)
+
+
 @dataclass(frozen=True)
 class Guide:
     """What a picture's features are made of: their `mean` `[C]` and the `directions` from it.
@@ -60,6 +89,11 @@ def guided(activation: Tensor, guide: Guide) -> Tensor:
     cosine = (dot / flat.norm(dim=2).clamp_min(1e-6)).clamp_min(0.1)
     worth: Tensor = dot * cosine.square()
     return worth.view(len(activation), *activation.shape[2:])
+
+
+def matching(vectors: float, channels: int) -> float:
+    """Return the operations of finding what matches a position best, among so many vectors."""
+    return 2.0 * vectors * channels
 
 
 def relative_error(value: Tensor, target: Tensor) -> Tensor:

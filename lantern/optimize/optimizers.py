@@ -15,12 +15,34 @@ Measure = Literal["spread", "length", "sign"]
 Rule = Literal["adam", "l-bfgs"]
 
 
+# Steps that L-BFGS remembers at most and at least, and the bytes it does so in between.
+MOST_STEPS, LEAST_STEPS, MOST_REMEMBERED = 20, 8, 2**29
+
+
 def stepping(parameters: Sequence[Tensor], rule: Rule, *, rate: float) -> torch.optim.Optimizer:
     """Return what takes one step for one evaluation of a loss; `rate` is Adam's."""
     if rule == "adam":
         return torch.optim.Adam(parameters, lr=rate, betas=(0.9, 0.99))
     # the curvature history is kept between steps
-    return torch.optim.LBFGS(parameters, lr=1.0, max_iter=1, history_size=20)
+    history = _history(sum(parameter.nbytes for parameter in parameters))
+    return torch.optim.LBFGS(parameters, lr=1.0, max_iter=1, history_size=history)
+
+
+def remembered(rule: Rule, size: float) -> float:
+    """Return the bytes that `stepping` and its parameters, of a `size` in bytes, take.
+
+    Gradients belong to it, and a state that is to be stored.
+    """
+    if rule == "adam":  # two moments
+        return size * (4 + 3)
+    # of each step its way and the change of the gradient; the last way and gradients
+    steps = 2 * _history(size)
+    return size * (5 + steps + 3 + steps)
+
+
+def _history(size: float) -> int:
+    """Return how many steps L-BFGS remembers where its parameters take so many bytes."""
+    return int(min(MOST_STEPS, max(LEAST_STEPS, MOST_REMEMBERED // max(1, 2 * size))))
 
 
 class NormalisedAscent(torch.optim.Optimizer):

@@ -30,6 +30,14 @@ class Canvas(Protocol):
         ...
 
 
+class Separate(Canvas, Protocol):
+    """Pictures that have one parameter, `[N,...]`, each its own share of it."""
+
+    def draw(self, shares: Tensor) -> Tensor:
+        """Return the pictures of some shares of the parameter."""
+        ...
+
+
 class Pixels:
     """Pictures as themselves, `[N,3,H,W]`."""
 
@@ -39,6 +47,10 @@ class Pixels:
     def pixels(self) -> Tensor:
         """Return the pictures."""
         return self.parameters[0]
+
+    def draw(self, shares: Tensor) -> Tensor:
+        """Return them as they are."""
+        return shares
 
     def project(self) -> None:
         """Clip to 0..1."""
@@ -112,7 +124,11 @@ class Fourier:
 
     def pixels(self) -> Tensor:
         """Return the pictures."""
-        spectrum = torch.view_as_complex(self.parameters[0]) * self._scale
+        return self.draw(self.parameters[0])
+
+    def draw(self, shares: Tensor) -> Tensor:
+        """Return the pictures of coefficients `[n,3,H,W/2+1,2]`."""
+        spectrum = torch.view_as_complex(shares) * self._scale
         return statistics.colours(torch.fft.irfft2(spectrum, s=self._size, norm="ortho"))
 
     def project(self) -> None:
@@ -145,7 +161,11 @@ class Phase:
 
     def pixels(self) -> Tensor:
         """Return the pictures."""
-        spectrum = torch.polar(self._magnitude.expand_as(self.parameters[0]), self.parameters[0])
+        return self.draw(self.parameters[0])
+
+    def draw(self, shares: Tensor) -> Tensor:
+        """Return the pictures of phases `[n,3,H,W/2+1]`."""
+        spectrum = torch.polar(self._magnitude.expand_as(shares), shares)
         waves = torch.fft.irfft2(spectrum, s=self._size, norm="ortho")
         # the constant part is no wave: its phase must not decide how bright the picture is
         return statistics.colours(waves - waves.mean((2, 3), keepdim=True))

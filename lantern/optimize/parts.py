@@ -23,19 +23,32 @@ PartT = TypeVar("PartT", bound=Part)
 
 @dataclass(frozen=True)
 class Few:
-    """The pictures `first` to `last` of a batch, the end excluded."""
+    """The looks `first` to `last`, the end excluded, of so many at `each` picture of a batch."""
 
     first: int
     last: int
+    each: int = 1
 
     def of(self, pictures: Tensor) -> Tensor:
-        """Return these of `[N,...]`, a view."""
-        return pictures[self.first : self.last]
+        """Return the pictures of `[N,...]` that are looked at, a view."""
+        return pictures[self.first // self.each : -(-self.last // self.each)]
+
+    def looks(self, seen: Tensor) -> Tensor:
+        """Return for each look its picture of those that are looked at."""
+        if self.each == 1:
+            return seen
+        places = torch.arange(self.first, self.last, device=seen.device)
+        return seen[places // self.each - self.first // self.each]
+
+    def drawn(self, chances: Tensor) -> Tensor:
+        """Return what was drawn for these looks, of `[N * each,...]`, a view."""
+        return chances[self.first : self.last]
 
 
-def by(most: int, count: int) -> list[Few]:
-    """Part `count` pictures by `most` at a time."""
-    return [Few(at, min(at + most, count)) for at in range(0, count, most)]
+def by(most: int, count: int, each: int = 1) -> list[Few]:
+    """Part the looks at `count` pictures, so many at each, by `most` at a time."""
+    looks = count * each
+    return [Few(at, min(at + most, looks), each) for at in range(0, looks, most)]
 
 
 def summed(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -17,6 +18,9 @@ from lantern.optimize.tiles import Box
 Statistic = Literal["gram", "sliced-wasserstein"]
 # Random directions that features are projected on, and the quantiles compared along each.
 DIRECTIONS, QUANTILES = 64, 512
+# What sorting a value takes for each halving of its row, the way back included, as operations
+# of a network that take as long (measured on a core).
+SORTING = 90.0
 
 
 class Style(Protocol):
@@ -181,19 +185,23 @@ class SlicedWasserstein:
 
     def __init__(
         self,
-        paintings: Sequence[Mapping[str, Tensor]],
+        paintings: Iterable[Mapping[str, Tensor]],
         weights: Sequence[float] | None,
         generator: torch.Generator,
         shares: Mapping[str, float] | None = None,
     ) -> None:
         self._shares = shares or {}
-        self._directions = {
-            name: _directions(act.shape[1], generator).to(act.device)
-            for name, act in paintings[0].items()
-        }
+        self._directions: dict[str, Tensor] = {}
+        found: list[dict[str, Tensor]] = []
+        for painting in paintings:  # one at a time: of large ones there is much
+            if not found:
+                self._directions = {
+                    name: _directions(act.shape[1], generator).to(act.device)
+                    for name, act in painting.items()
+                }
+            found.append({name: self._quantiles(name, act) for name, act in painting.items()})
         self._targets = {
-            name: _blended([self._quantiles(name, p[name]) for p in paintings], weights)
-            for name in paintings[0]
+            name: _blended([quantiles[name] for quantiles in found], weights) for name in found[0]
         }
 
     def loss(self, seen: Mapping[str, Tensor]) -> Tensor:
@@ -216,6 +224,16 @@ class SlicedWasserstein:
         if ordered.shape[2] == QUANTILES:
             return ordered
         return F.interpolate(ordered, size=QUANTILES, mode="linear", align_corners=True)
+
+
+def sorting(positions: float) -> float:
+    """Return the operations of comparing the distributions of so many positions, and back."""
+    return SORTING * DIRECTIONS * positions * math.log2(max(2.0, positions))
+
+
+def sorted_bytes(positions: float) -> float:
+    """Return the bytes that are kept of so many positions: values, their order and gradients."""
+    return 16.0 * DIRECTIONS * positions
 
 
 def _blended(values: Sequence[Tensor], weights: Sequence[float] | None) -> Tensor:

@@ -4,30 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from lantern.artifact import Grid, Outcome, Table
+from lantern.artifact import Outcome, Table
 from lantern.checkpoint import Checkpoints
 from lantern.decoders.canvas import Codes
-from lantern.decoders.decoder import POINTER, Decoder
 from lantern.decoders.library import Decoders
+from lantern.decoders.network import LARGEST
 from lantern.errors import InvalidParameter
 from lantern.optimize.ascend import Settled, ascend
 from lantern.optimize.goals import Goal, Goals, read
-from lantern.optimize.objectives import gram
+from lantern.optimize.objectives import alikeness
 from lantern.optimize.optimizers import NormalisedAscent
-from lantern.optimize.parametrize import Canvas, Fourier, Phase, Pixels
+from lantern.optimize.parametrize import Canvas, Pixels
 from lantern.optimize.parts import Few, by, summed
 from lantern.optimize.regularize import alpha_norm, blur, keep_largest
 from lantern.optimize.transforms import Movement, moved, windows
 from lantern.params import Params
 from lantern.progress import Progress
 from lantern.registry import technique
+from lantern.techniques.canvases import (
+    LOOKS,
+    beside,
+    canvas_of,
+    decoder_of,
+    is_diverse,
+    looks_of,
+    sheet_of,
+    together,
+)
 from lantern.techniques.evidence import evidence
 from lantern.vision_model import VisionModel
 from lantern.work import Sizes, Work
@@ -150,19 +160,24 @@ RECIPES: dict[Method, Recipe] = {
     "maco": Recipe(0.2),
     "decoder": Recipe(0.05, l2=5e-3, jitter=8, scale=0.05),
 }
-# Of MACO: looks at each picture at every step, and the sides of a look at the start and the end.
-LOOKS, WIDE, NARROW, NOISE = 4, 0.95, 0.4, 0.04
+# Of MACO: the sides of a look at the start and the end, and its noise.
+WIDE, NARROW, NOISE = 0.95, 0.4, 0.04
 
 
 def _work(params: ActivationMaximizationParams, sizes: Sizes, model: VisionModel) -> Work:
-    looks = _looks(params)
+    model.check_side(params.size)
     goals = _goals(params, model)
-    looked_at = len(goals) * params.variants * looks
+    pictures = len(goals) * params.variants
+    looked_at = pictures * looks_of(params)
+    # which decoder it is is not known yet; it draws, and back
+    drawn = 2 * params.steps * pictures if params.method == "decoder" else 0
     return Work(
         2 * params.steps * looked_at,
         params.size**2,
         _layers(params, Goals(goals), model),
-        at_once=min(looked_at, _together(params, model)) * params.size**2,
+        at_once=min(looked_at, together(params, model)) * params.size**2,
+        more=drawn * LARGEST.operations,
+        beside=beside(params, pictures, model),
     )
 
 
@@ -198,43 +213,46 @@ def activation_maximization(
     """
     chosen = _goals(params, model)
     wanted = [goal for goal in chosen for _ in range(params.variants)]
-    recipe, looks = _recipe(params), _looks(params)
-    decoder = _decoder(params, decoders, model)
-    canvas = _canvas(params, len(wanted), generator, model.device, decoder)
+    recipe, looks = _recipe(params), looks_of(params)
+    decoder = decoder_of(params, decoders, model)
+    canvas = canvas_of(params, len(wanted), generator, model.device, decoder)
     every = [goal for goal in wanted for _ in range(looks)]
     judges = {
         few: Goals(every[few.first : few.last], cosine_power=params.cosine_power)
-        for few in by(_together(params, model), len(every))
+        for few in by(together(params, model), len(wanted), looks)
     }
     layers = _layers(params, Goals(chosen), model)
     with model.quick(layers).capture(layers, pointer="/params/objectives") as features:
 
-        def share(pixels: Tensor, few: Few) -> Tensor:
-            seen = features(pixels)
+        def share(movements: Tensor, shares: Tensor, few: Few) -> Tensor:
+            pixels = few.looks(canvas.draw(shares))
+            seen = features(_look(pixels, few.drawn(movements), params, generator))
             value = -judges[few].values(seen).sum() / looks
-            if _is_diverse(params):
-                likeness = _likeness(seen[model.cam_layer], params.variants, looks)
+            if recipe.l2:
+                codes = few.looks(shares) if isinstance(canvas, Codes) else None
+                value = value + recipe.l2 / looks * _length(pixels, codes)
+            if is_diverse(params):
+                likeness = alikeness(seen[model.cam_layer], params.variants, looks)
                 value = value + params.diversity * likeness
             return value
 
         def loss(step: int) -> Tensor:
-            pixels = canvas.pixels()
-            looked_at = _look(pixels, params, recipe, step / params.steps, generator)
-            value = summed(share, looked_at, list(judges))
-            return value + recipe.l2 * _length(canvas, pixels) if recipe.l2 else value
+            # a few are drawn, moved and looked at together: all at once would not be in bounds
+            movements = _movements(params, recipe, step / params.steps, len(wanted), generator)
+            return summed(partial(share, movements), canvas.parameters[0], list(judges))
 
         trace = ascend(
             loss,
             _optimizer(canvas, params.method, recipe),
             steps=params.steps,
             progress=progress,
-            preview=lambda: _sheet(canvas, wanted).sheet(),
+            preview=lambda: sheet_of(canvas, wanted).sheet(),
             after=_regulariser(canvas, recipe, model),
             settled=Settled(window=32, gain=5e-3),
             checkpoints=checkpoints,
             generator=generator,
         )
-    sheet = _sheet(canvas, wanted)
+    sheet = sheet_of(canvas, wanted)
     rows = evidence(model, wanted, sheet.images)
     facts: dict[str, Any] = {"steps": len(trace.losses), "settled": trace.settled}
     if decoder is not None:
@@ -255,65 +273,16 @@ def _goals(params: ActivationMaximizationParams, model: VisionModel) -> tuple[Go
     return goals
 
 
-def _looks(params: ActivationMaximizationParams) -> int:
-    """Return how often each picture is looked at in a step."""
-    return LOOKS if params.method == "maco" else 1
-
-
-def _is_diverse(params: ActivationMaximizationParams) -> bool:
-    return params.diversity > 0 and params.variants > 1
-
-
-def _together(params: ActivationMaximizationParams, model: VisionModel) -> int:
-    """Return how many looks pass together; variants that shun each other are not parted."""
-    whole = params.variants * _looks(params) if _is_diverse(params) else 1
-    return whole * max(1, model.together(params.size) // whole)
-
-
 def _layers(
     params: ActivationMaximizationParams, goals: Goals, model: VisionModel
 ) -> tuple[str, ...]:
-    return (*goals.layers, *([model.cam_layer] if _is_diverse(params) else []))
+    return (*goals.layers, *([model.cam_layer] if is_diverse(params) else []))
 
 
 def _recipe(params: ActivationMaximizationParams) -> Recipe:
     preset = RECIPES[params.method]
     given = {name: getattr(params, name) for name in Recipe.__dataclass_fields__}
     return Recipe(**{n: getattr(preset, n) if v is None else v for n, v in given.items()})
-
-
-def _decoder(
-    params: ActivationMaximizationParams, decoders: Decoders, model: VisionModel
-) -> Decoder | None:
-    """Find the decoder of the method that needs one, trained on this very network."""
-    if params.method != "decoder" and params.decoder is None:
-        return None
-    if params.method != "decoder" or params.decoder is None:
-        raise InvalidParameter(
-            "the method decoder and the parameter decoder go together: give both, or neither",
-            pointer=POINTER,
-        )
-    decoder = decoders.find(params.decoder)
-    decoder.check(model)
-    return decoder.to(model.device)
-
-
-def _canvas(
-    params: ActivationMaximizationParams,
-    count: int,
-    generator: torch.Generator,
-    device: torch.device,
-    decoder: Decoder | None,
-) -> Canvas:
-    shape = (count, 3, params.size, params.size)
-    if decoder is not None:
-        return Codes(decoder, count, params.size, generator)
-    if params.method == "fourier":
-        return Fourier.noise(shape, generator).to(device)
-    if params.method == "maco":
-        return Phase(shape, generator, device)
-    noise = torch.randn(shape, generator=generator)
-    return Pixels((0.5 + 0.1 * noise).clamp(0, 1).to(device))
 
 
 def _optimizer(canvas: Canvas, method: Method, recipe: Recipe) -> torch.optim.Optimizer:
@@ -324,28 +293,40 @@ def _optimizer(canvas: Canvas, method: Method, recipe: Recipe) -> torch.optim.Op
     return NormalisedAscent(canvas.parameters, recipe.learning_rate, by="length")
 
 
-def _length(canvas: Canvas, pixels: Tensor) -> Tensor:
-    """Return the squared length of all codes, or of all pixels' doubled distances from grey."""
-    if isinstance(canvas, Codes):
-        return canvas.parameters[0].square().sum()
+def _length(pixels: Tensor, codes: Tensor | None) -> Tensor:
+    """Return the squared length of codes, else of the pixels' doubled distances from grey."""
+    if codes is not None:
+        return codes.square().sum()
     return pixels[0].numel() * alpha_norm(pixels, alpha=2).sum()
+
+
+def _movements(
+    params: ActivationMaximizationParams,
+    recipe: Recipe,
+    share: float,
+    count: int,
+    generator: torch.Generator,
+) -> Tensor:
+    """Draw how pictures are moved before each look, at a share of the way."""
+    if params.method == "maco":
+        widest = WIDE + (NARROW - WIDE) * share / 2
+        return windows(count * LOOKS, (NARROW, widest), generator)
+    movement = Movement(recipe.jitter, recipe.scale, recipe.rotate)
+    return movement.draw(count, (params.size, params.size), generator)
 
 
 def _look(
     pixels: Tensor,
+    movements: Tensor,
     params: ActivationMaximizationParams,
-    recipe: Recipe,
-    share: float,
     generator: torch.Generator,
 ) -> Tensor:
-    size = (params.size, params.size)
-    if params.method == "maco":
-        widest = WIDE + (NARROW - WIDE) * share / 2
-        boxes = windows(len(pixels) * LOOKS, (NARROW, widest), generator)
-        seen = moved(pixels.repeat_interleave(LOOKS, 0), boxes, size)
-        return seen + NOISE * torch.randn(seen.shape, generator=generator).to(seen.device)
-    movement = Movement(recipe.jitter, recipe.scale, recipe.rotate)
-    return moved(pixels, movement.draw(len(pixels), size, generator), size)
+    seen = moved(pixels, movements, (params.size, params.size))
+    if params.method != "maco":
+        return seen
+    # look by look, so that chance is the same however many pass together
+    noise = torch.stack([torch.randn(one.shape, generator=generator) for one in seen])
+    return seen + NOISE * noise.to(seen.device)
 
 
 def _regulariser(canvas: Canvas, recipe: Recipe, model: VisionModel) -> Callable[[int], None]:
@@ -366,25 +347,3 @@ def _regulariser(canvas: Canvas, recipe: Recipe, model: VisionModel) -> Callable
         pixels.copy_(keep_largest(pixels, benefit, recipe.contribution_percentile, grey))
 
     return after
-
-
-def _likeness(activation: Tensor, variants: int, looks: int) -> Tensor:
-    """Return the mean cosine of the Gram matrices of an objective's variants, summed over all.
-
-    Of several looks at a picture, one after the other in the batch, the mean counts.
-
-    Source: Olah et al. 2017, "Feature Visualization", diversity.
-    """
-    flat = gram(activation).view(-1, looks, activation.shape[1] ** 2).mean(1)
-    unit = F.normalize(flat, dim=1).view(-1, variants, flat.shape[1])
-    likeness = torch.bmm(unit, unit.transpose(1, 2))
-    others = 1 - torch.eye(variants, device=activation.device)
-    return (likeness * others).sum() / max(1, variants - 1)
-
-
-def _sheet(canvas: Canvas, wanted: list[Goal]) -> Grid:
-    with torch.no_grad():
-        pictures = canvas.pixels().clamp(0, 1).cpu()
-    columns = max(1, round(len(pictures) ** 0.5 + 0.49))
-    captions = tuple(goal.text for goal in wanted) if len(wanted) > 1 else ()
-    return Grid("pictures", pictures, columns, captions)

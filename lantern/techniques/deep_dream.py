@@ -14,17 +14,20 @@ from lantern.checkpoint import Checkpoints
 from lantern.errors import InvalidParameter
 from lantern.image import Image
 from lantern.optimize import tiles
-from lantern.optimize.excitement import Excitement, guide_of
+from lantern.optimize.excitement import MOST_VECTORS, Excitement, guide_of
+from lantern.optimize.objectives import matching
 from lantern.optimize.octaves import Size, fitted
 from lantern.params import Params
 from lantern.progress import Progress
 from lantern.registry import Count, technique
 from lantern.techniques.dreamer import WINDOW, Dream, Dreamer, octaves_of, size_of
 from lantern.vision_model import VisionModel
-from lantern.work import Sizes, Work
+from lantern.work import PIXEL, Sizes, Work
 
 # What one run may make: pixels of all dreams, and of all frames, together.
 MOST_PIXELS, MOST_FRAME_PIXELS = 2**23, 2**24
+# Copies of a dream that are kept: itself, its picture, moved, gradients and their bands.
+COPIES = 12
 
 
 class DeepDreamParams(Params):
@@ -111,12 +114,24 @@ def _work(params: DeepDreamParams, sizes: Sizes, model: VisionModel) -> Work:
     _check(photos, params)
     layer, _ = _layer(model, params)
     octaves = [size for whole in photos for size in octaves_of(whole, params)]
+    own = f"={model.input_size}, and send square pictures of no less, or choose another network"
+    model.check_sizes(octaves, f"choose octaves=1 and size{own}", pointer="/params/size")
+    guides = [fitted(guide, params.guide_size) for guide in sizes.get("guide", ())]
+    model.check_sizes(guides, f"choose guide_size{own}", pointer="/params/guide_size")
     frames = photos * max(0, params.frames - 1)
     steps = len(octaves) * params.steps + len(frames) * params.frame_steps
     pixels = params.steps * sum(_seen(size, params) for size in octaves)
     pixels += params.frame_steps * sum(_seen(size, params) for size in frames)
     largest = max((min(photo[0] * photo[1], params.tile_size**2) for photo in photos), default=0)
-    return Work(2 * steps, pixels / max(1, steps), (layer,), largest)
+    beside = COPIES * PIXEL * max((photo[0] * photo[1] for photo in photos), default=0)
+    more = 0.0
+    for height, width in guides:
+        channels = len(params.channels) or model.channel_count(layer)
+        vectors = min(MOST_VECTORS, model.positions(layer, height * width))
+        more += model.positions(layer, pixels) * matching(vectors, channels)
+        # positions from their mean, their best matches, and the products of both
+        beside += 3 * 4 * channels * model.positions(layer, largest)
+    return Work(2 * steps, pixels / max(1, steps), (layer,), largest, more, beside)
 
 
 @technique(

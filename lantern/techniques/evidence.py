@@ -15,8 +15,6 @@ from lantern.vision_model import LOGITS, VisionModel
 
 # Sigma of the blur that natural pictures survive and patterns do not, px at 224.
 BLUR = 2.0
-# Pictures looked at together.
-BATCH = 16
 
 
 @torch.inference_mode()
@@ -31,8 +29,9 @@ def evidence(
     """
     stored = pictures.mul(255).round().div(255)
     rows: list[dict[str, Any]] = []
-    for at in range(0, len(goals), BATCH):
-        rows += _rows(model, goals[at : at + BATCH], stored[at : at + BATCH].to(model.device))
+    batch = model.together(stored.shape[-1])
+    for at in range(0, len(goals), batch):
+        rows += _rows(model, goals[at : at + batch], stored[at : at + batch].to(model.device))
     return tuple(rows)
 
 

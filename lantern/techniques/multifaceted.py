@@ -100,6 +100,7 @@ WIDENS = 0.75
 
 
 def _work(params: MultifacetedParams, sizes: Sizes, model: VisionModel) -> Work:
+    model.check_side(params.size)
     looked_at = len(sizes.get("image", ())) or params.looked_at
     ascent, looks = 2 * params.steps * params.facets, looked_at * model.input_size**2
     at_once = params.facets * params.size**2

@@ -155,9 +155,9 @@ class Painter:
         layers = style_layers_of(params, self.model)
         shares = dict(zip(layers, params.style_layer_weights, strict=False))
         if params.statistic == "sliced-wasserstein":
+            hands = (hand(self._painting(one, photo, size)) for one in self.paintings)
             with torch.no_grad():
-                hands = [hand(self._painting(one, photo, size)) for one in self.paintings]
-            return SlicedWasserstein(hands, weights, self.generator, shares)
+                return SlicedWasserstein(hands, weights, self.generator, shares)
         grams = [
             grams_of(hand, self._painting(one, photo, size), side=params.tile_size, strides=strides)
             for one in self.paintings
@@ -188,9 +188,8 @@ class Painter:
 
     def _painting(self, painting: Image, photo: Image, size: tuple[int, int]) -> Tensor:
         """Return a painting as it is looked at beside pictures of one size, `[1,3,H,W]`."""
-        scale = max(size) * self.params.style_scale / max(painting.height, painting.width)
-        scale = max(scale, SHORTEST / min(painting.height, painting.width))
-        painting = painting.resize(round(painting.height * scale), round(painting.width * scale))
+        own = painting.height, painting.width
+        painting = painting.resize(*painting_size(own, size, self.params))
         if self.params.color == "luminance":
             painting = luma_matched(grey(painting), photo)
         elif self.params.color == "histogram":
@@ -207,6 +206,13 @@ class Painter:
 def sizes_of(size: Size, params: StyleTransferParams) -> list[Size]:
     """Return height and width of each scale, smallest first, none but the last under 64 px."""
     return octaves(size, count=params.scales, scale=1 / RATIO, smallest=64)
+
+
+def painting_size(painting: Size, size: Size, params: StyleTransferParams) -> Size:
+    """Return the size at which a painting is looked at beside pictures of one size."""
+    scale = max(size) * params.style_scale / max(painting)
+    scale = max(scale, SHORTEST / min(painting))
+    return round(painting[0] * scale), round(painting[1] * scale)
 
 
 def style_layers_of(params: StyleTransferParams, model: VisionModel) -> tuple[str, ...]:

@@ -12,10 +12,10 @@ from lantern.artifact import Outcome, numbered
 from lantern.checkpoint import Checkpoints
 from lantern.errors import InvalidParameter
 from lantern.image import Image
-from lantern.optimize.likeness import count_of_views, seen_at_once, seen_in_step
+from lantern.optimize.likeness import count_of_views, is_kept, seen_at_once, seen_in_step
 from lantern.optimize.octaves import Size, fitted
-from lantern.optimize.optimizers import Rule
-from lantern.optimize.style import Statistic
+from lantern.optimize.optimizers import Rule, remembered
+from lantern.optimize.style import Statistic, sorted_bytes, sorting
 from lantern.params import Params
 from lantern.progress import Progress
 from lantern.registry import Count, technique
@@ -23,11 +23,12 @@ from lantern.techniques.painter import (
     Painter,
     content_layers_of,
     layers_of,
+    painting_size,
     sizes_of,
     style_layers_of,
 )
 from lantern.vision_model import VisionModel
-from lantern.work import Sizes, Work
+from lantern.work import PIXEL, Sizes, Work
 
 LayerName = Annotated[str, Field(min_length=1, max_length=200)]
 
@@ -108,6 +109,9 @@ class StyleTransferParams(Params):
 
 # What one run may paint, and what L-BFGS may: it keeps forty copies. Pixels of all pictures.
 MOST_PIXELS, MOST_LBFGS_PIXELS = 2**24, 2**22
+# Copies of the pictures, beside those the optimiser has: content, start, sum of the pyramid,
+# clipped, moved, smoothness and gradients.
+COPIES = 16
 # The longest side a painting is looked at with, px.
 MOST_PAINTING = 4096
 
@@ -116,20 +120,56 @@ def _work(params: StyleTransferParams, sizes: Sizes, model: VisionModel) -> Work
     photos = [fitted(size, params.size) for size in sizes.get("image", ())]
     _check_size(photos, params)
     _check_layers(params, model)
+    _check_shown(photos, sizes, params, model)
     paintings, layers = len(sizes.get("style", ())), layers_of(params, model)
-    pixels, passes = 0.0, 0
-    for photo in photos:
+    content = content_layers_of(params, model)
+    pixels, passes, at_once, more, beside = 0.0, 0, 0.0, 0.0, 0.0
+    for places in _batches(photos, params):
+        count, photo = len(places), photos[places[0]]
         for size in sizes_of(photo, params):
             # the content of every view is looked at once
-            pixels += params.steps * seen_in_step(size, params.tile_size, has_drawing=True)
             views = count_of_views(params.shifts, size=size, side=params.tile_size)
-            pixels += views * size[0] * size[1] + paintings * _painting_area(size, params)
-            passes += 2 * params.steps + views + paintings
-    at_once = [
-        len(places) * seen_at_once(photos[places[0]], params.tile_size)
-        for places in _batches(photos, params)
-    ]
-    return Work(passes, pixels / max(1, passes), layers, max(at_once, default=0))
+            wanted = model.held(content, count * seen_at_once(size, params.tile_size))
+            step = seen_in_step(
+                size, params.tile_size, has_drawing=True, is_kept=is_kept(wanted, views)
+            )
+            pixels += count * (params.steps * step + views * size[0] * size[1])
+            pixels += count * paintings * _painting_area(size, params)
+            passes += count * (2 * params.steps + views + paintings)
+            more += count * params.steps * sum(map(sorting, _sorted(size, params, model)))
+        at_once = max(at_once, count * seen_at_once(photo, params.tile_size))
+        beside = max(beside, _beside(count, photo, sizes, params, model))
+    return Work(passes, pixels / max(1, passes), layers, at_once, more, beside)
+
+
+def _sorted(size: Size, params: StyleTransferParams, model: VisionModel) -> list[float]:
+    """Return the positions of each layer whose distributions are compared in a step."""
+    if params.statistic == "gram":
+        return []
+    return [model.positions(n, size[0] * size[1]) for n in style_layers_of(params, model)]
+
+
+def _beside(
+    count: int, photo: Size, sizes: Sizes, params: StyleTransferParams, model: VisionModel
+) -> float:
+    """Return the bytes kept beside the network's outputs while photographs of a size are painted.
+
+    That is what is wanted of their content, in one view or in all, and its error; the style's
+    layers weighed by each mask, and made smooth; and the pictures with all that is made of them.
+    """
+    seen = count * seen_at_once(photo, params.tile_size)
+    wanted = model.held(content_layers_of(params, model), seen)
+    views = count_of_views(params.shifts, size=photo, side=params.tile_size)
+    keeps_all = max(photo) <= params.tile_size and is_kept(wanted, views)
+    hands = len(sizes.get("mask", ())) + 2 * params.smoothing
+    pictures = count * photo[0] * photo[1] * PIXEL
+    return (
+        wanted * (views + 1 if keeps_all else 2)
+        + hands * model.held(style_layers_of(params, model), seen)
+        + count * sum(map(sorted_bytes, _sorted(photo, params, model)))
+        + COPIES * pictures
+        + remembered(params.optimizer, 4 / 3 * pictures)  # all levels of the pyramid
+    )
 
 
 @technique(
@@ -241,6 +281,21 @@ def _check_size(photos: Sequence[Size], params: StyleTransferParams) -> None:
             "statistic gram: choose it, a smaller size or larger tiles",
             pointer="/params/statistic",
         )
+
+
+def _check_shown(
+    photos: Sequence[Size], sizes: Sizes, params: StyleTransferParams, model: VisionModel
+) -> None:
+    """Refuse sizes that the network does not take, of photographs or paintings, at any scale."""
+    shown = [size for photo in photos for size in sizes_of(photo, params)]
+    given = sizes.get("style", ())
+    paintings = [painting_size(painting, size, params) for painting in given for size in shown]
+    model.check_sizes(
+        [*shown, *paintings],
+        f"choose scales=1, style_scale=1 and size={model.input_size}, and send square pictures of "
+        "no less, or choose another network",
+        pointer="/params/size",
+    )
 
 
 def _batches(sizes: Sequence[Size], params: StyleTransferParams) -> list[list[int]]:

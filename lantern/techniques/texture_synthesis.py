@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Annotated, Any, Literal, TypeVar
 
 import torch
@@ -12,17 +13,18 @@ from lantern.artifact import Outcome, numbered
 from lantern.checkpoint import Checkpoints
 from lantern.image import Image
 from lantern.optimize.likeness import seen_at_once, seen_in_step
-from lantern.optimize.octaves import fitted
-from lantern.optimize.optimizers import Rule
+from lantern.optimize.octaves import Size, fitted
+from lantern.optimize.optimizers import Rule, remembered
+from lantern.optimize.style import sorted_bytes, sorting
 from lantern.params import Params
 from lantern.progress import Progress
 from lantern.registry import Count, technique
 from lantern.techniques.copier import Copier
-from lantern.techniques.weaver import Weaver, layers_of, side_of, size_shown, sizes_of
+from lantern.techniques.weaver import COLOURS, Weaver, layers_of, side_of, size_shown, sizes_of
 from lantern.texture.growth import growth_operations
 from lantern.texture.quilting import quilting_operations
 from lantern.vision_model import VisionModel
-from lantern.work import Sizes, Work
+from lantern.work import PIXEL, Sizes, Work
 
 T = TypeVar("T")
 LayerName = Annotated[str, Field(min_length=1, max_length=200)]
@@ -97,6 +99,9 @@ class TextureSynthesisParams(Params):
     )
 
 
+# Copies of the textures, beside those the optimiser has: start, clipped, moved, their colours
+# at several scales, smoothness and gradients.
+COPIES = 16
 # What is said of a texture that was copied.
 COPIED = "every pixel is the exemplar's"
 
@@ -112,12 +117,33 @@ def _work(params: TextureSynthesisParams, sizes: Sizes, model: VisionModel) -> W
         model.check_positions(name, pointer="/params/layers")
     scales = sizes_of(params)
     shown = [size_shown(size, params) for size in scales]
+    own = model.input_size
+    model.check_sizes(
+        [*exemplars, *shown],
+        f"choose scales=1, {own} for height, width and exemplar_size, a square exemplar of no "
+        "less and, where it is to tile, adam; or another network, or a method that copies",
+        pointer="/params/height",
+    )
     seen = [seen_in_step(size, side_of(params), has_drawing=False) for size in shown]
     passes = 2 * params.steps * len(exemplars) * len(scales)
     pixels = sum(seen) / (2 * len(scales))
     most = max((len(group) for group in _together(exemplars, params)), default=0)
     at_once = most * seen_at_once(shown[-1], side_of(params))
-    return Work(passes, pixels, layers_of(params, model), at_once)
+    sorted_in_step = [_sorted(size, params, model) for size in shown]
+    more = params.steps * len(exemplars) * sum(map(sorting, chain(*sorted_in_step)))
+    pictures = most * params.height * params.width * PIXEL
+    beside = COPIES * pictures + remembered(params.optimizer, pictures)
+    beside += most * sum(map(sorted_bytes, sorted_in_step[-1]))
+    return Work(passes, pixels, layers_of(params, model), at_once, more, beside)
+
+
+def _sorted(size: Size, params: TextureSynthesisParams, model: VisionModel) -> list[float]:
+    """Return the positions of each layer, and of colours, whose distributions are compared."""
+    if params.method == "gram":
+        return []
+    area = float(size[0] * size[1])
+    colours = [area / side**2 for side in COLOURS]
+    return [*colours, *(model.positions(name, area) for name in layers_of(params, model))]
 
 
 @technique(

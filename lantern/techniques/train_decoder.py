@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
@@ -31,7 +32,7 @@ from lantern.params import Params
 from lantern.progress import Looks, Progress
 from lantern.registry import technique
 from lantern.vision_model import VisionModel
-from lantern.work import WHOLE, Sizes, Work
+from lantern.work import PIXEL, WHOLE, Sizes, Work
 
 
 class TrainDecoderParams(Params):
@@ -80,18 +81,22 @@ BATCH = 16
 
 
 def _work(params: TrainDecoderParams, sizes: Sizes, model: VisionModel) -> Work:
-    codes = 2 * params.looked_at * model.input_size**2 / params.size**2
+    shown = _side_shown(params, model) ** 2
+    codes = 2 * params.looked_at * model.input_size**2 / shown
     # the network looks at pictures and at drawings, and back from these; the decoder draws, and its
     # weights' gradients are a pass more
     drawn = params.steps * params.batch
     layer = params.layer or model.cam_layer
     architecture = Architecture(_code_shape(model, layer, params), params.size, params.width)
+    # each is kept in 8 bits and, for a moment, as it is; codes of both sides, and of all together
+    example = params.size**2 * (3 + PIXEL) + 4 * 4 * math.prod(architecture.code)
     return Work(
         codes + 3 * drawn,
-        params.size**2,
+        shown,
         (WHOLE,),
-        at_once=params.batch * params.size**2,
+        at_once=params.batch * shown,
         more=3 * drawn * architecture.operations,
+        beside=params.batch * architecture.tape + params.looked_at * example,
     )
 
 
@@ -295,8 +300,21 @@ class _Loss:
         layers = self._model.content_layers
         with self._model.quick(layers).capture(layers) as features:
             with torch.no_grad():
-                wanted = features(pixels)
-            return error + params.feature_weight * content_loss(features(drawn), wanted).mean()
+                wanted = features(self._shown(pixels))
+            seen = features(self._shown(drawn))
+            return error + params.feature_weight * content_loss(seen, wanted).mean()
+
+    def _shown(self, pixels: Tensor) -> Tensor:
+        """Return pictures as they are shown to the network: as they are, if it takes them so."""
+        size = [_side_shown(self._params, self._model)] * 2
+        if list(pixels.shape[2:]) == size:
+            return pixels
+        return F.interpolate(pixels, size=size, mode="bilinear", align_corners=False)
+
+
+def _side_shown(params: TrainDecoderParams, model: VisionModel) -> int:
+    """Return the side of pictures that the network looks at, px."""
+    return params.size if model.any_size else model.input_size
 
 
 def _schedule(share: float) -> float:

@@ -79,22 +79,39 @@ MOST_PHOTOS = 256
 
 
 def _work(params: TrainStyleParams, sizes: Sizes, model: VisionModel) -> Work:
+    own = model.input_size
+    covered = [_covered(size, params.style_size) for size in sizes.get("style", ())]
+    model.check_sizes(
+        [(params.crop, params.crop), *covered],
+        f"choose crop={own} and style_size={own}, and send a square painting, or choose another "
+        "network",
+        pointer="/params/crop",
+    )
     # a network looks at each photograph and at what is painted of it, and back from the latter
     painted = (params.steps or USUAL[params.way][0]) * params.batch
     layers = (*model.style_layers, *model.content_layers) or (WHOLE,)
+    operations, tape = _painting()
     return Work(
         3 * painted,
         params.crop**2,
         layers,
         at_once=params.batch * params.crop**2,
-        more=3 * painted * params.crop**2 * _operations(),
+        more=3 * painted * params.crop**2 * operations,
+        beside=params.batch * params.crop**2 * tape,
     )
 
 
+def _covered(size: tuple[int, int], shortest: int) -> tuple[int, int]:
+    """Return height and width of a picture whose shorter side becomes so many pixels."""
+    height, width = (max(shortest, round(side * shortest / min(size))) for side in size)
+    return height, width
+
+
 @functools.cache
-def _operations() -> float:
-    """Return what painting takes for each pixel, forward."""
-    return survey(made(Architecture()), 3, 64)[WHOLE].operations / 64**2
+def _painting() -> tuple[float, float]:
+    """Return the operations that painting a pixel takes, forward, and the bytes that it keeps."""
+    whole = survey(made(Architecture()), 3, 64)[WHOLE]
+    return whole.operations / 64**2, whole.tape / 64**2
 
 
 @technique(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +72,7 @@ class Weaver:
 
             with torch.no_grad():
                 share = size[0] / params.height
-                style = self._style([look(self._exemplar(e, share))[0] for e in self.exemplars])
+                style = self._style(look(self._exemplar(e, share))[0] for e in self.exemplars)
             strides = {name: model.stride(name) for name in layers}
             shown = size_shown(size, params)
             views = views_of(style, [(0, 0)], size=shown, side=side_of(params))
@@ -115,7 +115,7 @@ class Weaver:
         # clipped where it is looked at: to clip it behind a step would spoil the curvature
         return Pyramid(start, levels=1)
 
-    def _style(self, seen: Sequence[Mapping[str, Tensor]]) -> Style:
+    def _style(self, seen: Iterable[Mapping[str, Tensor]]) -> Style:
         if self.params.method == "gram":
             return Grams.blended([{n: gram(a) for n, a in e.items()} for e in seen], None)
         return SlicedWasserstein(seen, None, self.generator)

@@ -180,7 +180,7 @@ def _estimate(technique: Technique, call: Call) -> dict[str, Any]:
     if not expected["gigaflop"]:
         return expected
     seconds = current().stores.speeds.seconds(
-        technique.name, call.model, gigaflop=expected["gigaflop"]
+        technique.engine(call.params), call.model, gigaflop=expected["gigaflop"]
     )
     return expected if seconds is None else {**expected, "seconds": seconds}
 

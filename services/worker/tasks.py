@@ -174,11 +174,13 @@ def work(at: Desk, claim: Claim, lane: Lane, go_on: Callable[[], None] = lambda:
 
 def _note_speed(at: Desk, job: Job, pulse: Pulse) -> None:
     """Learn from a run that was not broken off how long the next will take."""
+    from lantern import registry
+
     seconds, share = pulse.worked()
     if job.attempts == 1 and job.estimate and seconds >= LEAST_TO_LEARN_S:
         with contextlib.suppress(redis.RedisError):  # it can be done without
             at.stores.speeds.note(
-                job.call["technique"],
+                registry.find(job.call["technique"]).engine(job.call["params"]),
                 job.call["model"],
                 gigaflop=share * job.estimate["gigaflop"],
                 seconds=seconds,

@@ -41,13 +41,17 @@ def test_where_such_jobs_were_run_it_is_told_how_long_they_take(
     assert "seconds" not in first
     gigaflop = first["gigaflop"]
     note = functools.partial(
-        stores.speeds.note, "activation-maximization", "efficientnet-lite0", gigaflop=gigaflop
-    )
+        stores.speeds.note,
+        "activation-maximization fourier", "efficientnet-lite0", gigaflop=gigaflop,
+    )  # fmt: skip
     note(seconds=20.0)
     assert excite(http, objectives=["_blocks.2:1"]).get_json()["estimate"]["seconds"] == 20.0
     note(seconds=10.0)  # the running mean of speeds follows
     then = excite(http, objectives=["_blocks.2:2"]).get_json()["estimate"]
     assert then["seconds"] == pytest.approx(20 / 1.3, abs=0.1)
+    # of another method nothing is known
+    other = excite(http, objectives=["_blocks.2:2"], method="pixels").get_json()
+    assert "seconds" not in other["estimate"]
 
 
 def test_the_estimate_grows_with_the_pictures(http: FlaskClient) -> None:
