@@ -209,15 +209,17 @@ def painted(painter: Painter, image: Image, params: PaintingParams, mask: Image 
             pointer="/params/style_scale",
         )
     photo = image.fit(params.size)
-    drawn = grey(photo) if params.color == "luminance" else photo
+    ground = photo.opaque()
+    drawn = grey(ground) if params.color == "luminance" else ground
     height, width = (max(16, round(side / params.style_scale)) for side in drawn.pixels.shape[1:])
     made = painter.paint(drawn.resize(height, width)).resize(photo.height, photo.width)
     if params.color == "luminance":
-        made = with_colours_of(made, photo)
+        made = with_colours_of(made, ground)
     elif params.color == "histogram":
-        made = recoloured(made, photo)
+        made = recoloured(made, ground)
+    made = photo.repainted(made.pixels)
     if params.strength == 1 and mask is None:
-        return dataclasses.replace(photo, pixels=made.pixels)
+        return made
     share = torch.full((1, 1), params.strength)
     if mask is not None:
         share = share * grey(mask).resize(photo.height, photo.width).pixels[0]

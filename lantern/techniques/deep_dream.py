@@ -161,8 +161,7 @@ def deep_dream(
         dreamer = Dreamer(model.device, excitement, params, progress, generator, checkpoints)
         dreams = dreamer.dream(photos)
     pictures = [
-        dataclasses.replace(photo, pixels=dream.pixels)
-        for photo, dream in zip(photos, dreams, strict=True)
+        photo.repainted(dream.pixels) for photo, dream in zip(photos, dreams, strict=True)
     ]
     films = [_film(place, dream, params) for place, dream in enumerate(dreams) if params.frames]
     first, *others = [dream.facts for dream in dreams]
