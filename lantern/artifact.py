@@ -113,6 +113,10 @@ class Result:
         """The artifact a caller sees first."""
         return self.artifacts[0]
 
+    def array_bytes(self) -> int:
+        """Return how many bytes all raw arrays have; those of a long animation are not made."""
+        return sum(artifact.array_bytes() for artifact in self.artifacts)
+
     def npz(self) -> bytes:
         """Return all raw arrays as one `.npz` file."""
         out = io.BytesIO()

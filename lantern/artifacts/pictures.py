@@ -234,6 +234,10 @@ class Animation(Artifact):
         frames = [frame.pixels.detach().cpu() for frame in self.frames]
         return {self.name: torch.stack(frames).numpy()}
 
+    def array_bytes(self) -> int:
+        """Return how many bytes the raw numbers have, without making them."""
+        return len(self.frames) * self.frames[0].pixels.nbytes
+
     def is_finite(self) -> bool:
         """Tell whether all frames are, without a copy of them."""
         return all(bool(frame.pixels.isfinite().all()) for frame in self.frames)

@@ -74,10 +74,9 @@ class Ending:
         prefix = f"result-{self.claim.fence}-"
         with contextlib.ExitStack() as undoing:
             undoing.callback(self._delete, self._written)
-            arrays = result.npz()
-            is_kept = len(arrays) <= LARGEST_ARRAYS
+            is_kept = result.array_bytes() <= LARGEST_ARRAYS
             if is_kept:
-                self._put(prefix + job_bytes.ARRAYS, arrays)
+                self._put(prefix + job_bytes.ARRAYS, result.npz())
             artifacts = [self._store_artifact(prefix, part) for part in result.artifacts]
             stored = {
                 "technique": result.technique,

@@ -20,6 +20,7 @@ import pytest
 import redis
 import torch
 
+from lantern.artifact import Result
 from lantern.call import Call, Studio
 from lantern.image import Image
 from lantern.progress import Step
@@ -33,7 +34,7 @@ from services.jobs import JOB, RUNNING, Claim, Order
 from services.queues import DELIVER, HOOKS, RUN_JOB, queue_of, send
 from services.record import Job, JobOptions, new_id
 from services.settings import Settings
-from services.worker import caretaker, patience, tasks
+from services.worker import caretaker, ending, patience, tasks
 from services.worker.app import make_app
 from services.worker.desk import Desk
 from services.worker.pulse import Pulse
@@ -559,6 +560,17 @@ class TestWhatIsKept:
             assert found["picture"].dtype == np.float32
         until_gone = desk.stores.state.ttl(f"lantern:blob:{claim.job_id}/preview-1-1")
         assert 0 < until_gone <= desk.settings.preview_ttl_s
+
+    def test_arrays_that_are_too_large_are_not_even_made(
+        self, desk: Desk, submit: Submit, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(ending, "LARGEST_ARRAYS", 1000)
+        monkeypatch.setattr(Result, "npz", lambda self: pytest.fail("they were made"))
+        claim = submit("deep-dream", SHORT)
+        work(desk, claim, "jobs")
+        job = read(desk, claim)
+        assert job.result is not None, job.error
+        assert job.result["arrays"] is None
 
     @pytest.mark.parametrize("end", ["canceled", "expired"])
     def test_what_a_job_needed_that_no_worker_ended_is_tidied_up(
