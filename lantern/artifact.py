@@ -115,14 +115,18 @@ class Result:
         """The artifact a caller sees first."""
         return self.artifacts[0]
 
+    def array_bytes(self) -> int:
+        """Return how many bytes all raw arrays have; those of a long animation are not made."""
+        return sum(artifact.array_bytes() for artifact in self.artifacts)
+
     def npz(self, most_bytes: float = math.inf) -> bytes:
         """Return all raw arrays as one `.npz` file.
 
         Raises:
-            AnswerTooLarge: there are more than so many bytes of arrays; no file is made then.
+            AnswerTooLarge: there are more than so many bytes of arrays; they are not made then.
         """
-        arrays = {n: a for artifact in self.artifacts for n, a in artifact.arrays().items()}
-        check_size(sum(array.nbytes for array in arrays.values()), most_bytes)
+        check_size(self.array_bytes(), most_bytes)
         out = io.BytesIO()
+        arrays = {n: a for artifact in self.artifacts for n, a in artifact.arrays().items()}
         np.savez(out, allow_pickle=False, **arrays)
         return out.getvalue()

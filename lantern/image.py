@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from lantern.errors import BadImage
+from lantern.transparency import opaque, over_white, without_white
 
 MEDIA_TYPES = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
 FORMATS = {media_type: name for name, media_type in MEDIA_TYPES.items()}
@@ -63,9 +64,9 @@ class Header:
 class Image:
     """A picture: `pixels` float32 `[3,H,W]`, sRGB, 0..1; `alpha` float32 `[H,W]`, 0..1, or None.
 
-    Transparent parts of `pixels` are laid over white; `alpha` is carried so that a technique can
-    put it back. `notes` say what decoding had to leave out. Of an animation this is the first
-    frame; the file with the others is `film`.
+    Transparent parts of `pixels` are laid over white; `alpha` says how much of that is white. To
+    repaint a picture see `opaque` and `repainted`. `notes` say what decoding had to leave out. Of
+    an animation this is the first frame; the file with the others is `film`.
     """
 
     pixels: torch.Tensor
@@ -165,20 +166,34 @@ class Image:
         alpha = None if self.alpha is None else self.alpha[box]
         return replace(self, pixels=self.pixels[(slice(None), *box)], alpha=alpha)
 
-    def _without_white(self) -> Image:
-        """Take the white that shows through transparent pixels out of them again."""
-        assert self.alpha is not None
-        own = (self.pixels - (1 - self.alpha)) / self.alpha.clamp_min(1 / 255)
-        return replace(self, pixels=torch.where(self.alpha > 0, own, self.pixels))
+    def opaque(self) -> Image:
+        """Return the picture in its own colours, without the white behind it and without alpha.
+
+        What is transparent takes the colours around it, so that edges take up no other ones.
+        """
+        if self.alpha is None:
+            return self
+        return replace(self, pixels=opaque(self.pixels, self.alpha), alpha=None)
+
+    def repainted(self, colours: torch.Tensor) -> Image:
+        """Return the picture in other colours `[3,H,W]`, as transparent as it is."""
+        pixels = colours if self.alpha is None else over_white(colours, self.alpha)
+        return replace(self, pixels=pixels)
+
+    def to_pil(self) -> PIL.Image.Image:
+        """Return the picture as PIL has it: RGB, or RGBA where there is alpha."""
+        if self.alpha is None:
+            return PIL.Image.fromarray(self.to_uint8())
+        own = replace(self, pixels=without_white(self.pixels, self.alpha))
+        picture = PIL.Image.fromarray(own.to_uint8())
+        levels = self.alpha.clamp(0, 1).mul(255).round().to(torch.uint8)
+        picture.putalpha(PIL.Image.fromarray(levels.cpu().numpy()))
+        return picture
 
     def encode(self, media_type: str = "image/png", quality: int = 90) -> bytes:
         """Return the file's bytes; `quality` 1..100 is for JPEG and WebP. JPEG drops alpha."""
-        if self.alpha is None or media_type == "image/jpeg":
-            picture = PIL.Image.fromarray(self.to_uint8())
-        else:
-            picture = PIL.Image.fromarray(self._without_white().to_uint8())
-            levels = self.alpha.clamp(0, 1).mul(255).round().to(torch.uint8)
-            picture.putalpha(PIL.Image.fromarray(levels.cpu().numpy()))
+        is_jpeg = media_type == "image/jpeg"
+        picture = PIL.Image.fromarray(self.to_uint8()) if is_jpeg else self.to_pil()
         out = io.BytesIO()
         picture.save(out, format=FORMATS[media_type], **save_options(media_type, quality))
         return out.getvalue()
@@ -346,7 +361,7 @@ def _with_alpha(picture: PIL.Image.Image, notes: tuple[str, ...]) -> Image:
     opaque = rgba.convert("RGB")
     opaque.info = picture.info
     colour = _planes(np.asarray(_to_srgb(opaque)))
-    return Image(colour * alpha + (1 - alpha), alpha=alpha, notes=notes)
+    return Image(over_white(colour, alpha), alpha=alpha, notes=notes)
 
 
 def _to_srgb(picture: PIL.Image.Image) -> PIL.Image.Image:

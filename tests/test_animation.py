@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from lantern import animation
-from lantern.animation import frames_of
+from lantern.animation import Timing, encode_frames, frames_of, recode_frames, timing_of
 from lantern.artifact import Animation, Picture, Result
 from lantern.call import check
 from lantern.checkpoint import Checkpoints
 from lantern.errors import BadImage
-from lantern.image import Image
+from lantern.image import Image, of_picture
 from lantern.progress import Cancelled, Step
 from lantern.registry import find
 from lantern.run import run
@@ -33,17 +33,80 @@ KINDS = ["GIF", "WEBP", "PNG"]
 def test_every_frame_comes_in_with_its_time(kind: str) -> None:
     image = Image.decode(film(kind, times=[80, 120, 200, 40]))
     assert Image.probe(film(kind)).frames == 4
-    found = frames_of(image)
-    assert [frame.ms for frame in found] == [80, 120, 200, 40]
+    assert timing_of(image) == Timing((80, 120, 200, 40))
+    found = list(frames_of(image, 64))
+    assert len(found) == 4
     for number, frame in enumerate(found):
-        red = frame.image.pixels[0] - frame.image.pixels[2]
+        assert frame.alpha is None
+        red = frame.pixels[0] - frame.pixels[2]
         columns = (red.mean(0) > 0.1).nonzero()
         assert abs(int(columns.min()) - (4 + 8 * number)) <= 2
-    assert torch.equal(found[0].image.pixels, image.pixels)
+    assert torch.equal(found[0].pixels, image.pixels)
+    assert {frame.pixels.shape for frame in frames_of(image, 32)} == {(3, 24, 32)}
+
+
+def test_frames_are_decoded_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[int] = []
+
+    def watched(picture: PIL.Image.Image) -> Image:
+        decoded.append(picture.tell())
+        return of_picture(picture)
+
+    monkeypatch.setattr(animation, "of_picture", watched)
+    frames = frames_of(Image.decode(film()), 32)
+    assert decoded == []
+    for number in range(4):
+        next(frames)
+        assert decoded == list(range(number + 1))
 
 
 def test_frames_that_claim_no_time_are_shown_as_browsers_do() -> None:
-    assert [frame.ms for frame in frames_of(Image.decode(film("GIF", times=10)))] == [100] * 4
+    assert timing_of(Image.decode(film("GIF", times=10))).times_ms == (100,) * 4
+
+
+def test_fractions_of_a_millisecond_do_not_add_up() -> None:
+    times = timing_of(Image.decode(film("PNG", count=60, times=1000 / 60))).times_ms
+    assert sum(times) == 1000
+    assert set(times) == {16, 17}
+
+
+@pytest.mark.parametrize(
+    ("kind", "loop", "plays"),
+    [
+        ("GIF", None, 1), ("GIF", 0, 0), ("GIF", 2, 3), ("WEBP", 0, 0), ("WEBP", 1, 1),
+        ("WEBP", 3, 3), ("PNG", 0, 0), ("PNG", 1, 1), ("GIF", 65535, 65535),
+    ],
+)  # fmt: skip
+def test_it_is_shown_as_often_as_it_was(
+    kind: str, loop: int | None, plays: int, styles: StyleLibrary
+) -> None:
+    image = Image.decode(film(kind, count=2, loop=loop))
+    assert timing_of(image).plays == plays
+    made = run("fast-style", {"image": image}, {"size": 64}, styles=styles).principal
+    webp, gif = made.encode("image/webp"), made.encode("image/gif")
+    for data in (webp, gif, recode_frames(webp, "image/gif")):
+        assert timing_of(Image.decode(data)).plays == plays
+
+
+@pytest.mark.parametrize("ms", [16, 17, 20, 25, 33, 42, 45])
+def test_a_gif_is_shown_at_the_pace_it_has_as_a_webp(ms: int, photo: Image) -> None:
+    # every frame differs from the one before
+    frames = [Image(photo.pixels.roll(number, 2)) for number in range(60)]
+    data = encode_frames(frames, "image/gif", Timing((ms,) * 60))
+    times = timing_of(Image.decode(data)).times_ms
+    assert min(times) >= 20
+    assert abs(sum(times) - 60 * ms) <= 5
+    assert len(times) >= (32 if ms < 20 else 60)
+    ends = np.cumsum(times)
+    assert all(np.abs(ends - step * ms).min() <= 20 for step in range(1, 61))
+
+
+def test_a_gif_ends_with_the_last_frame(photo: Image) -> None:
+    frames = [Image(photo.pixels.roll(40 * number, 2)) for number in range(3)]
+    image = Image.decode(encode_frames(frames, "image/gif", Timing((50, 50, 11), plays=1)))
+    assert timing_of(image) == Timing((50, 60), plays=1)
+    *_, last = frames_of(image, 4096)
+    assert (last.pixels - frames[2].pixels).abs().mean() < 0.03
 
 
 def test_a_still_picture_is_no_animation(photo: Image) -> None:
@@ -84,7 +147,7 @@ def test_one_too_long_is_refused(most: int, pixels: int, monkeypatch: pytest.Mon
     monkeypatch.setattr(animation, "MOST_FRAMES", most)
     monkeypatch.setattr(animation, "MOST_PIXELS", pixels)
     with pytest.raises(BadImage, match="shorten or shrink it"):
-        frames_of(Image.decode(film()))
+        timing_of(Image.decode(film()))
     with pytest.raises(BadImage, match="shorten or shrink it") as caught:
         check(find("fast-style"), {"image": film()}, thoroughly=False)
     assert caught.value.pointer == "/inputs/image"
@@ -97,7 +160,7 @@ def test_one_that_is_cut_short_is_refused(kind: str, styles: StyleLibrary) -> No
     def read(end: int) -> None:
         image = Image.decode(data[:end])
         if image.film is not None:
-            frames_of(image)
+            timing_of(image)
 
     refused = 0
     for end in range(len(data) // 2, len(data) - 40, 37):
@@ -124,10 +187,51 @@ def test_an_animation_is_painted_as_one(kind: str, styles: StyleLibrary) -> None
     made = run("fast-style", {"image": image}, {"size": 64}, styles=styles).principal
     assert isinstance(made, Animation)
     assert made.media_types[0] == "image/webp"
-    again = frames_of(Image.decode(made.encode("image/webp")))
-    assert [frame.ms for frame in again] == [80, 120, 200, 40]
-    assert again[0].image.pixels.shape == image.pixels.shape
-    assert (again[0].image.pixels - again[3].image.pixels).abs().max() > 0.3
+    again = Image.decode(made.encode("image/webp"))
+    assert timing_of(again).times_ms == (80, 120, 200, 40)
+    first, *_, last = frames_of(again, 64)
+    assert first.pixels.shape == image.pixels.shape
+    assert (first.pixels - last.pixels).abs().max() > 0.3
+
+
+# --- Transparency ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("kind", "opacity"), [("GIF", 254), ("WEBP", 254), ("WEBP", 100)])
+@pytest.mark.parametrize("form", ["image/webp", "image/gif", "a GIF of the WebP"])
+def test_what_was_transparent_stays_so(
+    kind: str, opacity: int, form: str, styles: StyleLibrary
+) -> None:
+    image = Image.decode(film(kind, opacity=opacity))
+    made = run("fast-style", {"image": image}, {"size": 64}, styles=styles).principal
+    if form == "a GIF of the WebP":
+        data = recode_frames(made.encode("image/webp"), "image/gif")
+    else:
+        data = made.encode(form)
+    found = list(frames_of(Image.decode(data), 64))
+    assert len(found) == 4
+    for number, frame in enumerate(found):
+        assert frame.alpha is not None
+        there = torch.zeros(48, 64)
+        there[8:24, 4 + 8 * number : 20 + 8 * number] = 1
+        # a GIF has no half tones
+        expected = 1.0 if form != "image/webp" or kind == "GIF" else opacity / 255
+        assert torch.allclose(frame.alpha, there * expected, atol=0.02)
+
+
+def test_white_that_comes_to_cover_something_is_no_standstill(photo: Image) -> None:
+    """Laid over white it looks as if nothing had moved."""
+    frames = []
+    for number in range(3):
+        alpha = torch.zeros(photo.height, photo.width)
+        alpha[:, 20 * number : 20 * number + 20] = 1
+        frames.append(Image(torch.ones_like(photo.pixels), alpha=alpha))
+    plain, smooth = (painted(frames, smoothing) for smoothing in (0.0, 0.9))
+    for number, frame in enumerate(frames):
+        assert frame.alpha is not None
+        inside = frame.alpha.clone()
+        inside[:, : 20 * number + 5], inside[:, 20 * number + 15 :] = 0, 0
+        assert (plain - smooth)[number][:, inside > 0].abs().max() < 0.01
 
 
 # --- Flicker -----------------------------------------------------------------------------------

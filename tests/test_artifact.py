@@ -322,6 +322,7 @@ def test_an_animation_keeps_its_numbers(film: Animation, picture: Image) -> None
     made = film.arrays()["film"]
     assert (made.shape, made.dtype) == ((5, 3, 24, 32), np.float32)
     assert np.array_equal(made[4], picture.pixels.numpy())
+    assert film.array_bytes() == made.nbytes
     assert film.is_finite()
     bad = Image(torch.full((3, 24, 32), torch.nan))
     assert not Animation("film", (picture, bad), 70).is_finite()

@@ -117,6 +117,9 @@ def watched_pictures(technique: Technique, photo: Image) -> dict[str, tuple[Imag
     return images
 
 
+REPAINTING = ("fast-style", "arbitrary-style", "style-transfer", "deep-dream")
+
+
 def repaints(technique: Technique) -> bool:
     """Tell whether the pictures it makes are its first input, painted anew."""
     first = next(iter(technique.inputs.values()), None)
@@ -382,6 +385,27 @@ def test_inputs_are_not_written_to(technique: Technique, go: Run, photo: Image) 
         if isinstance(artifact, Picture) and repaints(technique):
             assert artifact.image.alpha is not None
             assert artifact.image.alpha.shape == artifact.image.pixels.shape[1:]
+
+
+@each([t for t in EVERY if t.name in REPAINTING])
+def test_a_layer_is_painted_as_if_it_were_opaque(
+    technique: Technique, result: Result, go: Run, photo: Image
+) -> None:
+    given = pictures(technique, photo)
+    first = next(iter(given))
+    alpha = torch.full((64, 72), 0.4)
+    given[first] = tuple(
+        Image(torch.ones(3, 64, 72), alpha=alpha).repainted(opaque.pixels)
+        for opaque in given[first]
+    )
+    for clear, plain in zip(go(technique, given).artifacts, result.artifacts, strict=True):
+        if not isinstance(clear, Picture) or not isinstance(plain, Picture):
+            continue
+        with PIL.Image.open(io.BytesIO(clear.encode("image/png"))) as opened:
+            levels = np.asarray(opened.convert("RGBA")).astype(float)
+        assert set(levels[..., 3].flat) == {102}
+        apart = np.abs(levels[..., :3] - plain.image.to_uint8())
+        assert apart.mean() < 6  # what dreams make of rounding
 
 
 @each([technique for technique in EVERY if optional_slots(technique)])

@@ -261,6 +261,11 @@ def test_what_came_back_is_had_as_numbers(layer: str | None, small_model: Vision
     assert float(got.min()) < 0
     # the picture has them around grey
     assert torch.allclose(drawn.image.pixels, got / got.abs().max() / 2 + 0.5, atol=1e-6)
+    # also of a transparent picture, which the network sees over white
+    clear = Image(image.pixels, alpha=torch.full((32, 32), 0.4))
+    of_clear = run("guided-backprop", {"image": clear}, given, model=small_model).artifacts[1]
+    assert isinstance(of_clear, Picture)
+    assert torch.allclose(of_clear.image.opaque().pixels, drawn.image.pixels, atol=1e-5)
     assert result.facts["relus"] == 2
 
 

@@ -529,6 +529,45 @@ def test_half_transparent_colours_come_out_as_they_went_in(alpha: int) -> None:
     assert Image.decode(image.encode("image/png")).pixels.sub(image.pixels).abs().max() < 1 / 255
 
 
+@pytest.mark.parametrize("media_type", ["image/png", "image/webp"])
+@pytest.mark.parametrize("opacity", [0.1, 0.4, 0.8])
+def test_repainted_pictures_have_the_colours_they_were_given(
+    media_type: str, opacity: float
+) -> None:
+    clear = Image(torch.ones(3, 24, 32), alpha=torch.full((24, 32), opacity))
+    colours = torch.tensor([0.1, 0.5, 0.9])[:, None, None].expand(3, 24, 32)
+    made = clear.repainted(colours)
+    with PIL.Image.open(io.BytesIO(made.encode(media_type, 100))) as again:
+        *levels, alpha = np.asarray(again.convert("RGBA"))[12, 16].tolist()
+    assert alpha == round(255 * opacity)
+    assert levels == pytest.approx([26, 128, 230], abs=1 if media_type == "image/png" else 6)
+    assert torch.allclose(made.pixels, opacity * colours + (1 - opacity))
+
+
+def test_what_is_transparent_takes_the_colours_around_it() -> None:
+    alpha = torch.zeros(40, 60)
+    alpha[10:20, 10:20], alpha[25:35, 45:55] = 1.0, 0.4
+    colours = torch.zeros(3, 40, 60)
+    colours[0, :, :30], colours[2, :, 30:] = 0.8, 0.7
+    clear = Image(torch.zeros(3, 40, 60), alpha=alpha).repainted(colours)
+    ground = clear.opaque()
+    assert ground.alpha is None
+    assert torch.allclose(ground.pixels[:, 10:20, 10:20], colours[:, 10:20, 10:20], atol=1e-5)
+    assert torch.allclose(ground.pixels[:, 25:35, 45:55], colours[:, 25:35, 45:55], atol=1e-5)
+    # its edges go on outwards, and nothing is white or black
+    assert ground.pixels[0, 8:22, 8:22].min() > 0.6
+    assert ground.pixels.sum(0).min() > 0.6
+    assert ground.pixels[1].max() < 1e-5
+
+
+def test_an_opaque_picture_is_its_own_ground(picture: Image) -> None:
+    assert picture.opaque() is picture
+    covered = Image(picture.pixels, alpha=torch.ones(24, 32))
+    assert torch.allclose(covered.opaque().pixels, picture.pixels, atol=1e-6)
+    nothing = Image(torch.ones(3, 24, 32), alpha=torch.zeros(24, 32))
+    assert torch.isfinite(nothing.opaque().pixels).all()
+
+
 def test_values_are_rounded_and_clipped() -> None:
     levels = torch.tensor([-1.0, 0.0, 0.4999 / 255, 0.5001 / 255, 1.0, 3.0])
     image = Image(levels.view(1, 1, 6).expand(3, 1, 6))

@@ -1,4 +1,4 @@
-"""What explanations need of the memory does not grow with what they look at."""
+"""What a run needs of the memory does not grow with how much it goes through."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from tests.films import film
 
 # Prints the most memory the process has had of its own, MB, after each number of masks. Pages of
 # libraries are not counted: how many of them are there depends on what the system has cached.
@@ -39,3 +41,36 @@ def test_masks_pass_in_bounded_memory() -> None:
     few, many = map(int, done.stdout.split())
     assert many - few < 30
     assert many < 600
+
+
+# Paints animations, small.
+FILM = """
+import sys, torch
+from pathlib import Path
+from lantern.image import Image
+from lantern.run import run
+from lantern.styles.library import StyleLibrary
+torch.set_num_threads(1)
+styles = StyleLibrary(Path(sys.argv[1]))
+for path in sys.argv[2:]:
+    image = Image.decode(Path(path).read_bytes())
+    made = run("fast-style", {"image": image}, {"size": 64}, styles=styles).principal
+    assert len(made.frames) == int(Path(path).stem)
+    status = Path("/proc/self/status").read_text().split()
+    most, files = (int(status[status.index(name) + 1]) for name in ("VmHWM:", "RssFile:"))
+    print((most - files) // 1024)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="memory is read from /proc")
+def test_frames_of_an_animation_pass_in_bounded_memory(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{count}.gif" for count in (6, 40)]
+    for path in paths:
+        path.write_bytes(film("GIF", count=int(path.stem), size=(1024, 1024)))
+    styles = Path(__file__).parent.parent / "model_store" / "styles"
+    done = subprocess.run(
+        [sys.executable, "-c", FILM, styles, *paths], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    few, many = map(int, done.stdout.split())
+    assert many - few < 100  # decoded, all have 12 MB each

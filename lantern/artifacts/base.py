@@ -68,6 +68,10 @@ class Artifact(ABC):
     def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
         """Return the raw numbers, un-normalised, by name."""
 
+    def array_bytes(self) -> int:
+        """Return how many bytes the raw numbers have."""
+        return sum(array.nbytes for array in self.arrays().values())
+
     def is_finite(self) -> bool:
         """Tell whether all its numbers are."""
         return all(bool(np.isfinite(array).all()) for array in self.arrays().values())

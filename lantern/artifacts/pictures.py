@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lantern.animation import encode_frames
+from lantern.animation import Timing, encode_frames
 from lantern.artifacts.base import PLAIN, Artifact, Rendering
 from lantern.colour import colourise
 from lantern.image import FORMATS, GIF, Image, caption
@@ -193,9 +193,10 @@ def _rows(count: int, columns: int) -> int:
 
 @dataclass(frozen=True, eq=False)
 class Animation(Artifact):
-    """Pictures of one size shown one after another, each for `frame_ms` milliseconds, endlessly.
+    """Pictures of one size shown one after another, each for `frame_ms` milliseconds.
 
-    Where frames are not shown equally long, `frame_ms` has a number for each.
+    Where frames are not shown equally long, `frame_ms` has a number for each. All are shown `plays`
+    times, endlessly where that is 0.
 
     Raises:
         ValueError: there is no frame or no time, or frames differ in size.
@@ -203,8 +204,9 @@ class Animation(Artifact):
 
     kind = "animation"
     name: str
-    frames: tuple[Image, ...]
+    frames: Sequence[Image]
     frame_ms: int | tuple[int, ...]
+    plays: int = 0
 
     def __post_init__(self) -> None:
         shapes, times = {frame.pixels.shape for frame in self.frames}, self._times()
@@ -219,9 +221,8 @@ class Animation(Artifact):
     def encode(self, media_type: str, rendering: Rendering = PLAIN) -> bytes:
         """Return the animation's file."""
         self._require(media_type)
-        return encode_frames(
-            self.frames, media_type, times_ms=self._times(), quality=rendering.quality
-        )
+        timing = Timing(self._times(), self.plays)
+        return encode_frames(self.frames, media_type, timing, quality=rendering.quality)
 
     def _times(self) -> tuple[int, ...]:
         if isinstance(self.frame_ms, tuple):
@@ -232,6 +233,10 @@ class Animation(Artifact):
         """Return float32 `[T,3,H,W]`, sRGB, 0..1."""
         frames = [frame.pixels.detach().cpu() for frame in self.frames]
         return {self.name: torch.stack(frames).numpy()}
+
+    def array_bytes(self) -> int:
+        """Return how many bytes the raw numbers have, without making them."""
+        return len(self.frames) * self.frames[0].pixels.nbytes
 
     def is_finite(self) -> bool:
         """Tell whether all frames are, without a copy of them."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from typing import Literal
 
 import torch
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from lantern.animation import frames_of
+from lantern.animation import Frames, frames_of, timing_of
 from lantern.artifact import Animation, Picture
 from lantern.checkpoint import Checkpoints, restoring
 from lantern.errors import InvalidParameter
@@ -36,7 +37,7 @@ MOVED, AROUND = 0.05, 9
 MOST = 4096
 
 Before = tuple[Tensor, Tensor]
-"""A frame and what was painted of it, each `[3,H,W]`."""
+"""What was seen of a frame, `[4,H,W]`, and what was painted of it, `[3,H,W]`."""
 
 
 class PaintingParams(Params):
@@ -121,10 +122,8 @@ def repainted(
         made = painted(painter, image, params, mask)
         progress(Step(1, 1, 0.0, lambda: made))
         return Picture("picture", made)
-    frames = frames_of(image)
-    times = tuple(frame.ms for frame in frames)
     film = Film(painter, params, mask, progress, checkpoints or Checkpoints())
-    return Animation("picture", film.paint([frame.image for frame in frames]), times)
+    return film.paint(image)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,38 +140,40 @@ class Film:
     progress: Progress
     checkpoints: Checkpoints
 
-    def paint(self, frames: Sequence[Image]) -> tuple[Image, ...]:
-        """Paint all frames, or those that no earlier run has."""
-        levels, before = self._kept(frames)
-        for made in smoothed(self.painter, frames[len(levels) :], self.params, self.mask, before):
-            levels.append(made.pixels.clamp(0, 1).mul(255).round().to(torch.uint8))
-            step = Step(len(levels), len(frames), 0.0, functools.partial(_of_levels, levels[-1]))
-            self.progress(step)
-            self.checkpoints.keep_tensors(functools.partial(_state, levels, made))
-        return tuple(map(_of_levels, levels))
+    def paint(self, image: Image) -> Animation:
+        """Paint all frames of the animation that `image` is the first of, or those left to do."""
+        timing, frames = timing_of(image), frames_of(image, self.params.size)
+        done, before = self._kept(frames)
+        for made in smoothed(self.painter, frames, self.params, self.mask, before):
+            done.append(made)
+            shown = functools.partial(done.__getitem__, len(done) - 1)
+            self.progress(Step(len(done), len(timing.times_ms), 0.0, shown))
+            self.checkpoints.keep_tensors(functools.partial(_state, done, made))
+        return Animation("picture", done, timing.times_ms, timing.plays)
 
-    def _kept(self, frames: Sequence[Image]) -> tuple[list[Tensor], Before | None]:
-        """Return the levels of the frames an earlier run has painted, and what the next needs."""
+    def _kept(self, frames: Iterator[Image]) -> tuple[Frames, Before | None]:
+        """Return the frames an earlier run has painted, gone past, and what the next needs."""
         kept = self.checkpoints.restore_tensors()
         if kept is None:
-            return [], None
+            return Frames(), None
         with restoring():
-            levels = list(kept["frames"])
-            return levels, (frames[len(levels) - 1].fit(self.params.size).pixels, kept["last"])
+            done = Frames(kept[_name(place)] for place in range(len(kept) - 1))
+            last = deque(itertools.islice(frames, len(done)), maxlen=1).pop()
+            return done, (_seen(last), kept["last"])
 
 
-def _state(levels: Sequence[Tensor], made: Image) -> dict[str, Tensor]:
-    return {"frames": torch.stack(tuple(levels)), "last": made.pixels}
+def _state(done: Frames, made: Image) -> dict[str, Tensor]:
+    frames = {_name(place): levels for place, levels in enumerate(done.levels)}
+    return frames | {"last": made.pixels}
 
 
-def _of_levels(levels: Tensor) -> Image:
-    """Return the picture of levels `[3,H,W]`, 0..255."""
-    return Image(levels.float().div(255))
+def _name(place: int) -> str:
+    return f"frame-{place}"
 
 
 def smoothed(
     painter: Painter,
-    frames: Sequence[Image],
+    frames: Iterable[Image],
     params: PaintingParams,
     mask: Image | None,
     before: Before | None = None,
@@ -187,15 +188,21 @@ def smoothed(
         photo = frame.fit(params.size)
         made = painted(painter, photo, params, mask)
         if before is not None and params.smoothing > 0:
-            stays = params.smoothing * stillness(photo.pixels, before[0])
+            stays = params.smoothing * stillness(_seen(photo), before[0])
             made = dataclasses.replace(made, pixels=torch.lerp(made.pixels, before[1], stays))
-        before = (photo.pixels, made.pixels)
+        before = (_seen(photo), made.pixels)
         yield made
 
 
+def _seen(photo: Image) -> Tensor:
+    """Return colours and opacity: white that comes to cover something is a change as well."""
+    alpha = torch.ones(photo.height, photo.width) if photo.alpha is None else photo.alpha
+    return torch.cat([photo.pixels, alpha[None]])
+
+
 def stillness(now: Tensor, before: Tensor) -> Tensor:
-    """Tell where two frames `[3,H,W]` are alike, `[1,H,W]`: 1 where they are, 0 where not."""
-    apart = (now - before).abs().mean(0, keepdim=True)
+    """Tell where two frames `[C,H,W]` are alike, `[1,H,W]`: 1 where they are, 0 where not."""
+    apart = (now - before).abs().sum(0, keepdim=True) / 3  # a mean over the colours
     around = F.avg_pool2d(apart[None], AROUND, 1, AROUND // 2, count_include_pad=False)[0]
     return torch.exp(-((around / MOVED) ** 2))
 
@@ -209,15 +216,17 @@ def painted(painter: Painter, image: Image, params: PaintingParams, mask: Image 
             pointer="/params/style_scale",
         )
     photo = image.fit(params.size)
-    drawn = grey(photo) if params.color == "luminance" else photo
+    ground = photo.opaque()
+    drawn = grey(ground) if params.color == "luminance" else ground
     height, width = (max(16, round(side / params.style_scale)) for side in drawn.pixels.shape[1:])
     made = painter.paint(drawn.resize(height, width)).resize(photo.height, photo.width)
     if params.color == "luminance":
-        made = with_colours_of(made, photo)
+        made = with_colours_of(made, ground)
     elif params.color == "histogram":
-        made = recoloured(made, photo)
+        made = recoloured(made, ground)
+    made = photo.repainted(made.pixels)
     if params.strength == 1 and mask is None:
-        return dataclasses.replace(photo, pixels=made.pixels)
+        return made
     share = torch.full((1, 1), params.strength)
     if mask is not None:
         share = share * grey(mask).resize(photo.height, photo.width).pixels[0]

@@ -9,6 +9,7 @@ from typing import Annotated
 import torch
 from pydantic import Field
 
+from lantern.animation import Frames
 from lantern.artifact import Animation, Outcome, numbered
 from lantern.checkpoint import Checkpoints
 from lantern.errors import InvalidParameter
@@ -175,10 +176,7 @@ def deep_dream(
             excitement = dataclasses.replace(excitement, guide=found)
         dreamer = Dreamer(model.device, excitement, params, progress, generator, checkpoints)
         dreams = dreamer.dream(photos)
-    pictures = [
-        dataclasses.replace(photo, pixels=dream.pixels)
-        for photo, dream in zip(photos, dreams, strict=True)
-    ]
+    pictures = [photo.repainted(dream.pixels) for photo, dream in zip(photos, dreams, strict=True)]
     films = [_film(place, dream, params) for place, dream in enumerate(dreams) if params.frames]
     first, *others = [dream.facts for dream in dreams]
     facts = {"layer": layer, **first, **({"others": others} if others else {})}
@@ -222,5 +220,4 @@ def _seen(size: Size, params: DeepDreamParams) -> int:
 
 def _film(place: int, dream: Dream, params: DeepDreamParams) -> Animation:
     name = "zoom" if place == 0 else f"zoom-{place + 1}"
-    frames = tuple(Image(frame.float() / 255) for frame in dream.frames)
-    return Animation(name, frames, params.frame_ms)
+    return Animation(name, Frames(dream.frames), params.frame_ms)

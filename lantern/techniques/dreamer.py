@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -75,10 +74,10 @@ class Dreamer:
 
     def _octaves(self, photo: Image) -> tuple[Tensor, list[dict[str, float]]]:
         """Dream on a picture from coarse to fine, `[1,3,H,W]`; tell of each octave."""
-        sizes = octaves_of(size_of(photo), self._params)
+        sizes, ground = octaves_of(size_of(photo), self._params), photo.opaque()
         detail, facts = torch.zeros(1, 3, *sizes[0]), []
         for size in sizes:
-            base = photo.resize(*size).pixels[None]
+            base = ground.resize(*size).pixels[None]
             start = (base + enlarged(detail, size)).clamp(0, 1)
             # of the smaller octaves only the detail is needed, and only by the next
             pixels, trace = self._stage(photo, start, self._params.steps, leaves=size == sizes[-1])
@@ -166,4 +165,4 @@ def _in_8_bits(pixels: Tensor) -> Tensor:
 
 def _preview(pixels: Tensor, photo: Image) -> Image:
     image = Image(pixels.detach()[0].cpu())
-    return dataclasses.replace(image.resize(photo.height, photo.width), alpha=photo.alpha)
+    return photo.repainted(image.resize(photo.height, photo.width).pixels)

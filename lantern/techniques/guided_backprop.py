@@ -131,4 +131,4 @@ def _coloured(
     framing = model.frame(image, params.fit)
     over = torch.stack([framing.to_picture(channel.cpu()) for channel in gradient])
     most = over.abs().amax().clamp_min(1e-12)
-    return Picture("gradient", Image(over / most / 2 + 0.5, alpha=image.alpha), raw=over)
+    return Picture("gradient", image.repainted(over / most / 2 + 0.5), raw=over)

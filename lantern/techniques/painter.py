@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -86,7 +85,7 @@ class Painter:
         layers = layers_of(params, model)
         with model.quick(layers).capture(layers, pointer="/params/style_layers") as features:
             content, cover = self._content(photos, size), self._cover(size)
-            judge, views = self._likeness(features, photos[0], content, shifts)
+            judge, views = self._likeness(features, photos[0].opaque(), content, shifts)
 
             def shown() -> Tensor:
                 pixels = canvas.pixels()
@@ -168,8 +167,9 @@ class Painter:
         return Grams.by_region(grams, masks, weights, shares)
 
     def _content(self, photos: Sequence[Image], size: tuple[int, int]) -> Tensor:
-        drawn = [grey(p) if self.params.color == "luminance" else p for p in photos]
-        return torch.stack([p.resize(*size).pixels for p in drawn]).to(self.model.device)
+        grounds = [photo.opaque() for photo in photos]
+        drawn = [grey(g) if self.params.color == "luminance" else g for g in grounds]
+        return torch.stack([d.resize(*size).pixels for d in drawn]).to(self.model.device)
 
     def _cover(self, size: tuple[int, int]) -> Tensor | None:
         """Return what lies under any mask, `[H,W]`, 0..1; the rest stays the photograph."""
@@ -197,10 +197,10 @@ class Painter:
         return painting.pixels[None].to(self.model.device)
 
     def _finished(self, pixels: Tensor, photo: Image) -> Image:
-        image = dataclasses.replace(photo, pixels=pixels.clamp(0, 1).cpu())
-        if self.params.color != "luminance":
-            return image
-        return with_colours_of(image, photo.resize(image.height, image.width))
+        image = Image(pixels.clamp(0, 1).cpu())
+        if self.params.color == "luminance":
+            image = with_colours_of(image, photo.opaque().resize(image.height, image.width))
+        return photo.resize(image.height, image.width).repainted(image.pixels)
 
 
 def sizes_of(size: Size, params: StyleTransferParams) -> list[Size]:

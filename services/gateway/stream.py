@@ -26,7 +26,7 @@ from services.gateway.styles import check_styles
 from services.gateway.websocket import PING_EVERY_S, Channel, switch
 
 routes = flask.Blueprint("stream", __name__)
-TECHNIQUE = "fast-style"
+TECHNIQUE, SMOOTHING = "fast-style", "smoothing"
 LEAST_FPS, MOST_FPS, USUAL_FPS = 1.0, 60.0, 12.0
 # Without frames for so long the stream ends.
 IDLE_S = 60.0
@@ -64,6 +64,12 @@ def read_settings(
         LanternError, Problem: a parameter is wrong.
     """
     technique, rest = registry.find(TECHNIQUE), dict(given)
+    if SMOOTHING in rest:
+        raise InvalidParameter(
+            "a stream's frames are painted each by itself: smoothing is for animations; leave it "
+            "out, or send the film to fast-style as a WebP or GIF",
+            pointer=f"/params/{SMOOTHING}",
+        )
     fps = _fps(rest.pop("fps", USUAL_FPS))
     rendering = {name: rest.pop(name) for name in Rendering.model_fields if name in rest}
     params, forms = (dict(before.params), dict(before.rendering)) if before else ({}, {})

@@ -42,7 +42,11 @@ def get_thumbnail(name: str) -> flask.Response:
             f"there is no such style; there are {', '.join(known)} and your own",
         )  # fmt: skip
     path = styles.folder / styles.style(name).thumbnail
-    return flask.send_file(path, mimetype="image/jpeg", max_age=3600)
+    response = flask.send_file(path, mimetype="image/jpeg", max_age=3600)
+    if name not in known:  # it may be the caller's own photograph
+        response.cache_control.public = False
+        response.cache_control.private = True
+    return response
 
 
 @routes.delete("/v1/styles/<name>")

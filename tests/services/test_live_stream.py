@@ -332,3 +332,9 @@ def test_rates_are_within_bounds(application: flask.Flask) -> None:
     for text in ("0", "61", "nan", "x", ""):
         with pytest.raises(InvalidParameter, match="from 1 to 60"):
             read_settings({"fps": text}, text=True)
+
+
+def test_smoothing_is_refused_as_it_would_do_nothing() -> None:
+    with pytest.raises(InvalidParameter, match="for animations") as caught:
+        read_settings({"smoothing": "0.8"}, text=True)
+    assert caught.value.pointer == "/params/smoothing"

@@ -105,6 +105,13 @@ def test_a_trained_style_is_listed_and_painted_in(
     assert style["created_at"].startswith("20")
     thumbnail = http.get(style["thumbnail"], headers=ME)
     assert thumbnail.get_data()[:2] == b"\xff\xd8"
+    kept_by = [
+        http.get(f"/v1/styles/{n}/thumbnail", headers=ME).cache_control for n in (name, "dots")
+    ]
+    assert [(bool(kept.private), bool(kept.public)) for kept in kept_by] == [
+        (True, False),
+        (False, True),
+    ]
     painting = paint(http, name)
     assert painting.status_code == 202
     assert run_fast(desk, painting.get_json()).status == "succeeded"
