@@ -11,12 +11,14 @@ from collections.abc import Sequence
 
 import flask
 
+from services.gateway.origins import check_caller
 from services.gateway.problems import Problem
 from services.gateway.websocket import KEY_PREFIX, protocols
 from services.keys import Key
 from services.settings import Settings
 
-OPEN_PATHS = ("/healthz/", "/static/")
+HEALTH = "/healthz/"
+OPEN_PATHS = (HEALTH, "/static/")
 OPEN_PAGES = ("/", "/camera", "/docs", "/openapi.json")
 # Who owns jobs and files where no key is asked for.
 NOBODY = "nobody"
@@ -41,7 +43,7 @@ SECURITY_HEADERS = {
 
 
 def install(app: flask.Flask, settings: Settings) -> None:
-    """Check the key of every call and mark every answer."""
+    """Check the key of every call, or without keys where it comes from; mark every answer."""
     keys = settings.keys
 
     @app.before_request
@@ -50,6 +52,8 @@ def install(app: flask.Flask, settings: Settings) -> None:
         given = flask.request.headers.get("X-Request-Id", "")
         flask.g.request_id = given if REQUEST_ID.fullmatch(given) else "req_" + secrets.token_hex(8)
         flask.g.owner, flask.g.key = NOBODY, Key()
+        if not keys and not flask.request.path.startswith(HEALTH):
+            check_caller(settings)
         if keys and not _is_open(flask.request.path):
             header = flask.request.headers.get("Authorization") or _offered()
             flask.g.key = _check_key(header, keys)

@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import flask
-from urllib3.util import parse_url
 from werkzeug.wsgi import ClosingIterator
 from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Message, Ping, Pong, TextMessage
 from wsproto.frame_protocol import CloseReason
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError, generate_accept_token
 
+from services.gateway.origins import check_origin
 from services.gateway.problems import Problem
 
 BLOCK = 64 * 1024
@@ -138,9 +138,7 @@ def switch(talk: Callable[[Channel], None], *, most: int) -> flask.Response:
         raise Problem(
             400, "invalid-header", "send Sec-WebSocket-Version 13 and a key of 16 bytes in base64"
         )
-    origin = headers.get("Origin")
-    if origin is not None and parse_url(origin).netloc != flask.request.host:
-        raise Problem(403, "foreign-origin", "pages of another site may not connect")
+    check_origin()
     sock = flask.request.environ.get("gunicorn.socket")
     if sock is None:
         raise Problem(501, "not-implemented", "this server has no WebSockets")
