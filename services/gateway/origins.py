@@ -1,8 +1,9 @@
-"""Which web pages may call: this service's own."""
+"""Which web pages may call: this service's own, and those of origins that are let in."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Set
 
 import flask
 
@@ -11,6 +12,16 @@ from services.settings import Settings
 
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 SAFE = ("GET", "HEAD", "OPTIONS")
+# What a page may send and read beside what browsers allow anyway.
+TAKEN = (
+    *("Authorization", "Cache-Control", "Content-Type", "Idempotency-Key", "If-None-Match"),
+    *("Last-Event-ID", "Prefer", "X-Request-Id"),
+)
+EXPOSED = (
+    *("Allow", "Cache-Status", "ETag", "Idempotent-Replayed", "Location", "Preference-Applied"),
+    *("Retry-After", "Server-Timing", "WWW-Authenticate", "X-Request-Id"),
+)
+REMEMBERED_S = 600
 
 
 def check_caller(settings: Settings) -> None:
@@ -30,16 +41,41 @@ def check_caller(settings: Settings) -> None:
             "use one of these, or have LANTERN_API_KEYS set",
         )  # fmt: skip
     if flask.request.method not in SAFE:
-        check_origin()
+        check_origin(settings.web_origins)
 
 
-def check_origin() -> None:
+def check_origin(allowed: Set[str]) -> None:
     """Refuse what the page of another site sends.
 
     Raises:
-        Problem: the page's origin is not this service's.
+        Problem: the page's origin is neither this service's nor one of `allowed`.
     """
     origin = flask.request.headers.get("Origin", "")
     netloc = origin.partition("://")[2]
-    if origin and (not netloc or netloc != flask.request.host):
-        raise Problem(403, "foreign-origin", "pages of another site may not call")
+    if origin and origin not in allowed and (not netloc or netloc != flask.request.host):
+        raise Problem(
+            403, "foreign-origin",
+            "pages of another site may not call; have its origin added to LANTERN_ORIGINS",
+        )  # fmt: skip
+
+
+def let_in(response: flask.Response, allowed: Set[str]) -> None:
+    """Say in an answer that the page which asked may read it, where its origin is allowed."""
+    if not allowed:
+        return
+    response.vary.add("Origin")
+    origin = flask.request.headers.get("Origin", "")
+    if origin not in allowed:
+        return
+    response.headers["Access-Control-Allow-Origin"] = origin
+    response.headers["Access-Control-Expose-Headers"] = ", ".join(EXPOSED)
+    if _is_preflight():
+        response.headers["Access-Control-Allow-Methods"] = response.headers.get("Allow", "")
+        response.headers["Access-Control-Allow-Headers"] = ", ".join(TAKEN)
+        response.headers["Access-Control-Max-Age"] = str(REMEMBERED_S)
+
+
+def _is_preflight() -> bool:
+    """Tell whether a browser asks what a page may send; it never shows a key."""
+    asked = "Access-Control-Request-Method" in flask.request.headers
+    return flask.request.method == "OPTIONS" and asked

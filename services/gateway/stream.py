@@ -46,7 +46,8 @@ def stream() -> flask.Response:
     def talk(channel: Channel) -> None:
         session.serve(channel, context.backend.perform)
 
-    response = switch(talk, most=context.settings.max_upload_bytes)
+    settings = context.settings
+    response = switch(talk, most=settings.max_upload_bytes, origins=settings.web_origins)
     if not context.seats.take(who):
         raise Problem(429, "too-many-streams", "too many streams are open; close one first")
     response.call_on_close(lambda: context.seats.give_back(who))

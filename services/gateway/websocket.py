@@ -8,7 +8,7 @@ import contextlib
 import select
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from typing import Any
 
 import flask
@@ -118,11 +118,14 @@ class Switched(flask.Response):
         return ClosingIterator(self.response, self.close)  # type: ignore[arg-type]
 
 
-def switch(talk: Callable[[Channel], None], *, most: int) -> flask.Response:
+def switch(
+    talk: Callable[[Channel], None], *, most: int, origins: Set[str] = frozenset()
+) -> flask.Response:
     """Answer with a WebSocket that `talk` has for as long as it likes, within this request.
 
-    `most` are the bytes of a message. Browsers, which cannot send a key as a header, offer it as
-    the protocol `bearer.<key>` beside another, which is chosen.
+    `most` are the bytes of a message, `origins` those of other sites whose pages may connect.
+    Browsers, which cannot send a key as a header, offer it as the protocol `bearer.<key>` beside
+    another, which is chosen.
 
     Raises:
         Problem: the request is no handshake, or comes from a page of another site.
@@ -138,7 +141,7 @@ def switch(talk: Callable[[Channel], None], *, most: int) -> flask.Response:
         raise Problem(
             400, "invalid-header", "send Sec-WebSocket-Version 13 and a key of 16 bytes in base64"
         )
-    check_origin()
+    check_origin(origins)
     sock = flask.request.environ.get("gunicorn.socket")
     if sock is None:
         raise Problem(501, "not-implemented", "this server has no WebSockets")
