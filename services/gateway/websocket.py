@@ -55,9 +55,11 @@ class Channel:
         found: list[bytes | str] = []
         deadline = time.monotonic() + timeout_s
         while not found and (left := deadline - time.monotonic()) > 0:
-            found = self._arrived(left)
+            found += self._arrived(left) or []
         # a caller that never stops sending has its next messages read the next time
-        while found and sum(map(len, found)) < 2 * self._most and (more := self._arrived(0)):
+        for _ in range(2 * self._most // BLOCK + 1):
+            if not found or (more := self._arrived(0)) is None:
+                break
             found += more
         return found
 
@@ -73,9 +75,10 @@ class Channel:
         """Ask whether the caller is still there."""
         self._write(Ping())
 
-    def _arrived(self, timeout_s: float) -> list[bytes | str]:
+    def _arrived(self, timeout_s: float) -> list[bytes | str] | None:
+        """Read a block; return the messages that end in it, None where nothing came in time."""
         if not select.select([self._sock], [], [], timeout_s)[0]:
-            return []
+            return None
         try:
             data = self._sock.recv(BLOCK)
             if not data:

@@ -94,15 +94,31 @@ class Caller:
         return list(self.protocol.events())
 
 
+Ends = tuple[Channel, Caller]
+CallerOf = Callable[..., Ends]
+
+
 @pytest.fixture
-def ends() -> Iterator[tuple[Channel, Caller]]:
-    one, other = socket.socketpair()
-    yield Channel(one, most=1000), Caller(other)
-    one.close()
-    other.close()
+def caller_of() -> Iterator[CallerOf]:
+    """Make a channel and its caller."""
+    opened: list[socket.socket] = []
+
+    def make(**options: Any) -> Ends:
+        one, other = socket.socketpair()
+        opened.extend((one, other))
+        return Channel(one, **options), Caller(other)
+
+    yield make
+    for sock in opened:
+        sock.close()
 
 
-def test_messages_go_both_ways(ends: tuple[Channel, Caller]) -> None:
+@pytest.fixture
+def ends(caller_of: CallerOf) -> Ends:
+    return caller_of(most=1000)
+
+
+def test_messages_go_both_ways(ends: Ends) -> None:
     channel, caller = ends
     caller.send(b"a frame", "a text")
     assert channel.receive(1) == [b"a frame", "a text"]
@@ -112,7 +128,7 @@ def test_messages_go_both_ways(ends: tuple[Channel, Caller]) -> None:
     assert [e.data for e in caller.events()] == [b"painted", "said"]
 
 
-def test_a_message_in_pieces_is_put_together(ends: tuple[Channel, Caller]) -> None:
+def test_a_message_in_pieces_is_put_together(ends: Ends) -> None:
     channel, caller = ends
     for data, is_last in ((b"one ", False), (b"frame", True)):
         event = BytesMessage(data=data, message_finished=is_last)
@@ -124,7 +140,22 @@ def test_a_message_in_pieces_is_put_together(ends: tuple[Channel, Caller]) -> No
     assert found == [b"one frame", "ä"]
 
 
-def test_a_ping_is_answered(ends: tuple[Channel, Caller]) -> None:
+def test_all_that_is_there_comes_at_once_however_large(caller_of: CallerOf) -> None:
+    channel, caller = caller_of(most=1_000_000)
+    frames = [letter * 100_000 for letter in (b"a", b"b")]
+    caller.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 400_000)
+    caller.send(*frames)
+    assert channel.receive(1) == frames
+
+
+def test_a_caller_that_never_stops_is_heard_in_parts(caller_of: CallerOf) -> None:
+    channel, caller = caller_of(most=1000)
+    caller.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 400_000)
+    caller.send(*[b"x" * 1000] * 200)
+    assert 1 < len(channel.receive(1)) < 200
+
+
+def test_a_ping_is_answered(ends: Ends) -> None:
     channel, caller = ends
     caller.sock.sendall(caller.protocol.send(Ping(payload=b"?")))
     assert channel.receive(0.05) == []
@@ -135,7 +166,7 @@ def test_a_ping_is_answered(ends: tuple[Channel, Caller]) -> None:
 
 
 @pytest.mark.parametrize("how", ["close", "vanish", "huge", "nonsense"])
-def test_who_leaves_or_breaks_the_rules_is_let_go(ends: tuple[Channel, Caller], how: str) -> None:
+def test_who_leaves_or_breaks_the_rules_is_let_go(ends: Ends, how: str) -> None:
     channel, caller = ends
     codes = {"close": 1000, "huge": 1009, "nonsense": 1002}
     if how == "close":
@@ -225,6 +256,29 @@ def test_each_frame_is_a_call_and_the_newest_counts(application: flask.Flask) ->
     assert talk.session.dropped == 2
     assert calls[0].params["strength"] == 0.5
     assert calls[0].params["size"] == 512
+
+
+def test_late_frames_are_dropped_also_where_they_are_large(application: flask.Flask) -> None:
+    calls: list[bytes] = []
+    go = threading.Event()
+
+    def engine(_: Technique, call: Call) -> Answer:
+        calls.append(call.inputs["image"])
+        assert go.wait(5)
+        return Answer(b"painted", "image/jpeg", {})
+
+    talk = Talk(application, engine)
+    talk.caller.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 400_000)
+    frames = [PHOTO, *(PHOTO + letter * 100_000 for letter in (b"1", b"2"))]
+    talk.caller.send(frames[0])
+    while not calls:
+        go.wait(0.01)
+    talk.caller.send(*frames[1:])
+    go.set()
+    assert [talk.next(), talk.next()] == [b"painted", b"painted"]
+    talk.end()
+    assert calls == [frames[0], frames[2]]
+    assert talk.session.dropped == 1
 
 
 def test_parameters_change_on_the_way(application: flask.Flask) -> None:
