@@ -35,6 +35,9 @@ class Channel:
 
     def __init__(self, sock: Any, *, most: int) -> None:
         self._sock, self._most = sock, most
+        # select() knows no file above the 1023rd
+        self._readable = select.poll()
+        self._readable.register(sock, select.POLLIN)
         self._protocol = Connection(ConnectionType.SERVER)
         self._parts: list[Any] = []  # of a message that comes in pieces
 
@@ -77,7 +80,7 @@ class Channel:
 
     def _arrived(self, timeout_s: float) -> list[bytes | str] | None:
         """Read a block; return the messages that end in it, None where nothing came in time."""
-        if not select.select([self._sock], [], [], timeout_s)[0]:
+        if not self._readable.poll(timeout_s * 1000):
             return None
         try:
             data = self._sock.recv(BLOCK)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import resource
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -153,6 +155,19 @@ def test_a_caller_that_never_stops_is_heard_in_parts(caller_of: CallerOf) -> Non
     caller.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 400_000)
     caller.send(*[b"x" * 1000] * 200)
     assert 1 < len(channel.receive(1)) < 200
+
+
+def test_a_stream_may_be_any_of_many_open_files() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 2048)), hard))
+    one, other = socket.socketpair()
+    try:
+        with one, other, socket.socket(fileno=fcntl.fcntl(one, fcntl.F_DUPFD, 1500)) as high:
+            channel, caller = Channel(high, most=1000), Caller(other)
+            caller.send("heard")
+            assert channel.receive(1) == ["heard"]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_a_ping_is_answered(ends: Ends) -> None:
