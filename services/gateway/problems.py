@@ -99,7 +99,7 @@ def too_large(most_bytes: int | None) -> Problem:
     )  # fmt: skip
 
 
-def _translate(error: Exception) -> Problem:
+def translate(error: Exception) -> Problem:
     """Turn any exception into the problem a caller sees; what is ours is logged."""
     if isinstance(error, Problem):
         return error
@@ -175,4 +175,4 @@ _OURS: dict[type[Exception], Problem] = {
 
 def install(app: flask.Flask) -> None:
     """Make every error of the application a problem document."""
-    app.register_error_handler(Exception, lambda error: answer(_translate(error)))
+    app.register_error_handler(Exception, lambda error: answer(translate(error)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
+import logging
 import select
 import socket
 import time
@@ -21,7 +22,11 @@ from wsproto.utilities import LocalProtocolError, RemoteProtocolError, generate_
 from services.gateway.origins import check_origin
 from services.gateway.problems import Problem
 
+log = logging.getLogger("lantern.gateway")
+
 BLOCK = 64 * 1024
+# how often a channel that waits looks whether the service is stopping
+LOOK_EVERY_S = 0.5
 PING_EVERY_S = 20.0
 KEY_PREFIX = "bearer."
 
@@ -31,10 +36,15 @@ class Gone(Exception):
 
 
 class Channel:
-    """Messages to and from one caller, `bytes` or `str`."""
+    """Messages to and from one caller, `bytes` or `str`, of at most `most` bytes.
 
-    def __init__(self, sock: Any, *, most: int) -> None:
-        self._sock, self._most = sock, most
+    `is_stopping` tells whether the service is.
+    """
+
+    def __init__(
+        self, sock: Any, *, most: int, is_stopping: Callable[[], bool] = lambda: False
+    ) -> None:
+        self._sock, self._most, self._is_stopping = sock, most, is_stopping
         # select() knows no file above the 1023rd
         self._readable = select.poll()
         self._readable.register(sock, select.POLLIN)
@@ -53,12 +63,15 @@ class Channel:
         """Wait for messages; return those that are there, none where none came in time.
 
         Raises:
-            Gone: the caller has left, or broke the protocol.
+            Gone: the caller has left, or broke the protocol, or was told that the service stops.
         """
         found: list[bytes | str] = []
         deadline = time.monotonic() + timeout_s
         while not found and (left := deadline - time.monotonic()) > 0:
-            found += self._arrived(left) or []
+            if self._is_stopping():
+                self.close(CloseReason.GOING_AWAY, "the service is stopping; connect again")
+                raise Gone
+            found += self._arrived(min(left, LOOK_EVERY_S)) or []
         # a caller that never stops sending has its next messages read the next time
         for _ in range(2 * self._most // BLOCK + 1):
             if not found or (more := self._arrived(0)) is None:
@@ -171,12 +184,15 @@ def protocols() -> list[str]:
 
 def _taken_over(sock: Any, talk: Callable[[Channel], None], most: int) -> Iterator[bytes]:
     yield b""  # now the headers are sent
-    channel = Channel(sock, most=most)
+    channel = Channel(sock, most=most, is_stopping=getattr(sock, "is_stopping", lambda: False))
     try:
         talk(channel)
         channel.close()
     except Gone:
         pass
+    except Exception:
+        log.exception("a stream failed")
+        channel.close(CloseReason.INTERNAL_ERROR, "the service failed; the fault is not yours")
     finally:
         with contextlib.suppress(OSError):
             sock.shutdown(socket.SHUT_RDWR)  # nothing after this is HTTP

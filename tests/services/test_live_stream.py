@@ -20,12 +20,13 @@ from lantern import registry
 from lantern.call import Answer, Call
 from lantern.errors import InvalidParameter, LanternError
 from lantern.registry import Technique
-from services.backend import Unavailable
+from services.backend import EngineFailed, Unavailable
 from services.gateway.app import create_app
 from services.gateway.guard import digest
 from services.gateway.stream import TECHNIQUE, Rate, Session, read_settings
-from services.gateway.websocket import Channel, Gone
+from services.gateway.websocket import Channel, Gone, switch
 from services.settings import Settings
+from tests.films import film
 from tests.services.gateway import PHOTO, problem
 
 HANDSHAKE = {
@@ -314,7 +315,11 @@ def test_parameters_change_on_the_way(application: flask.Flask) -> None:
     ("message", "code"),
     [
         ("{", "malformed"),
-        ("[1]", "invalid-parameter"),
+        ("[1]", "malformed"),
+        ("[" * 2000 + "]" * 2000, "malformed"),
+        ('{"fps": 8, "fps": 9}', "malformed"),
+        ('{"fps": 1' + "0" * 400 + "}", "invalid-parameter"),
+        ('{"strength": 1' + "0" * 400 + "}", "invalid-parameter"),
         ('{"fps": 1000}', "invalid-parameter"),
         ('{"fps": null}', "invalid-parameter"),
         ('{"strength": "0.5"}', "invalid-parameter"),
@@ -340,8 +345,10 @@ def test_mistakes_are_told_and_the_stream_goes_on(
     talk.end()
 
 
-def test_a_busy_engine_is_told_and_asked_again(application: flask.Flask) -> None:
-    answers = iter([Unavailable("the engine is busy"), LanternError("it is too much")])
+def test_an_engine_that_is_busy_or_fails_is_told_and_asked_again(application: flask.Flask) -> None:
+    answers = iter(
+        [Unavailable("the engine is busy"), LanternError("it is too much"), EngineFailed()]
+    )
 
     def engine(*_: Any) -> Answer:
         if error := next(answers, None):
@@ -350,13 +357,80 @@ def test_a_busy_engine_is_told_and_asked_again(application: flask.Flask) -> None
 
     talk = Talk(application, engine)
     told = []
-    for _ in range(2):
+    for _ in range(3):
         talk.caller.send(PHOTO)
         told.append(talk.next()["problem"]["status"])
-    assert told == [503, 422]
+    assert told == [503, 422, 500]
     talk.caller.send(PHOTO)
     assert talk.next() == b"painted"
     talk.end()
+
+
+def test_a_film_is_no_frame(application: flask.Flask) -> None:
+    calls: list[Call] = []
+
+    def engine(_: Technique, call: Call) -> Answer:
+        calls.append(call)
+        return Answer(b"painted", "image/jpeg", {})
+
+    talk = Talk(application, engine)
+    for kind in ("GIF", "WEBP"):
+        talk.caller.send(film(kind))
+        told = talk.next()["problem"]
+        assert (told["status"], told["type"]) == (422, "/problems/not-a-still")
+    talk.caller.send(PHOTO)
+    assert talk.next() == b"painted"
+    talk.end()
+    assert len(calls) == 1
+
+
+# --- Its end -----------------------------------------------------------------------------------
+
+
+def goodbye(caller: Caller) -> CloseConnection:
+    while True:
+        for event in caller.events():
+            if isinstance(event, CloseConnection):
+                return event
+
+
+def test_without_frames_it_ends_and_says_so(application: flask.Flask, ends: Ends) -> None:
+    channel, caller = ends
+    fps, call = read_settings({"style": "starry-night"}, text=True)
+    session = Session(registry.find(TECHNIQUE), call, Rate(fps, 512), idle_s=0.2)
+    session.serve(channel, lambda *_: Answer(b"painted", "image/jpeg", {}))
+    told = goodbye(caller)
+    assert (told.code, told.reason) == (1000, "no frames for 0.2 s")
+
+
+def test_a_service_that_stops_says_so(caller_of: CallerOf) -> None:
+    stopping = threading.Event()
+    channel, caller = caller_of(most=1000, is_stopping=stopping.is_set)
+    caller.send("before")
+    assert channel.receive(1) == ["before"]
+    threading.Timer(0.1, stopping.set).start()
+    with pytest.raises(Gone):
+        channel.receive(10)
+    told = goodbye(caller)
+    assert told.code == 1001
+    assert "again" in (told.reason or "")
+
+
+def test_a_fault_of_ours_is_told_and_logged(
+    app: flask.Flask, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(_: Channel) -> None:
+        raise ZeroDivisionError
+
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        given = {"gunicorn.socket": ours}
+        with app.test_request_context(headers=HANDSHAKE, environ_overrides=given):
+            for _ in switch(broken, most=1000).response:
+                pass
+        told = goodbye(Caller(theirs))
+    assert (told.code, told.reason) == (1011, "the service failed; the fault is not yours")
+    assert "ZeroDivisionError" in caplog.text
 
 
 # --- The handshake -----------------------------------------------------------------------------
