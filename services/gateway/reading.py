@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -108,9 +109,10 @@ def accepted(header: MIMEAccept) -> tuple[str, ...]:
     if not header:
         return (ANYTHING,)
     known = {*FORMS, ANYTHING, "image/*", "application/*"}
-    refused = {kind for kind, quality in header if quality <= 0}
+    plain = without_parameters(header)
+    refused = {kind for kind, quality in plain if quality <= 0}
     wanted: dict[str, None] = {}
-    for kind, quality in header:
+    for kind, quality in plain:
         if kind in known and quality > 0:
             wanted |= dict.fromkeys(_expanded(kind, refused))
     if not wanted:
@@ -121,13 +123,24 @@ def accepted(header: MIMEAccept) -> tuple[str, ...]:
     return tuple(wanted)
 
 
+def without_parameters(header: MIMEAccept) -> MIMEAccept:
+    """Return the media types in small letters, without what else is said of them but `q`."""
+    qualities: dict[str, float] = {}
+    for kind, quality in header:
+        name = kind.partition(";")[0].strip().lower()
+        qualities[name] = max(quality, qualities.get(name, 0.0))
+    return MIMEAccept(qualities.items())
+
+
 def _expanded(kind: str, refused: set[str]) -> list[str]:
-    """Spell a wildcard out where some of what it covers is refused, else leave it."""
-    pictures = [form for form in FORMS if form.startswith("image/")]
-    covered = {ANYTHING: list(FORMS), "image/*": pictures}.get(kind, [])
-    if not refused.intersection(covered):
-        return [kind]
-    return [form for form in covered if form not in refused]
+    """Spell a wildcard out where some of what it covers is refused, else leave it.
+
+    Left, it means what an artifact is by itself; documents and arrays there are of others too.
+    """
+    covered = [form for form in FORMS if fnmatch.fnmatchcase(form, kind)]
+    if refused.intersection(covered):
+        return [form for form in covered if form not in refused]
+    return [kind, *covered] if kind == "application/*" else [kind]
 
 
 def check_encoding() -> None:

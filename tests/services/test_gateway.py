@@ -253,14 +253,21 @@ class TestRefusals:
         assert response.status_code == 200
         assert set(response.headers["Allow"].split(", ")) == {"GET", "HEAD", "OPTIONS", "POST"}
 
-    @pytest.mark.parametrize("accept", ["image/tiff", "text/html", "image/png;q=0", "audio/*"])
+    @pytest.mark.parametrize(
+        "accept",
+        ["image/tiff", "text/html", "image/png;q=0", "audio/*", "Image/PNG; x=y; q=0"],
+    )
     def test_a_form_that_does_not_exist(
         self, http: FlaskClient, stores: Stores, accept: str
     ) -> None:
         problem(post(http, headers={"Accept": accept}), 406, "not-acceptable")
         assert stores.jobs.counts()["queued"] == 0
 
-    @pytest.mark.parametrize("accept", ["*/*", "image/*", "text/html, */*;q=0.1", ""])
+    @pytest.mark.parametrize(
+        "accept",
+        ["*/*", "image/*", "text/html, */*;q=0.1", "", "application/*", "Image/JPEG", "IMAGE/*",
+         "application/json; charset=utf-8", "application/json;q=0, application/json;v=1"],
+    )  # fmt: skip
     def test_a_form_that_exists(self, http: FlaskClient, accept: str) -> None:
         queue(http, headers={"Accept": accept})
 
@@ -638,6 +645,29 @@ class TestResults:
     def test_or_the_document(self, http: FlaskClient, done: Any) -> None:
         response = http.get(done["links"]["result"], headers={"Accept": "application/json"})
         assert response.get_json() == done["result"]
+
+    @pytest.mark.parametrize(
+        "accept",
+        ["application/json; charset=utf-8", "Application/JSON", "application/*",
+         "text/html, application/*", "application/json;q=0.9, image/tiff",
+         "application/*, image/png;q=0"],
+    )  # fmt: skip
+    def test_however_the_document_is_asked_for(
+        self, http: FlaskClient, done: Any, accept: str
+    ) -> None:
+        response = http.get(done["links"]["result"], headers={"Accept": accept})
+        assert response.get_json() == done["result"]
+
+    @pytest.mark.parametrize(
+        ("accept", "form"),
+        [("Image/PNG", "image/png"), ("image/webp; quality=high", "image/webp"),
+         ("IMAGE/*", "image/jpeg"), ("application/x-npz;version=1", "application/x-npz"),
+         ("application/*, application/json;q=0", "application/x-npz"),
+         ("application/json; charset=utf-8; q=0.5, image/png", "image/png")],
+    )  # fmt: skip
+    def test_or_another_form(self, http: FlaskClient, done: Any, accept: str, form: str) -> None:
+        response = http.get(done["links"]["result"], headers={"Accept": accept})
+        assert response.mimetype == form
 
     def test_a_form_that_does_not_exist_is_406(self, http: FlaskClient, done: Any) -> None:
         response = http.get(done["links"]["result"], headers={"Accept": "image/tiff"})
