@@ -859,6 +859,12 @@ class TestEtags:
         etag = self.etag(http)
         assert self.etag(http, headers={"If-None-Match": f'"other", {etag}'}) == etag
 
+    def test_a_proxy_may_have_made_it_weak(self, http: FlaskClient) -> None:
+        etag = self.etag(http)
+        response = post(http, PAINT, headers={"If-None-Match": f"W/{etag}"})
+        assert (response.status_code, response.headers["ETag"]) == (304, etag)
+        assert response.headers["Cache-Control"] == "private, max-age=3600"
+
     def test_an_unknown_one_is_not(self, http: FlaskClient) -> None:
         assert post(http, PAINT, headers={"If-None-Match": '"other"'}).status_code == 202
 
