@@ -50,7 +50,10 @@ def stream() -> flask.Response:
     settings = context.settings
     response = switch(talk, most=settings.max_upload_bytes, origins=settings.web_origins)
     if not context.seats.take(who):
-        raise Problem(429, "too-many-streams", "too many streams are open; close one first")
+        raise Problem(
+            429, "too-many-streams",
+            f"too many streams are open, of {context.seats.bounds}; close one first",
+        )  # fmt: skip
     response.call_on_close(lambda: context.seats.give_back(who))
     return response
 

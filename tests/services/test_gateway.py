@@ -353,7 +353,7 @@ class TestJobs:
         for path in (DREAM, PAINT):  # each lane has a queue of its own
             queue(http, path=path), queue(http, path=path)
             response = post(http, path)
-            problem(response, 429, "queue-full")
+            assert "2 jobs" in problem(response, 429, "queue-full")["detail"]
             assert int(response.headers["Retry-After"]) > 0
 
     def test_a_full_store_is_507(self, http: FlaskClient, client: redis.Redis) -> None:

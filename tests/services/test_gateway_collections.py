@@ -142,7 +142,8 @@ class TestACollection:
         http = make_http(max_collections=2)
         create(http, "a")
         create(http, "b")
-        problem(http.post(ALL, json={"name": "c"}), 409, "too-many-collections")
+        told = problem(http.post(ALL, json={"name": "c"}), 409, "too-many-collections")
+        assert "2 collections" in told["detail"]
 
     def test_it_is_deleted_with_its_pictures(
         self, http: FlaskClient, mine: Any, client: redis.Redis, settings: Settings
@@ -397,7 +398,8 @@ class TestWrongUploads:
     ) -> None:
         uploads = app.extensions["lantern"].uploads
         taken = [uploads.take("nobody") for _ in range(9)]
-        problem(send(http, zipped(FILES)), 429, "too-many-uploads")
+        told = problem(send(http, zipped(FILES)), 429, "too-many-uploads")
+        assert "of 4 at a time of one key" in told["detail"]
         for was_taken in taken:
             if was_taken:
                 uploads.give_back("nobody")
