@@ -21,6 +21,8 @@ from werkzeug.test import TestResponse
 
 import lantern.techniques  # noqa: F401  fills the registry
 from lantern import registry
+from lantern.artifact import Rendering
+from lantern.image import READ
 from services.clients import Stores
 from services.gateway import jobs as jobs_module
 from services.gateway.guard import NOBODY
@@ -154,6 +156,38 @@ class TestOpenApi:
             form = operation["requestBody"]["content"]["multipart/form-data"]["schema"]
             assert set(technique.inputs) <= form["properties"].keys()
             assert set(technique.params_type.model_fields) <= form["properties"].keys()
+
+    def test_every_declared_kind_of_body_is_read(self, http: FlaskClient, document: Any) -> None:
+        bodies: dict[str, Callable[[], Any]] = {
+            "application/json": lambda: "{}",
+            "multipart/form-data": lambda: {"file": (io.BytesIO(PHOTO), "x.png")},
+        }
+        for (path, method), operation in operations(document):
+            for kind in operation.get("requestBody", {}).get("content", {}):
+                data = bodies.get(kind, lambda: PHOTO)()
+                url = path.format(name="samples", job_id=new_id())
+                answer = http.open(url, method=method, data=data, content_type=kind)
+                assert answer.status_code not in (405, 415, 500), (path, kind)
+
+    def test_a_picture_may_be_uploaded_in_each_declared_way(
+        self, http: FlaskClient, document: Any
+    ) -> None:
+        content = document["paths"]["/v1/files"]["post"]["requestBody"]["content"]
+        assert set(content) == {"multipart/form-data", *READ.values()}
+        assert list(content["multipart/form-data"]["schema"]["properties"]) == ["file"]
+        assert post(http, "/v1/files", **multipart(("file", PHOTO))).status_code == 201
+
+    def test_the_stream_is_declared(self, document: Any) -> None:
+        operation = document["paths"]["/v1/stream"]["get"]
+        assert operation["responses"].keys() == {"101", "426", "default"}
+        declared = {parameter["name"]: parameter for parameter in operation["parameters"]}
+        params = registry.find("fast-style").params_type.model_fields
+        assert declared.keys() == {"fps", *params, *Rendering.model_fields}
+        assert all(parameter["in"] == "query" for parameter in declared.values())
+        assert declared["fps"]["schema"]["maximum"] == 60
+
+    def test_events_may_have_been_received_all(self, document: Any) -> None:
+        assert "204" in document["paths"]["/v1/jobs/{job_id}/events"]["get"]["responses"]
 
     def test_every_operation_answers_as_declared(self, http: FlaskClient, document: Any) -> None:
         for (path, method), operation in operations(document):
