@@ -93,7 +93,7 @@ class TestCatalogue:
 
 
 class TestPages:
-    @pytest.mark.parametrize("path", ["/", "/docs"])
+    @pytest.mark.parametrize("path", ["/", "/camera", "/docs"])
     def test_each_page_is_closed_to_other_sites(self, http: FlaskClient, path: str) -> None:
         response = http.get(path)
         assert response.status_code == 200
@@ -102,12 +102,29 @@ class TestPages:
         assert response.headers["X-Frame-Options"] == "DENY"
         assert "default-src 'self'" in response.headers["Content-Security-Policy"]
 
-    @pytest.mark.parametrize("path", ["/", "/docs"])
+    @pytest.mark.parametrize("path", ["/", "/camera", "/docs"])
     def test_what_a_page_names_is_there(self, http: FlaskClient, path: str) -> None:
         named = re.findall(r'(?:src|href)="(/[^"#]*)"', http.get(path).get_data(as_text=True))
         assert any(name.startswith("/static/") for name in named)
         for name in named:
             assert http.get(name).status_code == 200, name
+
+    @pytest.mark.parametrize("path", ["/", "/camera"])
+    def test_a_page_that_needs_a_key_has_a_form_for_it(self, http: FlaskClient, path: str) -> None:
+        page = http.get(path).get_data(as_text=True)
+        script = http.get("/static/key.js").get_data(as_text=True)
+        needed = set(re.findall(r'\$\("([\w-]+)"\)', script))
+        assert needed >= {"key-form", "key-input"}
+        assert needed <= set(re.findall(r'id="([\w-]+)"', page))
+
+    def test_what_the_camera_page_shows_is_told_in_words(self, http: FlaskClient) -> None:
+        page = http.get("/camera").get_data(as_text=True)
+        (canvas,) = re.findall(r"<canvas[^>]*>", page)
+        assert 'role="img"' in canvas
+        assert "aria-label=" in canvas
+        sliders = re.findall(r'id="([\w-]+)" type="range"', page)
+        assert sliders
+        assert sliders == re.findall(r'<output id="[\w-]+" for="([\w-]+)"', page)
 
     def test_files_outside_static_are_not_served(self, http: FlaskClient) -> None:
         for path in ("/static/../app.py", "/static/%2e%2e/app.py", "/static/..%2fapp.py"):
