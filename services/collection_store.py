@@ -85,8 +85,11 @@ class CollectionStore:
         outcome = self._call(
             "create", made, owner, name, digest_of(()), limits.ttl_s, limits.max_collections
         )
-        if outcome in _REFUSALS:
-            raise _REFUSALS[outcome]
+        if outcome == b"taken":
+            raise NameTaken
+        if outcome == b"quota":
+            most = limits.max_collections
+            raise TooManyCollections(f"you may have {most} collections; delete one first")
         record = self._get(made)
         if record is None:
             raise CollectionGone
@@ -241,6 +244,3 @@ class CollectionStore:
 
     def _call(self, name: str, *arguments: Any) -> Any:
         return self._scripts[f"collection_{name}"](args=arguments)
-
-
-_REFUSALS = {b"taken": NameTaken, b"quota": TooManyCollections}

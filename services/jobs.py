@@ -144,8 +144,14 @@ class Jobs:
             self._limits.max_queued, int(seconds * 1000), json.dumps(texts), status,
             self._limits.max_age_s + self._ttl_s + LATE_S,
         )  # fmt: skip
-        if outcome in _REFUSALS:
-            raise _REFUSALS[outcome]
+        if outcome == b"conflict":
+            raise IdempotencyConflict
+        if outcome == b"quota":
+            most = order.max_active or self._limits.max_active
+            raise QuotaReached(f"this key may have {most} jobs under way; wait for some to end")
+        if outcome == b"full":
+            most = self._limits.max_queued
+            raise QueueFull(f"{most} jobs may wait at a time, and do; try again later")
         job = self.get(known.decode())
         if job is None:  # the first one was deleted in between
             return self.create(order, key=key, fingerprint=fingerprint)
@@ -389,6 +395,3 @@ class Jobs:
     @staticmethod
     def _status(answer: bytes) -> Status | None:
         return cast(Status, answer.decode()) if answer else None
-
-
-_REFUSALS = {b"conflict": IdempotencyConflict, b"quota": QuotaReached, b"full": QueueFull}

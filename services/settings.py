@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from services.keys import SCOPES, Key, read_keys
 
 ROOT = Path(__file__).resolve().parent.parent
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[a-z0-9.:\[\]_-]+")
 
 
 class SettingsError(Exception):
@@ -58,6 +60,9 @@ class Settings:
     """Comma-separated SHA-256 digests of the keys that may call; see `lantern key`. A key may have
     less than all scopes (`infer`, `jobs`, `files`) and a `max_active` of its own:
     `<digest>:infer+jobs:5`."""
+    origins: str = ""
+    """Comma-separated origins, as `https://app.example`, whose web pages may call from a browser;
+    without keys they may do everything."""
     downloads: bool = False
     """Whether the worker may download weights of networks."""
     gateway_processes: int = 2
@@ -171,6 +176,11 @@ class Settings:
         return read_keys(self.api_keys)
 
     @property
+    def web_origins(self) -> frozenset[str]:
+        """The origins of `origins`."""
+        return frozenset(one.strip() for one in self.origins.split(",") if one.strip())
+
+    @property
     def is_loopback(self) -> bool:
         """Whether only this machine can reach the gateway."""
         return self.host in ("127.0.0.1", "::1", "localhost")
@@ -192,6 +202,7 @@ def read(environment: Mapping[str, str] = os.environ) -> Settings:
         values["redis_url"] = environment["REDIS_URL"]
     settings = Settings(**values)
     _check_keys(settings)
+    _check_origins(settings)
     if not settings.is_loopback and not settings.keys:
         raise SettingsError(
             f"LANTERN_HOST is {settings.host}, which others can reach; set LANTERN_API_KEYS "
@@ -210,6 +221,16 @@ def _check_keys(settings: Settings) -> None:
             f"{', '.join(SCOPES)}, joined by +, and by another colon and the most jobs it may have "
             f"under way. But {error}"
         ) from None
+
+
+def _check_origins(settings: Settings) -> None:
+    for origin in settings.web_origins:
+        if not ORIGIN.fullmatch(origin):
+            raise SettingsError(
+                f"LANTERN_ORIGINS has {origin!r}; it must hold origins as browsers write them, in "
+                "small letters and without a path, such as https://app.example or "
+                "http://localhost:5173, separated by commas"
+            )
 
 
 def _parse(name: str, text: str, kind: type) -> Any:

@@ -16,7 +16,7 @@ from services.gateway.context import DECODING, current
 from services.gateway.guard import owner
 from services.gateway.networks import own_network
 from services.gateway.problems import Problem
-from services.gateway.reading import check_boundary, check_encoding, json_object
+from services.gateway.reading import check_boundary, check_encoding, json_object, limits_of_forms
 
 MOST_SAID = 4 * 1024 * 1024
 routes = flask.Blueprint("bringing", __name__)
@@ -68,7 +68,8 @@ def _given(limit: int) -> tuple[Brought, bytes]:
         )  # fmt: skip
     check_boundary()
     try:
-        model, weights = request.files.get("model"), request.files.get("weights")
+        with limits_of_forms():
+            model, weights = request.files.get("model"), request.files.get("weights")
     except RequestEntityTooLarge as error:
         raise Problem(
             413, "too-large",

@@ -88,8 +88,9 @@ def add_images(name: str) -> flask.Response:
     uploads = current().uploads
     if not uploads.take(who):
         raise Problem(
-            429, "too-many-uploads", "too many uploads are under way; send one after the other"
-        )
+            429, "too-many-uploads",
+            f"too many uploads are under way, of {uploads.bounds}; send one after the other",
+        )  # fmt: skip
     try:
         uploaded, told = gather(record.id)
     finally:

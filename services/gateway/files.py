@@ -13,7 +13,7 @@ from services.gateway.context import DECODING, current
 from services.gateway.documents import moment
 from services.gateway.guard import owner
 from services.gateway.problems import Problem
-from services.gateway.reading import check_encoding, whole_body
+from services.gateway.reading import check_encoding, limits_of_forms, whole_body
 
 routes = flask.Blueprint("files", __name__)
 
@@ -23,9 +23,10 @@ def upload() -> flask.Response:
     """Store a picture; the same bytes get the same id."""
     check_encoding()
     if flask.request.mimetype == "multipart/form-data":
-        parts = [part for _, part in flask.request.files.items(multi=True)]
+        with limits_of_forms():
+            parts = [part for _, part in flask.request.files.items(multi=True)]
         if len(parts) != 1:
-            raise Problem(422, "repeated-input", "send exactly one file")
+            raise Problem(422, "repeated-input", "send exactly one file, in a part with a filename")
         data = parts[0].read()
     else:
         data = whole_body()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import flask
+from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.sansio import multipart
 
 from lantern.errors import BadImage
@@ -149,8 +150,7 @@ def _parts(body: bytes, boundary: str) -> Iterator[Member | Skipped]:
     """Go through the files of a form, one in memory at a time.
 
     Raises:
-        Problem: the form is malformed, or something in it is no file.
-        RequestEntityTooLarge: there are too many parts.
+        Problem: the form is malformed or has too many parts, or something in it is no file.
     """
     if not boundary:
         raise Problem(400, "malformed", "the multipart body has no boundary")
@@ -171,6 +171,12 @@ def _parts(body: bytes, boundary: str) -> Iterator[Member | Skipped]:
                 data += event.data[: LIMITS.max_bytes + 1 - len(data)]
                 if not event.more_data and not is_ignored(name):
                     yield _member(name, bytes(data))
+    except RequestEntityTooLarge as error:
+        raise Problem(
+            413, "form-too-large",
+            f"a form may have {MOST_PARTS} parts, with headers of at most {LONGEST_PART_HEAD} "
+            "bytes; send the pictures in several, or as an archive",
+        ) from error  # fmt: skip
     except ValueError as error:
         raise Problem(400, "malformed", "the multipart body is malformed") from error
 

@@ -11,12 +11,14 @@ from collections.abc import Sequence
 
 import flask
 
+from services.gateway.origins import check_caller, let_in
 from services.gateway.problems import Problem
 from services.gateway.websocket import KEY_PREFIX, protocols
 from services.keys import Key
 from services.settings import Settings
 
-OPEN_PATHS = ("/healthz/", "/static/")
+HEALTH = "/healthz/"
+OPEN_PATHS = (HEALTH, "/static/")
 OPEN_PAGES = ("/", "/camera", "/docs", "/openapi.json")
 # Who owns jobs and files where no key is asked for.
 NOBODY = "nobody"
@@ -41,8 +43,8 @@ SECURITY_HEADERS = {
 
 
 def install(app: flask.Flask, settings: Settings) -> None:
-    """Check the key of every call and mark every answer."""
-    keys = settings.keys
+    """Check the key of every call, or without keys where it comes from; mark every answer."""
+    keys, origins = settings.keys, settings.web_origins
 
     @app.before_request
     def identify() -> None:
@@ -50,7 +52,10 @@ def install(app: flask.Flask, settings: Settings) -> None:
         given = flask.request.headers.get("X-Request-Id", "")
         flask.g.request_id = given if REQUEST_ID.fullmatch(given) else "req_" + secrets.token_hex(8)
         flask.g.owner, flask.g.key = NOBODY, Key()
-        if keys and not _is_open(flask.request.path):
+        if not keys and not flask.request.path.startswith(HEALTH):
+            check_caller(settings)
+        # what may be sent is asked for without a key, and tells no more than the documentation
+        if keys and flask.request.method != "OPTIONS" and not _is_open(flask.request.path):
             header = flask.request.headers.get("Authorization") or _offered()
             flask.g.key = _check_key(header, keys)
             flask.g.owner = flask.g.key.digest[:OWNER_DIGITS]
@@ -63,6 +68,7 @@ def install(app: flask.Flask, settings: Settings) -> None:
         response.headers.setdefault("Server-Timing", timing(since_it_came_s()))
         for name, value in SECURITY_HEADERS.items():
             response.headers.setdefault(name, value)
+        let_in(response, origins)
         return response
 
 
@@ -119,7 +125,7 @@ def require(scope: str) -> None:
 
 def _scope(request: flask.Request) -> str | None:
     """Name the scope that a route needs; None where any key will do."""
-    if request.blueprint in LISTS and request.method in ("GET", "HEAD", "OPTIONS"):
+    if request.blueprint in LISTS and request.method in ("GET", "HEAD"):
         return None
     return SCOPE_OF.get(request.blueprint or "")
 

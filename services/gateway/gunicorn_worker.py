@@ -57,6 +57,7 @@ class Socket(socket.socket):
     """A caller's socket: one that does not take its answer holds no thread for ever."""
 
     pace: Pace
+    is_stopping: Callable[[], bool]
 
     def sendall(self, data: Any, flags: int = 0) -> None:
         """Send all of it, in as much time as a body of its size may take to come in."""
@@ -92,6 +93,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             taken = conn.sock
             conn.sock = Socket(taken.family, taken.type, taken.proto, taken.detach())
             conn.sock.pace = self.pace
+            conn.sock.is_stopping = lambda: not self.alive
             conn.init()
             conn.data_ready = True
         conn.sock.setblocking(False)

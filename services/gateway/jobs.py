@@ -84,7 +84,10 @@ def get_events(job_id: str) -> flask.Response:
         return flask.Response(status=204)  # tells an EventSource not to come back
     seats, who = current().seats, owner()
     if not seats.take(who):
-        raise Problem(429, "too-many-streams", "too many streams are open; poll the job instead")
+        raise Problem(
+            429, "too-many-streams",
+            f"too many streams are open, of {seats.bounds}; poll the job instead",
+        )  # fmt: skip
     stream = flask.stream_with_context(_stream(job_id, after))
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     response = flask.Response(stream, content_type="text/event-stream", headers=headers)

@@ -24,11 +24,13 @@ from services.gateway.gathering import FORM
 from services.gateway.pictures import needs_picture, raw_slot
 from services.gateway.reading import MOST_SEED, TOP_FIELDS
 from services.gateway.schemas import SCHEMAS, STATES, WEBHOOK
+from services.gateway.stream import LEAST_FPS, MOST_FPS, TECHNIQUE, USUAL_FPS
 from services.record import JobOptions
 
 routes = flask.Blueprint("openapi", __name__)
 PROBLEM = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
 PICTURE = {"type": "string", "format": "binary"}
+STREAM = "/v1/stream"
 # What a result may be asked for as; which of these there are depends on its artifacts.
 _ANSWERS: dict[str, Any] = {
     **{form: {"schema": PICTURE} for form in FORMS},
@@ -88,9 +90,10 @@ def _operation(endpoint: str, method: str, path: str, view: Any) -> dict[str, An
         "parameters": [
             *map(_in_path, names),
             *_QUERIES.get((path, method), []),
+            *(_stream_queries() if path == STREAM else []),
             *headers_of(path, method),
         ],
-        "responses": _responses(path, method),
+        "responses": _STREAM_RESPONSES if path == STREAM else _responses(path, method),
     }
     if content := _BODIES.get(path) if method == "POST" else None:
         operation["requestBody"] = {
@@ -115,7 +118,14 @@ def _query(name: str, kind: Mapping[str, Any], description: str) -> dict[str, An
 
 
 _BODIES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
-    "/v1/files": dict.fromkeys(READ.values(), PICTURE),
+    "/v1/files": {
+        **dict.fromkeys(READ.values(), PICTURE),
+        FORM: {
+            "type": "object",
+            "properties": {"file": {**PICTURE, "description": "its name does not matter"}},
+            "required": ["file"],
+        },
+    },
     "/v1/collections": {
         JSON: {
             "type": "object",
@@ -136,6 +146,21 @@ _BODIES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         FORM: {"type": "object", "additionalProperties": {"type": "array", "items": PICTURE}},
         **dict.fromkeys(("application/zip", "application/x-tar", "application/gzip"), PICTURE),
     },
+}
+# What some routes also answer, by their ends.
+_ALSO = {
+    "/cancel": ("200", "it had ended before"),
+    "/images": ("200", "it had these pictures before"),
+    "/ready": ("503", "a part is missing"),
+    "/events": ("204", "all of them were received, and no more will come"),
+}
+_STREAM_RESPONSES = {
+    "101": {
+        "description": "a WebSocket: frames as binary messages, each answered by the painted one; "
+        "texts are changed parameters as JSON, answered by `rate` or `problem`"
+    },
+    "426": {"description": "the request is no handshake", "content": PROBLEM},
+    "default": {"description": "a problem", "content": PROBLEM},
 }
 _PAGE = _query("cursor", {"type": "string"}, "`next` of the page before")
 _QUERIES = {
@@ -165,6 +190,16 @@ _QUERIES = {
 }
 
 
+def _stream_queries() -> list[dict[str, Any]]:
+    technique = registry.find(TECHNIQUE)
+    params = dict(schema(technique.params_type)["properties"]) | schema(Rendering)["properties"]
+    rate = {"type": "number", "minimum": LEAST_FPS, "maximum": MOST_FPS, "default": USUAL_FPS}
+    return [
+        _query("fps", rate, "frames a second; pictures are as large as it allows, `size` at most"),
+        *(_technique_query(name, kind) for name, kind in params.items()),
+    ]
+
+
 def _responses(path: str, method: str) -> dict[str, Any]:
     success = {"POST": "201" if path in _BODIES else "202", "DELETE": "204"}.get(method, "200")
     content: dict[str, Any] = {JSON: {"schema": {"type": ["object", "array"]}}}
@@ -190,12 +225,9 @@ def _responses(path: str, method: str) -> dict[str, Any]:
     responses = {success: ok, "default": {"description": "a problem", "content": PROBLEM}}
     if method == "GET" and reads_etags(path):
         responses["304"] = _UNCHANGED
-    if path.endswith("/cancel"):
-        responses["200"] = ok | {"description": "it had ended before"}
-    if path.endswith("/images"):
-        responses["200"] = ok | {"description": "it had these pictures before"}
-    if path.endswith("/ready"):
-        responses["503"] = ok | {"description": "a part is missing"}
+    for end, (status, what) in _ALSO.items():
+        if path.endswith(end):
+            responses[status] = ({} if status == "204" else ok) | {"description": what}
     return responses
 
 

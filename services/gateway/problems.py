@@ -99,7 +99,7 @@ def too_large(most_bytes: int | None) -> Problem:
     )  # fmt: skip
 
 
-def _translate(error: Exception) -> Problem:
+def translate(error: Exception) -> Problem:
     """Turn any exception into the problem a caller sees; what is ours is logged."""
     if isinstance(error, Problem):
         return error
@@ -109,8 +109,9 @@ def _translate(error: Exception) -> Problem:
         return too_large(flask.request.max_content_length)
     if isinstance(error, HTTPException):
         return _from_http(error)
-    if isinstance(error, CollectionFull):
-        return Problem(413, "collection-full", str(error))
+    for kind, (status, code) in _LIMITS.items():
+        if isinstance(error, kind):
+            return Problem(status, code, str(error))
     if isinstance(error, redis.RedisError) and is_full(error):
         return _OURS[StorageFull]
     for kind, problem in _OURS.items():
@@ -134,29 +135,28 @@ def _from_http(error: HTTPException) -> Problem:
         405: f"the method is not allowed here; allowed: {headers.get('Allow', 'see /docs')}",
     }
     status = error.code or 500
-    return Problem(
-        status, code, details.get(status, "the request cannot be understood"), headers=headers
-    )
+    usual = "the request cannot be understood; see /docs for how it is written"
+    return Problem(status, code, details.get(status, usual), headers=headers)
 
 
+# What says itself how much may be, and what to do.
+_LIMITS: dict[type[Exception], tuple[int, str]] = {
+    CollectionFull: (413, "collection-full"),
+    QueueFull: (429, "queue-full"),
+    QuotaReached: (429, "quota"),
+    TooManyCollections: (409, "too-many-collections"),
+}
 _OURS: dict[type[Exception], Problem] = {
     Unavailable: Problem(
         503, "unavailable", "the engine cannot take the call now; try again shortly"
     ),
     EngineFailed: Problem(500, "internal", "the technique failed; the fault is not yours"),
-    QueueFull: Problem(429, "queue-full", "too many jobs are waiting; try again later"),
-    QuotaReached: Problem(
-        429, "quota", "this key has as many jobs under way as it may; wait for some to end"
-    ),
     StorageFull: Problem(507, "storage-full", "there is no room left; try again later"),
     FilesAway: Problem(
         503, "storage-away", "the store of files does not answer; try again shortly"
     ),
     NameTaken: Problem(
         409, "name-taken", "there is a collection of that name; use it, or choose another name"
-    ),
-    TooManyCollections: Problem(
-        409, "too-many-collections", "you have as many collections as you may; delete one first"
     ),
     CollectionBusy: Problem(503, "busy", "too many change the collection now; try again shortly"),
     CollectionGone: Problem(
@@ -175,4 +175,4 @@ _OURS: dict[type[Exception], Problem] = {
 
 def install(app: flask.Flask) -> None:
     """Make every error of the application a problem document."""
-    app.register_error_handler(Exception, lambda error: answer(_translate(error)))
+    app.register_error_handler(Exception, lambda error: answer(translate(error)))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import fnmatch
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +16,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 
 from lantern.artifact import FORMS, JSON, Rendering
 from lantern.call import ANYTHING, Call, number
-from lantern.errors import InvalidParameter
+from lantern.errors import InvalidParameter, MissingInput
 from lantern.image import READ
 from lantern.records import DEFAULT_MODEL
 from lantern.registry import Technique
@@ -108,9 +110,10 @@ def accepted(header: MIMEAccept) -> tuple[str, ...]:
     if not header:
         return (ANYTHING,)
     known = {*FORMS, ANYTHING, "image/*", "application/*"}
-    refused = {kind for kind, quality in header if quality <= 0}
+    plain = without_parameters(header)
+    refused = {kind for kind, quality in plain if quality <= 0}
     wanted: dict[str, None] = {}
-    for kind, quality in header:
+    for kind, quality in plain:
         if kind in known and quality > 0:
             wanted |= dict.fromkeys(_expanded(kind, refused))
     if not wanted:
@@ -121,13 +124,24 @@ def accepted(header: MIMEAccept) -> tuple[str, ...]:
     return tuple(wanted)
 
 
+def without_parameters(header: MIMEAccept) -> MIMEAccept:
+    """Return the media types in small letters, without what else is said of them but `q`."""
+    qualities: dict[str, float] = {}
+    for kind, quality in header:
+        name = kind.partition(";")[0].strip().lower()
+        qualities[name] = max(quality, qualities.get(name, 0.0))
+    return MIMEAccept(qualities.items())
+
+
 def _expanded(kind: str, refused: set[str]) -> list[str]:
-    """Spell a wildcard out where some of what it covers is refused, else leave it."""
-    pictures = [form for form in FORMS if form.startswith("image/")]
-    covered = {ANYTHING: list(FORMS), "image/*": pictures}.get(kind, [])
-    if not refused.intersection(covered):
-        return [kind]
-    return [form for form in covered if form not in refused]
+    """Spell a wildcard out where some of what it covers is refused, else leave it.
+
+    Left, it means what an artifact is by itself; documents and arrays there are of others too.
+    """
+    covered = [form for form in FORMS if fnmatch.fnmatchcase(form, kind)]
+    if refused.intersection(covered):
+        return [form for form in covered if form not in refused]
+    return [kind, *covered] if kind == "application/*" else [kind]
 
 
 def check_encoding() -> None:
@@ -172,11 +186,39 @@ def check_boundary() -> None:
         raise Problem(400, "malformed", "the multipart body has no boundary")
 
 
+@contextlib.contextmanager
+def limits_of_forms() -> Iterator[None]:
+    """Tell the limits of a form's parts from that of the whole request.
+
+    Raises:
+        Problem: there are too many parts, or a field is too large.
+        RequestEntityTooLarge: the request is.
+    """
+    request = flask.request
+    try:
+        yield
+    except RequestEntityTooLarge as error:
+        if (request.content_length or 0) > (request.max_content_length or 0):
+            raise
+        raise Problem(
+            413, "form-too-large",
+            f"a form may have {request.max_form_parts} parts, and a field that is no file "
+            f"{request.max_form_memory_size} bytes; send pictures and weights as files, in parts "
+            "with a filename",
+        ) from error  # fmt: skip
+
+
 def _read_form(technique: Technique) -> Given:
     request = flask.request
     check_boundary()
     inputs: dict[str, list[bytes]] = {}
-    fields = _single(request.form)
+    with limits_of_forms():
+        fields = _single(request.form)
+    for slot in technique.inputs.keys() & fields.keys() - technique.params_type.model_fields.keys():
+        raise MissingInput(
+            "the part is no file; send the picture in a part with a filename",
+            code="not-a-file", pointer=f"/inputs/{slot}",
+        )  # fmt: skip
     for slot, part in request.files.items(multi=True):
         data = part.read()
         if slot == "params":  # browsers send a JSON part as a file

@@ -15,7 +15,7 @@ from lantern.image import Image, Limits
 from services.gateway.context import DECODING, current
 from services.gateway.documents import result_document
 from services.gateway.problems import Problem
-from services.gateway.reading import accepted
+from services.gateway.reading import accepted, without_parameters
 from services.record import Job
 
 # our own results are not what the limits for strangers' pictures are for
@@ -95,4 +95,4 @@ def _form(job: Job, artifact: Mapping[str, Any], forms: tuple[str, ...], *, docu
 
 
 def _asks_for(accept: MIMEAccept, form: str) -> bool:
-    return any(kind == form for kind, _ in accept)
+    return any(kind == form for kind, _ in without_parameters(accept))

@@ -13,6 +13,11 @@ class Seats:
         self._most, self._most_per_key = most, most_per_key
         self._lock, self._taken = threading.Lock(), Counter[str]()
 
+    @property
+    def bounds(self) -> str:
+        """Say how many there are."""
+        return f"{self._most_per_key} at a time of one key, {self._most} of all in one process"
+
     def take(self, owner: str) -> bool:
         """Take a seat; False where none is free."""
         with self._lock:

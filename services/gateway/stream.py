@@ -15,13 +15,14 @@ from lantern import call as calls
 from lantern import registry
 from lantern.artifact import Rendering
 from lantern.call import Answer, Call
-from lantern.errors import InvalidParameter, LanternError
+from lantern.errors import BadImage, InvalidParameter, LanternError
 from lantern.registry import Technique
 from lantern.run import validate
-from services.backend import Unavailable
+from services.backend import EngineFailed, Unavailable
 from services.gateway.context import current
 from services.gateway.guard import owner
-from services.gateway.problems import Problem, document, from_lantern
+from services.gateway.problems import Problem, document, translate
+from services.gateway.reading import json_object
 from services.gateway.styles import check_styles
 from services.gateway.websocket import PING_EVERY_S, Channel, switch
 
@@ -46,9 +47,13 @@ def stream() -> flask.Response:
     def talk(channel: Channel) -> None:
         session.serve(channel, context.backend.perform)
 
-    response = switch(talk, most=context.settings.max_upload_bytes)
+    settings = context.settings
+    response = switch(talk, most=settings.max_upload_bytes, origins=settings.web_origins)
     if not context.seats.take(who):
-        raise Problem(429, "too-many-streams", "too many streams are open; close one first")
+        raise Problem(
+            429, "too-many-streams",
+            f"too many streams are open, of {context.seats.bounds}; close one first",
+        )  # fmt: skip
     response.call_on_close(lambda: context.seats.give_back(who))
     return response
 
@@ -130,17 +135,18 @@ class Session:
     rate: Rate
     dropped: int = 0
     painted: int = 0
+    idle_s: float = IDLE_S
     _since: float = field(default_factory=time.monotonic)
 
     def serve(self, channel: Channel, engine: Callable[[Technique, Call], Answer]) -> None:
-        """Paint the newest frame there is, again and again, until the caller leaves.
+        """Paint the newest frame there is, again and again, until none comes or the caller leaves.
 
         Raises:
             Gone: the caller has left.
         """
         quiet_since = time.monotonic()
-        while time.monotonic() - quiet_since < IDLE_S:
-            messages = channel.receive(PING_EVERY_S)
+        while (left_s := quiet_since + self.idle_s - time.monotonic()) > 0:
+            messages = channel.receive(min(PING_EVERY_S, left_s))
             if not messages:
                 channel.ping()
                 continue
@@ -153,6 +159,7 @@ class Session:
             self.dropped += len(frames) - 1
             self._paint(channel, frames[-1], engine)
             quiet_since = time.monotonic()
+        channel.close(reason=f"no frames for {self.idle_s:g} s")
 
     def _paint(
         self, channel: Channel, frame: bytes, engine: Callable[[Technique, Call], Answer]
@@ -161,10 +168,15 @@ class Session:
         params = dict(self.call.params) | {"size": self.rate.size}
         call = dataclasses.replace(self.call, inputs={"image": frame}, params=params)
         try:
-            calls.check(self.technique, call.inputs, thoroughly=False)
+            if calls.check(self.technique, call.inputs, thoroughly=False):
+                raise BadImage(
+                    "a frame is a still: send an animation to /v1/techniques, or its frames one "
+                    "by one",
+                    code="not-a-still", pointer="/inputs/image",
+                )  # fmt: skip
             answer = engine(self.technique, call)
-        except LanternError as error:
-            self._say_problem(channel, from_lantern(error))
+        except (LanternError, EngineFailed) as error:
+            self._say_problem(channel, translate(error))
             return
         except Unavailable as error:
             self._say_problem(channel, Problem(503, "unavailable", f"{error}; frames are dropped"))
@@ -181,16 +193,10 @@ class Session:
                 raise InvalidParameter(
                     f"a message of parameters has at most {MOST_TEXT} characters"
                 )
-            given = json.loads(text)
-            if not isinstance(given, dict):
-                raise InvalidParameter("send parameters as a JSON object")
+            given = json_object(text, "the text")
             fps, call = read_settings({"fps": self.rate.fps} | given, self.call)
-        except ValueError:
-            self._say_problem(channel, Problem(400, "malformed", "the text is not JSON"))
-        except LanternError as error:
-            self._say_problem(channel, from_lantern(error))
-        except Problem as problem:
-            self._say_problem(channel, problem)
+        except (LanternError, Problem) as error:
+            self._say_problem(channel, translate(error))
         else:
             self.call, most = call, _most_size(call)
             self.rate = Rate(fps, most, min(self.rate.size, most))
@@ -220,7 +226,7 @@ class Session:
 def _fps(given: Any) -> float:
     try:
         fps = float(given)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         fps = 0.0
     if not LEAST_FPS <= fps <= MOST_FPS:
         raise InvalidParameter(

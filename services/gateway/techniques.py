@@ -104,16 +104,15 @@ def answer(
         Unavailable: the engine cannot serve it now.
     """
     etag = _etag(technique, call, weights)
-    if etag in flask.request.if_none_match:
-        response = flask.Response(status=304)
-        response.set_etag(etag)
-        return response
+    # a proxy that compresses makes an ETag weak
+    if flask.request.if_none_match.contains_weak(etag):
+        return _marked(flask.Response(status=304), etag)
     answers, name = current().answers, f"{owner()}-{etag}"
     known = None if flask.request.cache_control.no_cache else answers.find(name)
     started = time.perf_counter()
     given = known or engine(technique, call)
     response = _respond(given, time.perf_counter() - started)
-    response.set_etag(etag)
+    _marked(response, etag)
     response.headers["Cache-Status"] = "lantern; hit" if known else "lantern; fwd=miss"
     if known is None:
         response.call_on_close(lambda: answers.keep(name, given))
@@ -140,6 +139,11 @@ def _respond(given: Answer, seconds: float) -> flask.Response:
         f"{name};dur={timings.get(name, 0.0):.1f}"
         for name in ("queue", "decode", "model", "encode")
     )
+    return response
+
+
+def _marked(response: flask.Response, etag: str) -> flask.Response:
+    response.set_etag(etag)
     response.headers["Cache-Control"] = "private, max-age=3600"
     return response
 

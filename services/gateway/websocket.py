@@ -5,23 +5,28 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
+import logging
 import select
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from typing import Any
 
 import flask
-from urllib3.util import parse_url
 from werkzeug.wsgi import ClosingIterator
 from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Message, Ping, Pong, TextMessage
 from wsproto.frame_protocol import CloseReason
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError, generate_accept_token
 
+from services.gateway.origins import check_origin
 from services.gateway.problems import Problem
 
+log = logging.getLogger("lantern.gateway")
+
 BLOCK = 64 * 1024
+# how often a channel that waits looks whether the service is stopping
+LOOK_EVERY_S = 0.5
 PING_EVERY_S = 20.0
 KEY_PREFIX = "bearer."
 
@@ -31,10 +36,18 @@ class Gone(Exception):
 
 
 class Channel:
-    """Messages to and from one caller, `bytes` or `str`."""
+    """Messages to and from one caller, `bytes` or `str`, of at most `most` bytes.
 
-    def __init__(self, sock: Any, *, most: int) -> None:
-        self._sock, self._most = sock, most
+    `is_stopping` tells whether the service is.
+    """
+
+    def __init__(
+        self, sock: Any, *, most: int, is_stopping: Callable[[], bool] = lambda: False
+    ) -> None:
+        self._sock, self._most, self._is_stopping = sock, most, is_stopping
+        # select() knows no file above the 1023rd
+        self._readable = select.poll()
+        self._readable.register(sock, select.POLLIN)
         self._protocol = Connection(ConnectionType.SERVER)
         self._parts: list[Any] = []  # of a message that comes in pieces
 
@@ -50,14 +63,19 @@ class Channel:
         """Wait for messages; return those that are there, none where none came in time.
 
         Raises:
-            Gone: the caller has left, or broke the protocol.
+            Gone: the caller has left, or broke the protocol, or was told that the service stops.
         """
         found: list[bytes | str] = []
         deadline = time.monotonic() + timeout_s
         while not found and (left := deadline - time.monotonic()) > 0:
-            found = self._arrived(left)
+            if self._is_stopping():
+                self.close(CloseReason.GOING_AWAY, "the service is stopping; connect again")
+                raise Gone
+            found += self._arrived(min(left, LOOK_EVERY_S)) or []
         # a caller that never stops sending has its next messages read the next time
-        while found and sum(map(len, found)) < 2 * self._most and (more := self._arrived(0)):
+        for _ in range(2 * self._most // BLOCK + 1):
+            if not found or (more := self._arrived(0)) is None:
+                break
             found += more
         return found
 
@@ -73,9 +91,10 @@ class Channel:
         """Ask whether the caller is still there."""
         self._write(Ping())
 
-    def _arrived(self, timeout_s: float) -> list[bytes | str]:
-        if not select.select([self._sock], [], [], timeout_s)[0]:
-            return []
+    def _arrived(self, timeout_s: float) -> list[bytes | str] | None:
+        """Read a block; return the messages that end in it, None where nothing came in time."""
+        if not self._readable.poll(timeout_s * 1000):
+            return None
         try:
             data = self._sock.recv(BLOCK)
             if not data:
@@ -118,11 +137,14 @@ class Switched(flask.Response):
         return ClosingIterator(self.response, self.close)  # type: ignore[arg-type]
 
 
-def switch(talk: Callable[[Channel], None], *, most: int) -> flask.Response:
+def switch(
+    talk: Callable[[Channel], None], *, most: int, origins: Set[str] = frozenset()
+) -> flask.Response:
     """Answer with a WebSocket that `talk` has for as long as it likes, within this request.
 
-    `most` are the bytes of a message. Browsers, which cannot send a key as a header, offer it as
-    the protocol `bearer.<key>` beside another, which is chosen.
+    `most` are the bytes of a message, `origins` those of other sites whose pages may connect.
+    Browsers, which cannot send a key as a header, offer it as the protocol `bearer.<key>` beside
+    another, which is chosen.
 
     Raises:
         Problem: the request is no handshake, or comes from a page of another site.
@@ -138,9 +160,7 @@ def switch(talk: Callable[[Channel], None], *, most: int) -> flask.Response:
         raise Problem(
             400, "invalid-header", "send Sec-WebSocket-Version 13 and a key of 16 bytes in base64"
         )
-    origin = headers.get("Origin")
-    if origin is not None and parse_url(origin).netloc != flask.request.host:
-        raise Problem(403, "foreign-origin", "pages of another site may not connect")
+    check_origin(origins)
     sock = flask.request.environ.get("gunicorn.socket")
     if sock is None:
         raise Problem(501, "not-implemented", "this server has no WebSockets")
@@ -164,12 +184,15 @@ def protocols() -> list[str]:
 
 def _taken_over(sock: Any, talk: Callable[[Channel], None], most: int) -> Iterator[bytes]:
     yield b""  # now the headers are sent
-    channel = Channel(sock, most=most)
+    channel = Channel(sock, most=most, is_stopping=getattr(sock, "is_stopping", lambda: False))
     try:
         talk(channel)
         channel.close()
     except Gone:
         pass
+    except Exception:
+        log.exception("a stream failed")
+        channel.close(CloseReason.INTERNAL_ERROR, "the service failed; the fault is not yours")
     finally:
         with contextlib.suppress(OSError):
             sock.shutdown(socket.SHUT_RDWR)  # nothing after this is HTTP

@@ -491,10 +491,15 @@ class TestHarmless:
         response = stack.request("POST", PAINT, body, content_type="application/json")
         assert response.status == 200
 
-    def test_hosts_and_forwarding_headers_are_not_believed(self, stack: Running) -> None:
-        evil = {"host": "evil.example", "x_forwarded_host": "evil.example",
-                "x_forwarded_proto": "https", "x_forwarded_prefix": "/evil",
-                "forwarded": "host=evil.example"}  # fmt: skip
+    def test_another_sites_page_is_refused(self, stack: Running) -> None:
+        for evil in ({"host": "evil.example"}, {"origin": "http://evil.example"}):
+            response = stack.request("POST", DREAM, TINY, content_type="image/png", **evil)
+            problem(response, 403)
+            assert b"evil" not in response.data
+
+    def test_forwarding_headers_are_not_believed(self, stack: Running) -> None:
+        evil = {"x_forwarded_host": "evil.example", "x_forwarded_proto": "https",
+                "x_forwarded_prefix": "/evil", "forwarded": "host=evil.example"}  # fmt: skip
         response = stack.request(
             "POST", f"{DREAM}?steps=1&octaves=1&size=64", TINY, content_type="image/png", **evil
         )
@@ -529,7 +534,7 @@ def talk(stack: Running, sent: bytes, *, close: bool = False, seconds: float = 1
 
 
 def head(*lines: str, path: str = PAINT, method: str = "POST") -> bytes:
-    return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: x", *lines, "", ""]).encode()
+    return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: localhost", *lines, "", ""]).encode()
 
 
 def status_of(answer: bytes) -> int:

@@ -21,6 +21,8 @@ from werkzeug.test import TestResponse
 
 import lantern.techniques  # noqa: F401  fills the registry
 from lantern import registry
+from lantern.artifact import Rendering
+from lantern.image import READ
 from services.clients import Stores
 from services.gateway import jobs as jobs_module
 from services.gateway.guard import NOBODY
@@ -91,7 +93,7 @@ class TestCatalogue:
 
 
 class TestPages:
-    @pytest.mark.parametrize("path", ["/", "/docs"])
+    @pytest.mark.parametrize("path", ["/", "/camera", "/docs"])
     def test_each_page_is_closed_to_other_sites(self, http: FlaskClient, path: str) -> None:
         response = http.get(path)
         assert response.status_code == 200
@@ -100,12 +102,29 @@ class TestPages:
         assert response.headers["X-Frame-Options"] == "DENY"
         assert "default-src 'self'" in response.headers["Content-Security-Policy"]
 
-    @pytest.mark.parametrize("path", ["/", "/docs"])
+    @pytest.mark.parametrize("path", ["/", "/camera", "/docs"])
     def test_what_a_page_names_is_there(self, http: FlaskClient, path: str) -> None:
         named = re.findall(r'(?:src|href)="(/[^"#]*)"', http.get(path).get_data(as_text=True))
         assert any(name.startswith("/static/") for name in named)
         for name in named:
             assert http.get(name).status_code == 200, name
+
+    @pytest.mark.parametrize("path", ["/", "/camera"])
+    def test_a_page_that_needs_a_key_has_a_form_for_it(self, http: FlaskClient, path: str) -> None:
+        page = http.get(path).get_data(as_text=True)
+        script = http.get("/static/key.js").get_data(as_text=True)
+        needed = set(re.findall(r'\$\("([\w-]+)"\)', script))
+        assert needed >= {"key-form", "key-input"}
+        assert needed <= set(re.findall(r'id="([\w-]+)"', page))
+
+    def test_what_the_camera_page_shows_is_told_in_words(self, http: FlaskClient) -> None:
+        page = http.get("/camera").get_data(as_text=True)
+        (canvas,) = re.findall(r"<canvas[^>]*>", page)
+        assert 'role="img"' in canvas
+        assert "aria-label=" in canvas
+        sliders = re.findall(r'id="([\w-]+)" type="range"', page)
+        assert sliders
+        assert sliders == re.findall(r'<output id="[\w-]+" for="([\w-]+)"', page)
 
     def test_files_outside_static_are_not_served(self, http: FlaskClient) -> None:
         for path in ("/static/../app.py", "/static/%2e%2e/app.py", "/static/..%2fapp.py"):
@@ -154,6 +173,38 @@ class TestOpenApi:
             form = operation["requestBody"]["content"]["multipart/form-data"]["schema"]
             assert set(technique.inputs) <= form["properties"].keys()
             assert set(technique.params_type.model_fields) <= form["properties"].keys()
+
+    def test_every_declared_kind_of_body_is_read(self, http: FlaskClient, document: Any) -> None:
+        bodies: dict[str, Callable[[], Any]] = {
+            "application/json": lambda: "{}",
+            "multipart/form-data": lambda: {"file": (io.BytesIO(PHOTO), "x.png")},
+        }
+        for (path, method), operation in operations(document):
+            for kind in operation.get("requestBody", {}).get("content", {}):
+                data = bodies.get(kind, lambda: PHOTO)()
+                url = path.format(name="samples", job_id=new_id())
+                answer = http.open(url, method=method, data=data, content_type=kind)
+                assert answer.status_code not in (405, 415, 500), (path, kind)
+
+    def test_a_picture_may_be_uploaded_in_each_declared_way(
+        self, http: FlaskClient, document: Any
+    ) -> None:
+        content = document["paths"]["/v1/files"]["post"]["requestBody"]["content"]
+        assert set(content) == {"multipart/form-data", *READ.values()}
+        assert list(content["multipart/form-data"]["schema"]["properties"]) == ["file"]
+        assert post(http, "/v1/files", **multipart(("file", PHOTO))).status_code == 201
+
+    def test_the_stream_is_declared(self, document: Any) -> None:
+        operation = document["paths"]["/v1/stream"]["get"]
+        assert operation["responses"].keys() == {"101", "426", "default"}
+        declared = {parameter["name"]: parameter for parameter in operation["parameters"]}
+        params = registry.find("fast-style").params_type.model_fields
+        assert declared.keys() == {"fps", *params, *Rendering.model_fields}
+        assert all(parameter["in"] == "query" for parameter in declared.values())
+        assert declared["fps"]["schema"]["maximum"] == 60
+
+    def test_events_may_have_been_received_all(self, document: Any) -> None:
+        assert "204" in document["paths"]["/v1/jobs/{job_id}/events"]["get"]["responses"]
 
     def test_every_operation_answers_as_declared(self, http: FlaskClient, document: Any) -> None:
         for (path, method), operation in operations(document):
@@ -253,14 +304,21 @@ class TestRefusals:
         assert response.status_code == 200
         assert set(response.headers["Allow"].split(", ")) == {"GET", "HEAD", "OPTIONS", "POST"}
 
-    @pytest.mark.parametrize("accept", ["image/tiff", "text/html", "image/png;q=0", "audio/*"])
+    @pytest.mark.parametrize(
+        "accept",
+        ["image/tiff", "text/html", "image/png;q=0", "audio/*", "Image/PNG; x=y; q=0"],
+    )
     def test_a_form_that_does_not_exist(
         self, http: FlaskClient, stores: Stores, accept: str
     ) -> None:
         problem(post(http, headers={"Accept": accept}), 406, "not-acceptable")
         assert stores.jobs.counts()["queued"] == 0
 
-    @pytest.mark.parametrize("accept", ["*/*", "image/*", "text/html, */*;q=0.1", ""])
+    @pytest.mark.parametrize(
+        "accept",
+        ["*/*", "image/*", "text/html, */*;q=0.1", "", "application/*", "Image/JPEG", "IMAGE/*",
+         "application/json; charset=utf-8", "application/json;q=0, application/json;v=1"],
+    )  # fmt: skip
     def test_a_form_that_exists(self, http: FlaskClient, accept: str) -> None:
         queue(http, headers={"Accept": accept})
 
@@ -346,7 +404,7 @@ class TestJobs:
         for path in (DREAM, PAINT):  # each lane has a queue of its own
             queue(http, path=path), queue(http, path=path)
             response = post(http, path)
-            problem(response, 429, "queue-full")
+            assert "2 jobs" in problem(response, 429, "queue-full")["detail"]
             assert int(response.headers["Retry-After"]) > 0
 
     def test_a_full_store_is_507(self, http: FlaskClient, client: redis.Redis) -> None:
@@ -639,6 +697,29 @@ class TestResults:
         response = http.get(done["links"]["result"], headers={"Accept": "application/json"})
         assert response.get_json() == done["result"]
 
+    @pytest.mark.parametrize(
+        "accept",
+        ["application/json; charset=utf-8", "Application/JSON", "application/*",
+         "text/html, application/*", "application/json;q=0.9, image/tiff",
+         "application/*, image/png;q=0"],
+    )  # fmt: skip
+    def test_however_the_document_is_asked_for(
+        self, http: FlaskClient, done: Any, accept: str
+    ) -> None:
+        response = http.get(done["links"]["result"], headers={"Accept": accept})
+        assert response.get_json() == done["result"]
+
+    @pytest.mark.parametrize(
+        ("accept", "form"),
+        [("Image/PNG", "image/png"), ("image/webp; quality=high", "image/webp"),
+         ("IMAGE/*", "image/jpeg"), ("application/x-npz;version=1", "application/x-npz"),
+         ("application/*, application/json;q=0", "application/x-npz"),
+         ("application/json; charset=utf-8; q=0.5, image/png", "image/png")],
+    )  # fmt: skip
+    def test_or_another_form(self, http: FlaskClient, done: Any, accept: str, form: str) -> None:
+        response = http.get(done["links"]["result"], headers={"Accept": accept})
+        assert response.mimetype == form
+
     def test_a_form_that_does_not_exist_is_406(self, http: FlaskClient, done: Any) -> None:
         response = http.get(done["links"]["result"], headers={"Accept": "image/tiff"})
         problem(response, 406, "not-acceptable")
@@ -828,6 +909,12 @@ class TestEtags:
     def test_a_known_answer_is_304_without_an_engine(self, http: FlaskClient) -> None:
         etag = self.etag(http)
         assert self.etag(http, headers={"If-None-Match": f'"other", {etag}'}) == etag
+
+    def test_a_proxy_may_have_made_it_weak(self, http: FlaskClient) -> None:
+        etag = self.etag(http)
+        response = post(http, PAINT, headers={"If-None-Match": f"W/{etag}"})
+        assert (response.status_code, response.headers["ETag"]) == (304, etag)
+        assert response.headers["Cache-Control"] == "private, max-age=3600"
 
     def test_an_unknown_one_is_not(self, http: FlaskClient) -> None:
         assert post(http, PAINT, headers={"If-None-Match": '"other"'}).status_code == 202

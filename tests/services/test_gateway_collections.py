@@ -142,7 +142,8 @@ class TestACollection:
         http = make_http(max_collections=2)
         create(http, "a")
         create(http, "b")
-        problem(http.post(ALL, json={"name": "c"}), 409, "too-many-collections")
+        told = problem(http.post(ALL, json={"name": "c"}), 409, "too-many-collections")
+        assert "2 collections" in told["detail"]
 
     def test_it_is_deleted_with_its_pictures(
         self, http: FlaskClient, mine: Any, client: redis.Redis, settings: Settings
@@ -315,7 +316,10 @@ class TestWrongUploads:
                 b'--b\r\nContent-Disposition: form-data; name="x"; filename="a.png"\r\n\r\ncut',
                 "multipart/form-data; boundary=b", 400, "malformed",
             ),
-            (b"--b\r\nA: " + b"x" * 2**21, "multipart/form-data; boundary=b", 413, "too-large"),
+            (
+                b"--b\r\nA: " + b"x" * 2**21,
+                "multipart/form-data; boundary=b", 413, "form-too-large",
+            ),
         ],
     )  # fmt: skip
     def test_each_is_refused_for_what_it_is(
@@ -330,7 +334,7 @@ class TestWrongUploads:
 
     def test_a_form_of_too_many_parts(self, http: FlaskClient, mine: Any) -> None:
         response = http.post(f"{ALL}/mine/images", **form(*[("a.txt", b"x")] * 1001))
-        problem(response, 413, "too-large")
+        assert "1000 parts" in problem(response, 413, "form-too-large")["detail"]
 
     def test_bombs(self, http: FlaskClient, mine: Any, stores: Stores) -> None:
         most = 2 * Settings().max_collection_upload_bytes
@@ -394,7 +398,8 @@ class TestWrongUploads:
     ) -> None:
         uploads = app.extensions["lantern"].uploads
         taken = [uploads.take("nobody") for _ in range(9)]
-        problem(send(http, zipped(FILES)), 429, "too-many-uploads")
+        told = problem(send(http, zipped(FILES)), 429, "too-many-uploads")
+        assert "of 4 at a time of one key" in told["detail"]
         for was_taken in taken:
             if was_taken:
                 uploads.give_back("nobody")

@@ -157,7 +157,8 @@ class TestQuotas:
         job = queue(http)
         first = http.get(job["links"]["events"], buffered=False)
         second = http.get(job["links"]["events"])
-        problem(second, 429, "too-many-streams")
+        told = problem(second, 429, "too-many-streams")["detail"]
+        assert "of 80 at a time of one key, 1 of all in one process" in told
         assert int(second.headers["Retry-After"]) > 0
         started = time.monotonic()
         assert http.get(job["links"]["self"] + "?wait=20").status_code == 200

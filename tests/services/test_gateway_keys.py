@@ -146,7 +146,8 @@ class TestScopes:
             headers = {"Authorization": f"Bearer {key}"}
             for seed in range(most):
                 queue(http, headers=headers, data=encode(seed=seed))
-            problem(post(http, headers=headers, data=encode(seed=9)), 429, "quota")
+            told = problem(post(http, headers=headers, data=encode(seed=9)), 429, "quota")
+            assert f"may have {most} jobs" in told["detail"]
 
     def test_every_route_has_a_scope_or_none_on_purpose(
         self, http: FlaskClient, stores: Stores

@@ -126,6 +126,11 @@ def test_forms_that_are_none_are_refused(http: FlaskClient, weights: bytes) -> N
         assert problem(send(http, text, weights), status, "malformed")
 
 
+def test_a_field_has_a_bound_of_its_own(http: FlaskClient, weights: bytes) -> None:
+    told = problem(send(http, "x" * (1024 * 1024 + 1), weights), 413, "form-too-large")
+    assert "a field that is no file 1048576 bytes" in told["detail"]
+
+
 def test_there_are_bounds(make_http: Callable[..., FlaskClient], weights: bytes) -> None:
     http = make_http(max_models=1, max_model_bytes=len(weights) + 2000, max_upload_bytes=1000)
     brought(http, weights)

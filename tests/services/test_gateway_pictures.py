@@ -168,6 +168,35 @@ class TestTogether:
         problem(post(http, COLLAGE, **parts(*SLOTS)), 413, "too-large")
 
 
+class TestNoFile:
+    """Some clients send a picture as a part without a filename, which makes it a field."""
+
+    def test_a_picture_is_asked_for_as_a_file(self, http: FlaskClient) -> None:
+        text = RED.decode("latin-1")
+        form = parts(("image", GREEN), style=text)
+        document = problem(post(http, COLLAGE, **form), 422, "not-a-file")
+        assert document["errors"][0]["pointer"] == "/inputs/style"
+        assert "filename" in document["detail"]
+
+    @pytest.mark.parametrize("path", [COLLAGE, "/v1/files"])
+    def test_a_large_one_is_told_what_its_limit_is(self, http: FlaskClient, path: str) -> None:
+        head = b'--b\r\nContent-Disposition: form-data; name="image"\r\n\r\n'
+        body = head + bytes(1024 * 1024 + 1) + b"\r\n--b--\r\n"
+        kind = "multipart/form-data; boundary=b"
+        document = problem(post(http, path, data=body, content_type=kind), 413, "form-too-large")
+        assert "1048576 bytes" in document["detail"]
+        assert "filename" in document["detail"]
+
+    def test_an_upload_without_a_file(self, http: FlaskClient) -> None:
+        told = problem(post(http, "/v1/files", **parts(image="x")), 422, "repeated-input")
+        assert "filename" in told["detail"]
+
+    def test_there_may_be_so_many_parts(self, http: FlaskClient) -> None:
+        many = {f"field{number}": "x" for number in range(1000)}
+        told = problem(post(http, COLLAGE, **parts(**many)), 413, "form-too-large")
+        assert f"{http.application.config['MAX_FORM_PARTS']} parts" in told["detail"]
+
+
 class TestNone:
     @pytest.mark.parametrize(
         "form",

@@ -71,6 +71,10 @@ def app(environ, start_response):
     elif path == "/wait":
         time.sleep(1.0)
         body = b"waited"
+    elif path == "/stay":
+        while not environ["gunicorn.socket"].is_stopping():
+            time.sleep(0.05)
+        body = b"stopping"
     elif path == "/planted":
         headers, body = [("X-Planted", "a\\r\\nb")], b""
     elif path == "/large":
@@ -514,6 +518,14 @@ class TestStopping:
             assert server.process.wait(10) == 0
             for caller in (busy, *slow):
                 caller.close()
+
+    def test_who_stays_long_is_told_of_the_end(self, tmp_path: Path) -> None:
+        with start(tmp_path) as server:
+            staying = server.call(head("/stay"))
+            server.answers_at_once()
+            server.process.send_signal(signal.SIGTERM)
+            assert staying.answer().body == b"stopping"
+            staying.close()
 
     def test_a_fault_is_told_and_an_idle_caller_does_not_delay_the_end(
         self, tmp_path: Path

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import resource
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -18,12 +20,13 @@ from lantern import registry
 from lantern.call import Answer, Call
 from lantern.errors import InvalidParameter, LanternError
 from lantern.registry import Technique
-from services.backend import Unavailable
+from services.backend import EngineFailed, Unavailable
 from services.gateway.app import create_app
 from services.gateway.guard import digest
 from services.gateway.stream import TECHNIQUE, Rate, Session, read_settings
-from services.gateway.websocket import Channel, Gone
+from services.gateway.websocket import Channel, Gone, switch
 from services.settings import Settings
+from tests.films import film
 from tests.services.gateway import PHOTO, problem
 
 HANDSHAKE = {
@@ -94,15 +97,31 @@ class Caller:
         return list(self.protocol.events())
 
 
+Ends = tuple[Channel, Caller]
+CallerOf = Callable[..., Ends]
+
+
 @pytest.fixture
-def ends() -> Iterator[tuple[Channel, Caller]]:
-    one, other = socket.socketpair()
-    yield Channel(one, most=1000), Caller(other)
-    one.close()
-    other.close()
+def caller_of() -> Iterator[CallerOf]:
+    """Make a channel and its caller."""
+    opened: list[socket.socket] = []
+
+    def make(**options: Any) -> Ends:
+        one, other = socket.socketpair()
+        opened.extend((one, other))
+        return Channel(one, **options), Caller(other)
+
+    yield make
+    for sock in opened:
+        sock.close()
 
 
-def test_messages_go_both_ways(ends: tuple[Channel, Caller]) -> None:
+@pytest.fixture
+def ends(caller_of: CallerOf) -> Ends:
+    return caller_of(most=1000)
+
+
+def test_messages_go_both_ways(ends: Ends) -> None:
     channel, caller = ends
     caller.send(b"a frame", "a text")
     assert channel.receive(1) == [b"a frame", "a text"]
@@ -112,7 +131,7 @@ def test_messages_go_both_ways(ends: tuple[Channel, Caller]) -> None:
     assert [e.data for e in caller.events()] == [b"painted", "said"]
 
 
-def test_a_message_in_pieces_is_put_together(ends: tuple[Channel, Caller]) -> None:
+def test_a_message_in_pieces_is_put_together(ends: Ends) -> None:
     channel, caller = ends
     for data, is_last in ((b"one ", False), (b"frame", True)):
         event = BytesMessage(data=data, message_finished=is_last)
@@ -124,7 +143,35 @@ def test_a_message_in_pieces_is_put_together(ends: tuple[Channel, Caller]) -> No
     assert found == [b"one frame", "ä"]
 
 
-def test_a_ping_is_answered(ends: tuple[Channel, Caller]) -> None:
+def test_all_that_is_there_comes_at_once_however_large(caller_of: CallerOf) -> None:
+    channel, caller = caller_of(most=1_000_000)
+    frames = [letter * 100_000 for letter in (b"a", b"b")]
+    caller.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 400_000)
+    caller.send(*frames)
+    assert channel.receive(1) == frames
+
+
+def test_a_caller_that_never_stops_is_heard_in_parts(caller_of: CallerOf) -> None:
+    channel, caller = caller_of(most=1000)
+    caller.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 400_000)
+    caller.send(*[b"x" * 1000] * 200)
+    assert 1 < len(channel.receive(1)) < 200
+
+
+def test_a_stream_may_be_any_of_many_open_files() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 2048)), hard))
+    one, other = socket.socketpair()
+    try:
+        with one, other, socket.socket(fileno=fcntl.fcntl(one, fcntl.F_DUPFD, 1500)) as high:
+            channel, caller = Channel(high, most=1000), Caller(other)
+            caller.send("heard")
+            assert channel.receive(1) == ["heard"]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_ping_is_answered(ends: Ends) -> None:
     channel, caller = ends
     caller.sock.sendall(caller.protocol.send(Ping(payload=b"?")))
     assert channel.receive(0.05) == []
@@ -135,7 +182,7 @@ def test_a_ping_is_answered(ends: tuple[Channel, Caller]) -> None:
 
 
 @pytest.mark.parametrize("how", ["close", "vanish", "huge", "nonsense"])
-def test_who_leaves_or_breaks_the_rules_is_let_go(ends: tuple[Channel, Caller], how: str) -> None:
+def test_who_leaves_or_breaks_the_rules_is_let_go(ends: Ends, how: str) -> None:
     channel, caller = ends
     codes = {"close": 1000, "huge": 1009, "nonsense": 1002}
     if how == "close":
@@ -227,6 +274,29 @@ def test_each_frame_is_a_call_and_the_newest_counts(application: flask.Flask) ->
     assert calls[0].params["size"] == 512
 
 
+def test_late_frames_are_dropped_also_where_they_are_large(application: flask.Flask) -> None:
+    calls: list[bytes] = []
+    go = threading.Event()
+
+    def engine(_: Technique, call: Call) -> Answer:
+        calls.append(call.inputs["image"])
+        assert go.wait(5)
+        return Answer(b"painted", "image/jpeg", {})
+
+    talk = Talk(application, engine)
+    talk.caller.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 400_000)
+    frames = [PHOTO, *(PHOTO + letter * 100_000 for letter in (b"1", b"2"))]
+    talk.caller.send(frames[0])
+    while not calls:
+        go.wait(0.01)
+    talk.caller.send(*frames[1:])
+    go.set()
+    assert [talk.next(), talk.next()] == [b"painted", b"painted"]
+    talk.end()
+    assert calls == [frames[0], frames[2]]
+    assert talk.session.dropped == 1
+
+
 def test_parameters_change_on_the_way(application: flask.Flask) -> None:
     def engine(_: Technique, call: Call) -> Answer:
         return Answer(json.dumps(call.params).encode(), "image/jpeg", {})
@@ -245,7 +315,11 @@ def test_parameters_change_on_the_way(application: flask.Flask) -> None:
     ("message", "code"),
     [
         ("{", "malformed"),
-        ("[1]", "invalid-parameter"),
+        ("[1]", "malformed"),
+        ("[" * 2000 + "]" * 2000, "malformed"),
+        ('{"fps": 8, "fps": 9}', "malformed"),
+        ('{"fps": 1' + "0" * 400 + "}", "invalid-parameter"),
+        ('{"strength": 1' + "0" * 400 + "}", "invalid-parameter"),
         ('{"fps": 1000}', "invalid-parameter"),
         ('{"fps": null}', "invalid-parameter"),
         ('{"strength": "0.5"}', "invalid-parameter"),
@@ -271,8 +345,10 @@ def test_mistakes_are_told_and_the_stream_goes_on(
     talk.end()
 
 
-def test_a_busy_engine_is_told_and_asked_again(application: flask.Flask) -> None:
-    answers = iter([Unavailable("the engine is busy"), LanternError("it is too much")])
+def test_an_engine_that_is_busy_or_fails_is_told_and_asked_again(application: flask.Flask) -> None:
+    answers = iter(
+        [Unavailable("the engine is busy"), LanternError("it is too much"), EngineFailed()]
+    )
 
     def engine(*_: Any) -> Answer:
         if error := next(answers, None):
@@ -281,13 +357,80 @@ def test_a_busy_engine_is_told_and_asked_again(application: flask.Flask) -> None
 
     talk = Talk(application, engine)
     told = []
-    for _ in range(2):
+    for _ in range(3):
         talk.caller.send(PHOTO)
         told.append(talk.next()["problem"]["status"])
-    assert told == [503, 422]
+    assert told == [503, 422, 500]
     talk.caller.send(PHOTO)
     assert talk.next() == b"painted"
     talk.end()
+
+
+def test_a_film_is_no_frame(application: flask.Flask) -> None:
+    calls: list[Call] = []
+
+    def engine(_: Technique, call: Call) -> Answer:
+        calls.append(call)
+        return Answer(b"painted", "image/jpeg", {})
+
+    talk = Talk(application, engine)
+    for kind in ("GIF", "WEBP"):
+        talk.caller.send(film(kind))
+        told = talk.next()["problem"]
+        assert (told["status"], told["type"]) == (422, "/problems/not-a-still")
+    talk.caller.send(PHOTO)
+    assert talk.next() == b"painted"
+    talk.end()
+    assert len(calls) == 1
+
+
+# --- Its end -----------------------------------------------------------------------------------
+
+
+def goodbye(caller: Caller) -> CloseConnection:
+    while True:
+        for event in caller.events():
+            if isinstance(event, CloseConnection):
+                return event
+
+
+def test_without_frames_it_ends_and_says_so(application: flask.Flask, ends: Ends) -> None:
+    channel, caller = ends
+    fps, call = read_settings({"style": "starry-night"}, text=True)
+    session = Session(registry.find(TECHNIQUE), call, Rate(fps, 512), idle_s=0.2)
+    session.serve(channel, lambda *_: Answer(b"painted", "image/jpeg", {}))
+    told = goodbye(caller)
+    assert (told.code, told.reason) == (1000, "no frames for 0.2 s")
+
+
+def test_a_service_that_stops_says_so(caller_of: CallerOf) -> None:
+    stopping = threading.Event()
+    channel, caller = caller_of(most=1000, is_stopping=stopping.is_set)
+    caller.send("before")
+    assert channel.receive(1) == ["before"]
+    threading.Timer(0.1, stopping.set).start()
+    with pytest.raises(Gone):
+        channel.receive(10)
+    told = goodbye(caller)
+    assert told.code == 1001
+    assert "again" in (told.reason or "")
+
+
+def test_a_fault_of_ours_is_told_and_logged(
+    app: flask.Flask, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(_: Channel) -> None:
+        raise ZeroDivisionError
+
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        given = {"gunicorn.socket": ours}
+        with app.test_request_context(headers=HANDSHAKE, environ_overrides=given):
+            for _ in switch(broken, most=1000).response:
+                pass
+        told = goodbye(Caller(theirs))
+    assert (told.code, told.reason) == (1011, "the service failed; the fault is not yours")
+    assert "ZeroDivisionError" in caplog.text
 
 
 # --- The handshake -----------------------------------------------------------------------------

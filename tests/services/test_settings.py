@@ -63,6 +63,24 @@ def test_keys_that_are_none_are_refused_with_what_they_may_be(keys: str) -> None
         read({"LANTERN_API_KEYS": keys})
 
 
+@pytest.mark.parametrize(
+    "origin",
+    ["*", "null", "app.example", "https://", "https://app.example/", "https://App.example",
+     "https://app.example/path", "https://a.example https://b.example"],
+)  # fmt: skip
+def test_what_is_no_origin_is_refused(origin: str) -> None:
+    with pytest.raises(SettingsError, match="without a path"):
+        read({"LANTERN_ORIGINS": f"https://one.example,{origin}"})
+
+
+def test_origins_are_read() -> None:
+    text = "https://app.example, http://localhost:5173,http://[::1]:3000,"
+    assert read({"LANTERN_ORIGINS": text}).web_origins == {
+        "https://app.example", "http://localhost:5173", "http://[::1]:3000",
+    }  # fmt: skip
+    assert read({}).web_origins == set()
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "example.org"])
 def test_an_address_that_others_reach_needs_keys(host: str) -> None:
     with pytest.raises(SettingsError, match="LANTERN_API_KEYS"):
@@ -96,6 +114,7 @@ def test_settings_do_not_change() -> None:
 
 def test_every_setting_survives_the_way_to_a_child_process() -> None:
     values: dict[type, Any] = {str: 64 * "f", int: 7, float: 0.5, bool: True}
-    other = Settings(**{field.name: values[type(field.default)] for field in fields(Settings)})
+    given = {field.name: values[type(field.default)] for field in fields(Settings)}
+    other = Settings(**given | {"origins": "https://app.example,capacitor://localhost"})
     for settings in (Settings(), other):
         assert read(exported(settings)) == settings

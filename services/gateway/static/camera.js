@@ -2,6 +2,7 @@
 
 import { getJson, key } from "./api.js";
 import { $, el } from "./dom.js";
+import { openKeyForm, wireKeyForm } from "./key.js";
 
 const LONGEST_SIDE = 768;
 const MOST_UNDER_WAY = 2; // one is painted while the next is on its way
@@ -11,7 +12,21 @@ const live = { socket: null, camera: null, timer: 0, underWay: 0, sheet: documen
 
 // --- controls ------------------------------------------------------------------------------------
 
+/** Offer the styles; return whether they could be had. */
 async function fillStyles() {
+  say("");
+  try {
+    await offerStyles();
+    return true;
+  } catch (failure) {
+    $("style").replaceChildren();
+    say(failure.message);
+    if (failure.status === 401) openKeyForm(true);
+    return false;
+  }
+}
+
+async function offerStyles() {
   const { styles } = await getJson("/v1/styles");
   const option = ({ name, title }) => el("option", { value: name }, title || name);
   const first = styles.find((style) => style.blends) ?? styles[0];
@@ -31,6 +46,15 @@ function chosen() {
   };
 }
 
+/** Write beside the sliders where they stand, also for those who hear it. */
+function showValues() {
+  for (const id of ["share", "strength"]) {
+    const shown = `${Math.round($(id).value * 100)} %`;
+    $(`${id}-value`).textContent = shown;
+    $(id).setAttribute("aria-valuetext", shown);
+  }
+}
+
 function change() {
   if (live.socket?.readyState === WebSocket.OPEN) live.socket.send(JSON.stringify(chosen()));
 }
@@ -38,7 +62,9 @@ function change() {
 // --- the stream ----------------------------------------------------------------------------------
 
 async function start() {
+  if (!$("style").value && !(await fillStyles())) return;
   say("");
+  if (!navigator.mediaDevices) return say("A browser lets a page see the camera over https or on localhost only.");
   try {
     live.camera = await navigator.mediaDevices.getUserMedia({ video: { width: 640, height: 480 }, audio: false });
   } catch (error) {
@@ -51,10 +77,22 @@ async function start() {
   address.search = new URLSearchParams({ ...chosen(), size: LONGEST_SIDE });
   live.socket = new WebSocket(address, ["lantern", ...(key() ? [`bearer.${key()}`] : [])]);
   live.socket.binaryType = "blob";
-  live.socket.addEventListener("open", () => { live.underWay = 0; tick(); });
+  let isOpen = false;
+  live.socket.addEventListener("open", () => { isOpen = true; live.underWay = 0; tick(); });
   live.socket.addEventListener("message", ({ data }) => (typeof data === "string" ? hear(JSON.parse(data)) : draw(data)));
-  live.socket.addEventListener("close", ({ reason }) => { if (live.camera) { stop(); say(reason || "The stream has ended."); } });
+  live.socket.addEventListener("close", async ({ reason }) => {
+    if (!live.camera) return;
+    stop();
+    say(reason || (isOpen ? "The stream has ended." : await whyRefused(address.search)));
+  });
   $("start").textContent = "Stop";
+}
+
+/** Ask again without a handshake: a WebSocket does not tell why it was refused. */
+async function whyRefused(query) {
+  const failure = await getJson(`/v1/stream${query}`).catch((refusal) => refusal);
+  if (failure.status === 401) openKeyForm(true);
+  return failure.status === 426 ? "The stream was not opened; perhaps too many are open." : failure.message;
 }
 
 function stop() {
@@ -111,4 +149,7 @@ $("controls").addEventListener("submit", (event) => {
   else start();
 });
 for (const id of ["style", "blend", "share", "strength", "fps"]) $(id).addEventListener("change", change);
-fillStyles().catch((failure) => say(failure.message));
+for (const id of ["share", "strength"]) $(id).addEventListener("input", showValues);
+wireKeyForm(fillStyles);
+showValues();
+fillStyles();

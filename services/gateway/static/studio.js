@@ -1,12 +1,13 @@
 // The web studio: pick a technique, give it a photo, see what comes back.
 // All forms are computed from GET /v1/techniques; this file only wires the pieces together.
 
-import { Failure, getJson, getPicture, keepKey, key, send } from "./api.js";
+import { Failure, getJson, getPicture, key, send } from "./api.js";
 import { curlFor } from "./curl.js";
 import { $, copyButton, duration, el, grouped, humanise, prose } from "./dom.js";
 import { fieldsOf, modelField, seedField, segments } from "./forms.js";
 import { film } from "./film.js";
 import { cancel, follow, isFinal, jobView, setPaused } from "./jobs.js";
+import { openKeyForm, wireKeyForm } from "./key.js";
 import { noteNetwork, noteWeights } from "./network.js";
 import { materialise, releasePictures, resultView, serverTiming } from "./results.js";
 import { acceptPaste, ignoreStrayDrops, makeSlot } from "./slots.js";
@@ -372,36 +373,17 @@ function otherErrors({ errors, message }) {
     el("li", {}, el("code", {}, segments(pointer ?? "").pop() ?? ""), ` ${detail}`))) : null;
 }
 
-function openKeyForm(open) {
-  $("key-form").hidden = !open;
-  $("key-open").hidden = false;
-  $("key-forget").hidden = !key();
-  if (open) $("key-input").focus();
-}
-
-function useKey(text) {
-  const isHeaderSafe = /^[\x21-\x7e]*$/.test(text);
-  $("key-input").setCustomValidity(isHeaderSafe ? "" : "A key has only plain letters, digits and signs.");
-  if (text && !$("key-form").reportValidity()) return;
-  keepKey(text);
-  $("key-input").value = "";
-  openKeyForm(false);
-  if (!state.technique) return start();
-  showFailure(null);
-  drawCurl();
-}
-
 // --- wiring --------------------------------------------------------------------------------------
 
 $("form").addEventListener("submit", (event) => { event.preventDefault(); run(); });
 $("form").addEventListener("input", drawCurl);
 $("form").addEventListener("change", (event) => { if (event.target.name === "model") noteNetwork(state.fields); });
 $("reset").addEventListener("click", resetForm);
-$("key-form").addEventListener("submit", (event) => { event.preventDefault(); useKey($("key-input").value.trim()); });
-$("key-input").addEventListener("input", () => $("key-input").setCustomValidity(""));
-$("key-forget").addEventListener("click", () => useKey(""));
-$("key-open").addEventListener("click", () => openKeyForm($("key-form").hidden));
-$("key-open").hidden = !key();
+wireKeyForm(() => {
+  if (!state.technique) return start();
+  showFailure(null);
+  drawCurl();
+});
 $("curl-copy").append(copyButton(() => $("curl").textContent));
 acceptPaste(() => state.slots);
 ignoreStrayDrops();
