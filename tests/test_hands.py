@@ -91,6 +91,25 @@ def test_a_picture_in_tiles_is_that_of_the_whole(
     assert torch.allclose(tiled, ours(image.pixels[None], hand, measured=True)[0], atol=1e-5)
 
 
+@pytest.mark.parametrize("own", [True, False])
+def test_a_large_picture_is_measured_where_the_network_is(
+    own: bool, monkeypatch: pytest.MonkeyPatch, picture: Image
+) -> None:
+    monkeypatch.setattr(painting, "WHOLE", 0)
+    ours = network()
+    given, seen = None if own else hand(ours, 1)[None], []
+
+    def spy(pixels: torch.Tensor, hand: torch.Tensor | None) -> torch.Tensor:
+        assert hand is not None
+        seen.append((pixels.device.type, hand.device.type, tuple(hand.shape)))
+        return pixels
+
+    tiles = Engine("spy", spy)
+    painter = Painter(ours.to("meta"), tiles, lambda: tiles, given)
+    assert torch.equal(painter.paint(picture).pixels, picture.pixels)
+    assert seen == [("cpu", "meta", (1, ours.hand_size))]
+
+
 # --- Mixtures ----------------------------------------------------------------------------------
 
 

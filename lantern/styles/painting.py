@@ -89,7 +89,9 @@ class Painter:
 
     def _in_tiles(self, pixels: Tensor) -> Tensor:
         height, width = pixels.shape[2:]
-        hand = self.network.measure(parts(pixels), self.hand)
+        device = next(self.network.parameters()).device
+        given = None if self.hand is None else self.hand.to(device)
+        hand = self.network.measure(parts(pixels).to(device), given)
         engine, out = self.tiles(), torch.empty_like(pixels)
         for tile in cut(height, width, side=SIDE, halo=HALO):
             painted = engine.forward(tile.seen.of(pixels), hand)
