@@ -250,10 +250,18 @@ def test_strokes_of_another_size_are_painted_at_another_size(
     assert seen == [(128, 96), (32, 24)]
 
 
-def test_strokes_too_fine_are_refused(library: StyleLibrary, picture: Image) -> None:
-    with pytest.raises(InvalidParameter, match="at most 4096") as caught:
-        paint(library, "fast-style", {"image": picture}, style="waves", size=4096, style_scale=0.5)
+def test_strokes_too_fine_are_refused(library: StyleLibrary) -> None:
+    large = {"image": Image(torch.zeros(3, 16, 2052))}
+    with pytest.raises(InvalidParameter, match=r"2052 px at 4104 px.*at most 4096") as caught:
+        paint(library, "fast-style", large, style="waves", size=4096, style_scale=0.5)
     assert caught.value.pointer == "/params/style_scale"
+
+
+def test_strokes_are_judged_by_the_picture_there_is(library: StyleLibrary, picture: Image) -> None:
+    fine = paint(
+        library, "fast-style", {"image": picture}, style="waves", size=4096, style_scale=0.5
+    )
+    assert fine.shape == picture.pixels.shape
 
 
 def test_the_hand_is_the_paintings(library: StyleLibrary, photo: Image) -> None:
