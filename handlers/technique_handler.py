@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from lantern import registry
 from lantern.call import Call, Studio
 from lantern.errors import InvalidParameters, LanternError
 from lantern.image import Image
@@ -38,7 +39,9 @@ class TechniqueHandler:
         )
         blank = Image(torch.zeros(3, 512, 512)).encode("image/jpeg")
         for warm_up in options.get("warm_up", ()):
-            self._warm_up(Call(inputs={"image": blank}, **warm_up))
+            slots = registry.find(warm_up["technique"]).inputs.items()
+            inputs = {name: blank for name, slot in slots if slot.is_required}
+            self._warm_up(Call(inputs=inputs, **warm_up))
         self.initialized = True
 
     def _warm_up(self, call: Call) -> None:

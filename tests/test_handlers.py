@@ -212,13 +212,22 @@ def test_a_store_without_styles_still_starts(
     TechniqueHandler().initialize(make_context([], None))
 
 
-@pytest.mark.parametrize("config", archive.archives().values(), ids=archive.archives())
-def test_every_warm_up_is_a_call_that_works(config: Path, handler: TechniqueHandler) -> None:
-    calls = yaml.safe_load(config.read_text())["handler"]["warm_up"]
-    blank = Image(torch.zeros(3, 64, 64)).encode("image/jpeg")
-    assert calls
-    for call in calls:
-        handler.studio.perform(Call(inputs={"image": blank}, **call))
+@pytest.mark.parametrize("name", archive.archives())
+@pytest.mark.usefixtures("handler")  # which puts back what starting changes
+def test_every_warm_up_is_a_call_that_works(
+    name: str, make_context: MakeContext, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("LANTERN_MODEL_STORE", str(STORE))
+    monkeypatch.setenv("LANTERN_TORCH_THREADS", "1")
+    options = yaml.safe_load(archive.archives()[name].read_text())
+    assert options["handler"]["warm_up"]
+    warm = TechniqueHandler()
+    warm.initialize(make_context([], options))
+    assert "no warm-up" not in caplog.text
+    if name == "stylize":
+        assert warm.studio.styles._many is not None, "the network that many styles share"
+        assert warm.studio.styles._painters
 
 
 # --- Archives ----------------------------------------------------------------------------------
