@@ -5,16 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lantern.errors import InvalidParameter
 from lantern.layout import MAPS, Layout, has_tokens, layout_of
-
-if TYPE_CHECKING:
-    from lantern.vision_model import VisionModel
 
 # The whole forward pass, among the names of layers.
 WHOLE = "logits"
@@ -26,7 +23,7 @@ class Work:
 
     A pass is one forward and, where there is a gradient, one backward; each counts. `at_once` are
     the pixels of all pictures that pass together and keep what their gradient needs; `more` are
-    operations beside the network's.
+    operations beside the network's, `kept` bytes for a gradient beside its.
     """
 
     passes: float
@@ -34,6 +31,7 @@ class Work:
     layers: tuple[str, ...] = (WHOLE,)
     at_once: float = 0.0
     more: float = 0.0
+    kept: float = 0.0
 
     def operations(self, costs: Mapping[str, float], input_size: int) -> float:
         """Return the floating-point operations of it all.
@@ -44,14 +42,15 @@ class Work:
 
     def memory(self, tapes: Mapping[str, float], input_size: int) -> float:
         """Return the bytes that are kept for a gradient at a time; `tapes` as `costs`."""
-        return self.at_once / input_size**2 * self._deepest(tapes)
+        return self.at_once / input_size**2 * self._deepest(tapes) + self.kept
 
     def _deepest(self, costs: Mapping[str, float]) -> float:
         return max(costs.get(layer, costs[WHOLE]) for layer in self.layers)
 
 
 Sizes = Mapping[str, Sequence[tuple[int, int]]]
-Estimator = Callable[[Any, Sizes, "VisionModel"], Work]
+# from parameters, sizes and the `VisionModel`, None where the technique takes none
+Estimator = Callable[[Any, Sizes, Any], Work]
 
 
 @dataclass(frozen=True)

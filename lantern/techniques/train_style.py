@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 import json
 from typing import Annotated, Any, Literal
 
@@ -21,11 +20,12 @@ from lantern.progress import Progress
 from lantern.registry import technique
 from lantern.styles.library import StyleLibrary
 from lantern.styles.loss import PaintingLossParams
-from lantern.styles.network import Architecture, StyleNetwork, made
+from lantern.styles.network import StyleNetwork
 from lantern.styles.train import Learnt, Lesson, Photographs, learn, paint_preview, small
 from lantern.styles.trained import hand_weights, network_weights
+from lantern.styles.work import operations, tape
 from lantern.vision_model import VisionModel
-from lantern.work import WHOLE, Sizes, Work, survey
+from lantern.work import WHOLE, Sizes, Work
 
 Way = Literal["quick", "thorough"]
 
@@ -87,14 +87,9 @@ def _work(params: TrainStyleParams, sizes: Sizes, model: VisionModel) -> Work:
         params.crop**2,
         layers,
         at_once=params.batch * params.crop**2,
-        more=3 * painted * params.crop**2 * _operations(),
+        more=3 * painted * params.crop**2 * operations(),
+        kept=params.batch * params.crop**2 * tape(),
     )
-
-
-@functools.cache
-def _operations() -> float:
-    """Return what painting takes for each pixel, forward."""
-    return survey(made(Architecture()), 3, 64)[WHOLE].operations / 64**2
 
 
 @technique(
