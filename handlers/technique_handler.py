@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
@@ -52,7 +53,9 @@ class TechniqueHandler:
 
     def handle(self, rows: list[dict[str, Any]], context: Any) -> list[bytes]:
         """Answer a batch; TorchServe's entry point."""
-        return [self._answer(row, index, context) for index, row in enumerate(rows)]
+        return self.studio.each(
+            [functools.partial(self._answer, row, at, context) for at, row in enumerate(rows)]
+        )
 
     def _answer(self, row: dict[str, Any], index: int, context: Any) -> bytes:
         try:

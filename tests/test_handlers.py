@@ -17,7 +17,7 @@ import pytest
 import torch
 import yaml
 
-from handlers import archive
+from handlers import archive, serve
 from handlers.serve import Ports, Serving
 from handlers.technique_handler import HEAD, TechniqueHandler, problem
 from lantern.call import Call
@@ -313,6 +313,23 @@ def test_the_configuration_loads_what_was_built(serving: Serving) -> None:
     assert said["model_store"] == str(serving.model_store)
     assert said["disable_token_authorization"] == "false"
     assert all((serving.model_store / f"{n}.mar").is_file() for n in archive.archives())
+
+
+@pytest.mark.parametrize("gpu", [True, False])
+def test_calls_are_gathered_where_a_gpu_gains_by_it(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch, gpu: bool
+) -> None:
+    monkeypatch.setattr(serve, "has_gpu", lambda: gpu)
+    serving.prepare()
+    said = json.loads(properties(serving)["models"])["stylize"]["1.0"]
+    assert (said["batchSize"] > 1) == gpu
+    # an archive that says how many are a batch has the last word
+    assert "batchSize" not in yaml.safe_load(archive.archives()["stylize"].read_text())
+
+
+def test_a_machine_without_a_driver_has_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert not serve.has_gpu()
 
 
 def test_a_closed_network_may_do_without_tokens(serving: Serving) -> None:
