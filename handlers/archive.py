@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+VERSION = "1.0"
 
 
 def archives() -> dict[str, Path]:
@@ -50,7 +51,7 @@ def package(name: str, handler: Path, folder: Path, *, config: Path | None = Non
             sys.executable, "-c",
             "from model_archiver.model_packaging import generate_model_archive as go; go()",
             "--model-name", name,
-            "--version", "1.0",
+            "--version", VERSION,
             "--handler", str(handler),
             *(["--config-file", str(config)] if config else []),
             "--export-path", str(folder),

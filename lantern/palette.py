@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,6 +13,8 @@ from lantern.image import Image
 
 # Luma and chroma of BT.601, on which both published ways of keeping colours work.
 _LUMA = (0.299, 0.587, 0.114)
+# The highest level where histograms are matched.
+_LEVELS = 2**16 - 1
 
 
 def luma(pixels: Tensor) -> Tensor:
@@ -52,6 +56,13 @@ def recoloured(painting: Image, photo: Image) -> Image:
     """
     from skimage.exposure import match_histograms
 
-    matched = match_histograms(painting.pixels.numpy(), photo.pixels.numpy(), channel_axis=0)
-    pixels = torch.from_numpy(matched).float().clamp(0, 1)
+    # counting levels takes a fraction of the time that sorting values does
+    matched = match_histograms(_levels(painting), _levels(photo), channel_axis=0)
+    pixels = torch.from_numpy(matched.astype(np.float32)).div_(_LEVELS)
     return dataclasses.replace(painting, pixels=pixels)
+
+
+def _levels(image: Image) -> np.ndarray[Any, Any]:
+    """Return the levels of a picture `[3,H,W]`, 256 for each of those that files hold."""
+    levels = image.pixels.clamp(0, 1).mul(_LEVELS).round_()
+    return levels.numpy().astype(np.uint16)

@@ -77,7 +77,10 @@ def run(
     for argument, value in arguments.items():
         if value is None:
             raise MissingInput(f"{name} needs a {argument}", pointer=f"/params/{argument}")
-    sizes = {slot: [(p.height, p.width) for p in several] for slot, several in pictures.items()}
+    sizes = {
+        slot: [(p.height, p.width) for p in several for _ in range(_frames(technique, p))]
+        for slot, several in pictures.items()
+    }
     expected = estimate(technique, checked, sizes, model)
     started = time.perf_counter()
     outcome = technique.function(**_filled(technique, pictures), **arguments, params=checked)
@@ -246,22 +249,32 @@ def estimate(
 ) -> dict[str, Any]:
     """Say what a run will take: passes of pictures through the network, operations, and memory.
 
-    `sizes` are the heights and widths of the pictures of each slot; the network may be a sketch.
+    `sizes` are the heights and widths of the pictures of each slot, for techniques that animate
+    those of every frame; the network may be a sketch.
     Nothing is said of techniques that take a moment.
 
     Raises:
         LanternError: the parameters do not fit the network.
     """
-    if technique.work is None or model is None:
+    if technique.work is None:
         return {}
-    work = technique.work(params, sizes, model)
-    operations = work.operations(model.costs(), model.input_size)
-    memory = work.memory(model.tapes(), model.input_size)
+    if technique.takes_model and model is not None:
+        work = technique.work(params, sizes, model)
+        operations = work.operations(model.costs(), model.input_size)
+        memory = work.memory(model.tapes(), model.input_size)
+    else:
+        work = technique.work(params, sizes, None)
+        operations, memory = work.more, work.kept
     return {
         "passes": round(work.passes),
         "gigaflop": round(operations / 1e9, 3),
         "megabytes": round(memory / 1e6, 1),
     }
+
+
+def _frames(technique: Technique, picture: Image) -> int:
+    """Return how many frames of a picture will be worked on."""
+    return Image.probe(picture.film).frames if technique.animates and picture.film else 1
 
 
 def _provenance(technique: Technique, model: VisionModel | None) -> dict[str, Any]:

@@ -5,16 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lantern.errors import InvalidParameter
 from lantern.layout import MAPS, Layout, has_tokens, layout_of
-
-if TYPE_CHECKING:
-    from lantern.vision_model import VisionModel
 
 # The whole forward pass, among the names of layers.
 WHOLE = "logits"
@@ -54,7 +51,8 @@ class Work:
 
 
 Sizes = Mapping[str, Sequence[tuple[int, int]]]
-Estimator = Callable[[Any, Sizes, "VisionModel"], Work]
+# from parameters, sizes and the `VisionModel`, None where the technique takes none
+Estimator = Callable[[Any, Sizes, Any], Work]
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from lantern.image import SUFFIXES, Image
 from lantern.progress import Progress, Step
 from lantern.records import DEFAULT_MODEL
 from lantern.styles.files import DamagedStyle, write_whole
-from lantern.styles.library import Style, StyleLibrary
+from lantern.styles.library import Style, StyleLibrary, check_free
 from lantern.styles.train import Photographs, paint_preview, small
 from lantern.styles.train_shared import TrainSharedParams, train_shared
 from lantern.styles.trained import read_hand, read_network
@@ -156,6 +156,7 @@ def _check_name(name: str) -> None:
         raise InvalidParameter(
             f"{name!r} is no style's name: small letters and digits joined by hyphens"
         )
+    check_free(name)
 
 
 def _files(folder: Path) -> list[Path]:

@@ -17,7 +17,7 @@ import pytest
 import torch
 import yaml
 
-from handlers import archive, technique_handler
+from handlers import archive, serve, technique_handler
 from handlers.serve import Ports, Serving
 from handlers.technique_handler import HEAD, MOST_ANSWER, TechniqueHandler, problem
 from lantern.call import Call
@@ -226,13 +226,22 @@ def test_a_store_without_styles_still_starts(
     TechniqueHandler().initialize(make_context([], None))
 
 
-@pytest.mark.parametrize("config", archive.archives().values(), ids=archive.archives())
-def test_every_warm_up_is_a_call_that_works(config: Path, handler: TechniqueHandler) -> None:
-    calls = yaml.safe_load(config.read_text())["handler"]["warm_up"]
-    blank = Image(torch.zeros(3, 64, 64)).encode("image/jpeg")
-    assert calls
-    for call in calls:
-        handler.studio.perform(Call(inputs={"image": blank}, **call))
+@pytest.mark.parametrize("name", archive.archives())
+@pytest.mark.usefixtures("handler")  # which puts back what starting changes
+def test_every_warm_up_is_a_call_that_works(
+    name: str, make_context: MakeContext, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("LANTERN_MODEL_STORE", str(STORE))
+    monkeypatch.setenv("LANTERN_TORCH_THREADS", "1")
+    options = yaml.safe_load(archive.archives()[name].read_text())
+    assert options["handler"]["warm_up"]
+    warm = TechniqueHandler()
+    warm.initialize(make_context([], options))
+    assert "no warm-up" not in caplog.text
+    if name == "stylize":
+        assert warm.studio.styles._many is not None, "the network that many styles share"
+        assert warm.studio.styles._painters
 
 
 # --- Archives ----------------------------------------------------------------------------------
@@ -328,6 +337,23 @@ def test_the_configuration_loads_what_was_built(serving: Serving) -> None:
     assert said["model_store"] == str(serving.model_store)
     assert said["disable_token_authorization"] == "false"
     assert all((serving.model_store / f"{n}.mar").is_file() for n in archive.archives())
+
+
+@pytest.mark.parametrize("gpu", [True, False])
+def test_calls_are_gathered_where_a_gpu_gains_by_it(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch, gpu: bool
+) -> None:
+    monkeypatch.setattr(serve, "has_gpu", lambda: gpu)
+    serving.prepare()
+    said = json.loads(properties(serving)["models"])["stylize"]["1.0"]
+    assert (said["batchSize"] > 1) == gpu
+    # an archive that says how many are a batch has the last word
+    assert "batchSize" not in yaml.safe_load(archive.archives()["stylize"].read_text())
+
+
+def test_a_machine_without_a_driver_has_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert not serve.has_gpu()
 
 
 def test_a_closed_network_may_do_without_tokens(serving: Serving) -> None:

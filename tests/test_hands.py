@@ -91,6 +91,25 @@ def test_a_picture_in_tiles_is_that_of_the_whole(
     assert torch.allclose(tiled, ours(image.pixels[None], hand, measured=True)[0], atol=1e-5)
 
 
+@pytest.mark.parametrize("own", [True, False])
+def test_a_large_picture_is_measured_where_the_network_is(
+    own: bool, monkeypatch: pytest.MonkeyPatch, picture: Image
+) -> None:
+    monkeypatch.setattr(painting, "WHOLE", 0)
+    ours = network()
+    given, seen = None if own else hand(ours, 1)[None], []
+
+    def spy(pixels: torch.Tensor, hand: torch.Tensor | None) -> torch.Tensor:
+        assert hand is not None
+        seen.append((pixels.device.type, hand.device.type, tuple(hand.shape)))
+        return pixels
+
+    tiles = Engine("spy", spy)
+    painter = Painter(ours.to("meta"), tiles, lambda: tiles, given)
+    assert torch.equal(painter.paint(picture).pixels, picture.pixels)
+    assert seen == [("cpu", "meta", (1, ours.hand_size))]
+
+
 # --- Mixtures ----------------------------------------------------------------------------------
 
 
@@ -231,10 +250,18 @@ def test_strokes_of_another_size_are_painted_at_another_size(
     assert seen == [(128, 96), (32, 24)]
 
 
-def test_strokes_too_fine_are_refused(library: StyleLibrary, picture: Image) -> None:
-    with pytest.raises(InvalidParameter, match="at most 4096") as caught:
-        paint(library, "fast-style", {"image": picture}, style="waves", size=4096, style_scale=0.5)
+def test_strokes_too_fine_are_refused(library: StyleLibrary) -> None:
+    large = {"image": Image(torch.zeros(3, 16, 2052))}
+    with pytest.raises(InvalidParameter, match=r"2052 px at 4104 px.*at most 4096") as caught:
+        paint(library, "fast-style", large, style="waves", size=4096, style_scale=0.5)
     assert caught.value.pointer == "/params/style_scale"
+
+
+def test_strokes_are_judged_by_the_picture_there_is(library: StyleLibrary, picture: Image) -> None:
+    fine = paint(
+        library, "fast-style", {"image": picture}, style="waves", size=4096, style_scale=0.5
+    )
+    assert fine.shape == picture.pixels.shape
 
 
 def test_the_hand_is_the_paintings(library: StyleLibrary, photo: Image) -> None:

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from lantern.artifact import SAFETENSORS
-from lantern.errors import UnknownName
+from lantern.errors import InvalidParameter, UnknownName
 from lantern.image import Image
 from lantern.run import run
 from lantern.styles.engine import Engine, Hands, engine_for, openvino_engine, torch_engine
@@ -219,6 +219,14 @@ def test_an_added_style_is_found_again(library: StyleLibrary, picture: Image) ->
     again.add("dots", network(), picture, title="More dots", facts={})
     assert [style.title for style in library.styles().values()] == ["More dots", "Waves"]
     assert not list(library.folder.glob("*.new"))
+
+
+def test_no_style_takes_the_place_of_the_shared_network(
+    library: StyleLibrary, picture: Image
+) -> None:
+    with pytest.raises(InvalidParameter, match=r"shared\.safetensors is the network"):
+        library.add("shared", network(), picture, title="Shared", facts={})
+    assert not (library.folder / SHARED).exists()
 
 
 def test_an_empty_folder_has_no_styles(tmp_path: Path) -> None:

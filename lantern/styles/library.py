@@ -204,7 +204,12 @@ class StyleLibrary:
         title: str,
         facts: Mapping[str, Any],
     ) -> Style:
-        """Write a network, its thumbnail and its facts into the folder."""
+        """Write a network, its thumbnail and its facts into the folder.
+
+        Raises:
+            InvalidParameter: its file would be that of the shared network.
+        """
+        check_free(name)
         self.folder.mkdir(parents=True, exist_ok=True)
         known = self.styles().get(name)
         style = Style(
@@ -283,6 +288,18 @@ class StyleLibrary:
         entries = self.styles() | {style.name: style for style, _ in styles}
         text = json.dumps({n: _entry(s) for n, s in sorted(entries.items())}, indent=2)
         write_whole(self.folder / FACTS, f"{text}\n".encode())
+
+
+def check_free(name: str) -> None:
+    """Refuse a name whose file would take the place of the shared network's.
+
+    Raises:
+        InvalidParameter: it would.
+    """
+    if f"{name}.safetensors" == SHARED:
+        raise InvalidParameter(
+            f"{SHARED} is the network that many styles share: choose another name than {name}"
+        )
 
 
 def _named(name: str, styles: Mapping[str, Style]) -> Style:

@@ -90,7 +90,9 @@ class Painter:
 
     def _in_tiles(self, pixels: Tensor) -> Tensor:
         height, width = pixels.shape[2:]
-        hand = self.network.measure(parts(pixels), self.hand)
+        device = next(self.network.parameters()).device
+        given = None if self.hand is None else self.hand.to(device)
+        hand = self.network.measure(parts(pixels).to(device), given)
         engine, out = self.tiles(), torch.empty_like(pixels)
         for tile in cut(height, width, side=SIDE, halo=HALO):
             painted = engine.forward(tile.seen.of(pixels), hand)
@@ -207,15 +209,24 @@ def stillness(now: Tensor, before: Tensor) -> Tensor:
     return torch.exp(-((around / MOVED) ** 2))
 
 
-def painted(painter: Painter, image: Image, params: PaintingParams, mask: Image | None) -> Image:
-    """Paint a photograph as it is asked for; under a mask's black it stays as it is."""
-    if params.size > MOST * params.style_scale:
+def check_strokes(params: PaintingParams, longest: float) -> None:
+    """Check how large the network is to paint a photograph whose longest side is so many px.
+
+    Raises:
+        InvalidParameter: larger than it paints.
+    """
+    if longest > MOST * params.style_scale:
         raise InvalidParameter(
-            f"strokes of {params.style_scale} make the network paint {params.size} px at "
-            f"{params.size / params.style_scale:.0f} px; it paints at most {MOST}",
+            f"strokes of {params.style_scale} make the network paint {longest:.0f} px at "
+            f"{longest / params.style_scale:.0f} px; it paints at most {MOST}",
             pointer="/params/style_scale",
         )
+
+
+def painted(painter: Painter, image: Image, params: PaintingParams, mask: Image | None) -> Image:
+    """Paint a photograph as it is asked for; under a mask's black it stays as it is."""
     photo = image.fit(params.size)
+    check_strokes(params, max(photo.height, photo.width))
     ground = photo.opaque()
     drawn = grey(ground) if params.color == "luminance" else ground
     height, width = (max(16, round(side / params.style_scale)) for side in drawn.pixels.shape[1:])

@@ -15,6 +15,7 @@ from lantern.progress import Progress
 from lantern.registry import Count, technique
 from lantern.styles.library import StyleLibrary
 from lantern.styles.painting import PaintingParams, repainted
+from lantern.styles.work import painting_work
 
 Weight = Annotated[float, Field(gt=0, le=1000)]
 
@@ -39,6 +40,7 @@ class ArbitraryStyleParams(PaintingParams):
     outputs={"picture": "the painted photograph, an animation where it is one"},
     animates=True,
     shrinks_to="size",
+    work=painting_work,
 )
 def arbitrary_style(
     styles: StyleLibrary,

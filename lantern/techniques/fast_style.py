@@ -14,6 +14,7 @@ from lantern.registry import technique
 from lantern.styles.library import StyleLibrary
 from lantern.styles.mix import read_mix
 from lantern.styles.painting import PaintingParams, repainted
+from lantern.styles.work import painting_work
 
 
 class FastStyleParams(PaintingParams):
@@ -42,6 +43,7 @@ class FastStyleParams(PaintingParams):
     outputs={"picture": "the painted photograph, an animation where it is one"},
     animates=True,
     shrinks_to="size",
+    work=painting_work,
 )
 def fast_style(
     styles: StyleLibrary,

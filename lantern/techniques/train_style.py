@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 import json
 from typing import Annotated, Any, Literal
 
@@ -21,11 +20,12 @@ from lantern.progress import Progress
 from lantern.registry import technique
 from lantern.styles.library import StyleLibrary
 from lantern.styles.loss import PaintingLossParams
-from lantern.styles.network import Architecture, StyleNetwork, made
+from lantern.styles.network import StyleNetwork
 from lantern.styles.train import Learnt, Lesson, Photographs, learn, paint_preview, small
 from lantern.styles.trained import hand_weights, network_weights
+from lantern.styles.work import operations, tape
 from lantern.vision_model import VisionModel
-from lantern.work import WHOLE, Sizes, Work, survey
+from lantern.work import WHOLE, Sizes, Work
 
 Way = Literal["quick", "thorough"]
 
@@ -90,14 +90,13 @@ def _work(params: TrainStyleParams, sizes: Sizes, model: VisionModel) -> Work:
     # a network looks at each photograph and at what is painted of it, and back from the latter
     painted = (params.steps or USUAL[params.way][0]) * params.batch
     layers = (*model.style_layers, *model.content_layers) or (WHOLE,)
-    operations, tape = _painting()
     return Work(
         3 * painted,
         params.crop**2,
         layers,
         at_once=params.batch * params.crop**2,
-        more=3 * painted * params.crop**2 * operations,
-        beside=params.batch * params.crop**2 * tape,
+        more=3 * painted * params.crop**2 * operations(),
+        beside=params.batch * params.crop**2 * tape(),
     )
 
 
@@ -105,13 +104,6 @@ def _covered(size: tuple[int, int], shortest: int) -> tuple[int, int]:
     """Return height and width of a picture whose shorter side becomes so many pixels."""
     height, width = (max(shortest, round(side * shortest / min(size))) for side in size)
     return height, width
-
-
-@functools.cache
-def _painting() -> tuple[float, float]:
-    """Return the operations that painting a pixel takes, forward, and the bytes that it keeps."""
-    whole = survey(made(Architecture()), 3, 64)[WHOLE]
-    return whole.operations / 64**2, whole.tape / 64**2
 
 
 @technique(

@@ -146,8 +146,9 @@ def _expected(technique: Technique, call: Call) -> dict[str, Any]:
     if technique.work is None:
         return {}
     params: Params = validate(technique.params_type, call.params)
-    sizes = _Sizes(by_slot(call.inputs))
-    return estimate(technique, params, sizes, current().networks.sketch(call.model))
+    sizes = _Sizes(by_slot(call.inputs), technique.animates)
+    model = current().networks.sketch(call.model) if technique.takes_model else None
+    return estimate(technique, params, sizes, model)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -155,9 +156,12 @@ class _Sizes(Mapping[str, Sequence[tuple[int, int]]]):
     """Heights and widths by slot, read where they are asked for: explanations never ask."""
 
     pictures: Mapping[str, Sequence[bytes]]
+    animates: bool
 
     def __getitem__(self, slot: str) -> Sequence[tuple[int, int]]:
-        return [(h.height, h.width) for h in map(Image.probe, self.pictures[slot])]
+        headers = map(Image.probe, self.pictures[slot])
+        frames = [(header, header.frames if self.animates else 1) for header in headers]
+        return [(header.height, header.width) for header, count in frames for _ in range(count)]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.pictures)

@@ -90,6 +90,17 @@ def test_the_command_that_made_a_style_can_be_given_again(style: Style) -> None:
         assert {name: given[name] for name in recorded if name in given}.items() <= recorded.items()
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("shared", "choose another name"), ("Waves", "no style's name"), ("a--b", "no style's name")],
+)
+def test_a_style_is_not_kept_under_any_name(
+    name: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert lantern(f"keep-style {tmp_path / 'style.safetensors'} --name {name}") == 2
+    assert said in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("words", ["", "10.png", "10.png 20.png", "10.png --style"])
 @pytest.mark.usefixtures("shades")
 def test_a_slot_that_must_be_filled_is_asked_for(

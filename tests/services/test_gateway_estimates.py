@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import io
 import json
 from collections.abc import Callable
 from typing import Any
 
+import PIL.Image
 import pytest
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
@@ -208,6 +210,43 @@ def test_evidence_that_nobody_reads_does_not_count(http: FlaskClient, stores: St
     data = encode("JPEG")
     assert lane(http, stores, "saliency", data, "application/json", **given) == "jobs"
     assert lane(http, stores, "saliency", data, "image/png", **given) == "fast"
+
+
+def flat(side: int) -> bytes:
+    """Return a picture of a few kilobytes."""
+    out = io.BytesIO()
+    PIL.Image.new("RGB", (side, side), "teal").save(out, "JPEG")
+    return out.getvalue()
+
+
+def test_a_large_painting_is_a_long_job(
+    http: FlaskClient, stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small, large = flat(1024), flat(4096)
+    assert lane(http, stores, "fast-style", large) == "fast", "it is shrunk to 1024 px"
+    assert lane(http, stores, "fast-style", large, size=2048, color="histogram") == "fast"
+    assert lane(http, stores, "fast-style", small, size=4096, style_scale=0.5) == "fast"
+    monkeypatch.setattr(TorchServeBackend, "perform", unwanted)
+    assert lane(http, stores, "fast-style", large, size=4096) == "jobs"
+    assert lane(http, stores, "fast-style", small, style_scale=0.25) == "jobs"
+
+
+def test_what_cannot_be_painted_is_refused_at_once(
+    http: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TorchServeBackend, "perform", unwanted)
+    given = multipart(("image", flat(1100)), size="4096", style_scale="0.25")
+    told = problem(http.post("/v1/techniques/fast-style", **given), 422, "invalid-parameter")
+    assert told["errors"][0]["pointer"] == "/params/style_scale"
+
+
+def test_the_estimate_of_a_film_counts_its_frames(http: FlaskClient, stores: Stores) -> None:
+    def passes(count: int) -> object:
+        sent = multipart(("image", film(count=count)))
+        response = http.post("/v1/techniques/fast-style", **sent)
+        return response.get_json()["estimate"]["passes"]
+
+    assert (passes(3), passes(7)) == (3, 7)
 
 
 def test_a_film_is_a_long_job(
