@@ -264,7 +264,7 @@ def estimate(
         memory = work.memory(model.tapes(), model.input_size)
     else:
         work = technique.work(params, sizes, None)
-        operations, memory = work.more, work.kept
+        operations, memory = work.more, work.beside
     return {
         "passes": round(work.passes),
         "gigaflop": round(operations / 1e9, 3),
