@@ -11,6 +11,7 @@ from torch import Tensor
 from lantern import samples
 from lantern.artifact import Picture, Result
 from lantern.checkpoint import Checkpoints
+from lantern.errors import InvalidParameter
 from lantern.image import Image
 from lantern.optimize.objectives import gram
 from lantern.progress import Progress, Step, Suspended, silent
@@ -98,6 +99,38 @@ def test_copied_textures_are_made_of_the_exemplars_pixels(
     own = {tuple(pixel) for pixel in gravel.fit(64).pixels.flatten(1).T.tolist()}
     assert made.shape == (3, 64, 80)
     assert {tuple(pixel) for pixel in made.flatten(1).T.tolist()} <= own
+
+
+@pytest.mark.parametrize(
+    "params", [{"method": "growth", "window": 7}, {"method": "quilting", "block": 12}]
+)
+@pytest.mark.parametrize("size", [192, 24])
+def test_what_needs_no_network_copies_exemplars_too_small_for_one(
+    size: int, params: dict[str, Any], model: VisionModel, gravel: Image
+) -> None:
+    exemplar = gravel.fit(24) if size > 24 else gravel
+    (made,) = pictures(make(model, exemplar, **params, exemplar_size=size, height=32, width=40))
+    own = {tuple(pixel) for pixel in gravel.fit(24).pixels.flatten(1).T.tolist()}
+    assert {tuple(pixel) for pixel in made.flatten(1).T.tolist()} <= own
+
+
+@pytest.mark.parametrize(
+    ("params", "shape", "pointer"),
+    [
+        ({"method": "growth", "window": 3}, (2, 2), "/params/window"),
+        ({"method": "growth", "window": 11}, (9, 60), "/params/window"),
+        ({"method": "quilting"}, (24, 24), "/params/block"),
+        ({"method": "quilting", "block": 6}, (1, 1), "/params/block"),
+        ({"method": "gram"}, (24, 24), "/params/exemplar_size"),
+    ],
+)
+def test_what_is_too_small_for_a_method_is_refused_by_it(
+    params: dict[str, Any], shape: tuple[int, int], pointer: str, model: VisionModel
+) -> None:
+    exemplar = Image(torch.rand(3, *shape, generator=torch.Generator().manual_seed(0)))
+    with pytest.raises(InvalidParameter) as caught:
+        make(model, exemplar, **params)
+    assert caught.value.pointer == pointer
 
 
 def test_stripes_are_continued_exactly(model: VisionModel) -> None:
