@@ -115,6 +115,47 @@ def test_a_batch_makes_what_single_runs_make(model: VisionModel) -> None:
     assert torch.allclose(both[:1], alone, atol=2e-3)
 
 
+@pytest.mark.parametrize(
+    ("method", "params"),
+    [
+        ("fourier", {"blur": 2.0}),
+        ("fourier", {"norm_percentile": 50.0}),
+        ("decoder", {"contribution_percentile": 5.0}),
+        ("maco", {"blur_every": 3}),
+        ("maco", {"jitter": 4.0}),
+        ("maco", {"scale": 0.1}),
+        ("maco", {"rotate": 5.0}),
+        ("yosinski", {"diversity": 1.0}),
+    ],
+)
+def test_what_would_do_nothing_is_refused(
+    method: str, params: dict[str, Any], model: VisionModel
+) -> None:
+    with pytest.raises(InvalidParameter) as caught:
+        make(model, method=method, **params, steps=1, size=48)
+    assert caught.value.pointer == f"/params/{next(iter(params))}"
+
+
+@pytest.mark.parametrize(
+    ("method", "params", "recipe"),
+    [
+        (
+            "fourier",
+            {"jitter": 3.0, "blur": None},
+            {"learning_rate": 0.02, "l2": 0.0, "jitter": 3.0, "scale": 0.1, "rotate": 10},
+        ),
+        ("maco", {"l2": 0.5}, {"learning_rate": 0.2, "l2": 0.5}),
+    ],
+)
+def test_facts_tell_the_recipe(
+    method: str, params: dict[str, Any], recipe: dict[str, float], model: VisionModel
+) -> None:
+    result = make(model, method=method, **params, steps=1, size=48)
+    assert result.facts["recipe"] == recipe
+    yosinski = make(model, method="yosinski", steps=1, size=48, blur=1.5).facts["recipe"]
+    assert (yosinski["blur"], yosinski["blur_every"], yosinski["norm_percentile"]) == (1.5, 4, 30)
+
+
 def test_diversity_parts_the_variants(model: VisionModel) -> None:
     def likeness(diversity: float) -> float:
         result = make(

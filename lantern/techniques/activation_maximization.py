@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -20,21 +18,20 @@ from lantern.errors import InvalidParameter
 from lantern.optimize.ascend import Settled, ascend
 from lantern.optimize.goals import Goal, Goals, read
 from lantern.optimize.objectives import gram
-from lantern.optimize.optimizers import NormalisedAscent
 from lantern.optimize.parametrize import Canvas, Fourier, Phase, Pixels
 from lantern.optimize.parts import Few, by, summed
-from lantern.optimize.regularize import alpha_norm, blur, keep_largest
+from lantern.optimize.regularize import alpha_norm
 from lantern.optimize.transforms import Movement, moved, windows
 from lantern.params import Params
 from lantern.progress import Progress
 from lantern.registry import technique
 from lantern.techniques.evidence import evidence
+from lantern.techniques.recipe import Method, Recipe, optimizer_of, recipe_of, regulariser
 from lantern.vision_model import VisionModel
 from lantern.work import Sizes, Work
 
 # What one run makes: pictures, and pixels of all of them.
 MOST, MOST_PIXELS = 2048, 13_000_000
-Method = Literal["fourier", "pixels", "yosinski", "maco", "decoder"]
 
 
 class ActivationMaximizationParams(Params):
@@ -73,7 +70,10 @@ class ActivationMaximizationParams(Params):
     )
     variants: int = Field(1, ge=1, le=16, description="pictures of each objective")
     diversity: float = Field(
-        0.0, ge=0, le=1e4, description="how strongly variants of an objective shun each other"
+        0.0,
+        ge=0,
+        le=1e4,
+        description="how strongly variants of an objective shun each other; needs two at least",
     )
     learning_rate: float | None = Field(
         None, gt=0, le=100, description="length of a step; the method's own if absent"
@@ -90,71 +90,58 @@ class ActivationMaximizationParams(Params):
         None,
         ge=0,
         le=64,
-        description="largest shift before a look; the method's own if absent",
+        description="largest shift before a look, of all methods but maco; the method's own if "
+        "absent, as in what follows",
         json_schema_extra={"unit": "px"},
     )
     scale: float | None = Field(
-        None, ge=0, le=0.5, description="largest change of size before a look, as a share"
+        None,
+        ge=0,
+        le=0.5,
+        description="largest change of size before a look, as a share, of all methods but maco",
     )
     rotate: float | None = Field(
         None,
         ge=0,
         le=45,
-        description="largest turn before a look",
+        description="largest turn before a look, of all methods but maco",
         json_schema_extra={"unit": "degrees"},
     )
     blur: float | None = Field(
         None,
         ge=0,
         le=8,
-        description="sigma of the blur between steps",
+        description="sigma of the blur between steps, of pixels and yosinski",
         json_schema_extra={"unit": "px"},
     )
     blur_every: int | None = Field(
-        None, ge=1, le=100, description="steps from one blur to the next"
+        None, ge=1, le=100, description="steps from one blur to the next, of pixels and yosinski"
     )
     norm_percentile: float | None = Field(
-        None, ge=0, le=99, description="share of pixels nearest to grey that is made grey, percent"
+        None,
+        ge=0,
+        le=99,
+        description="share of pixels nearest to grey that is made grey, of pixels and yosinski",
+        json_schema_extra={"unit": "percent"},
     )
     contribution_percentile: float | None = Field(
-        None, ge=0, le=99, description="share of pixels that contribute least, made grey, percent"
+        None,
+        ge=0,
+        le=99,
+        description="share of pixels that contribute least, made grey, of pixels and yosinski",
+        json_schema_extra={"unit": "percent"},
     )
     cosine_power: float = Field(
         0.0, ge=0, le=8, description="how much the angle to a direction counts beside its length"
     )
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """The regularisers of a method; names and units are those of the parameters."""
-
-    learning_rate: float
-    l2: float = 0.0
-    jitter: float = 0.0
-    scale: float = 0.0
-    rotate: float = 0.0
-    blur: float = 0.0
-    blur_every: int = 1
-    norm_percentile: float = 0.0
-    contribution_percentile: float = 0.0
-
-
-RECIPES: dict[Method, Recipe] = {
-    "fourier": Recipe(0.02, jitter=8, scale=0.1, rotate=10),
-    # CS231n, assignment 3, in units of pixels of 0..1
-    "pixels": Recipe(5.0, l2=1e-3, jitter=16, blur=0.5, blur_every=10),
-    # Yosinski et al. 2015, table 1
-    "yosinski": Recipe(
-        8.0, jitter=4, blur=0.5, blur_every=4, norm_percentile=30, contribution_percentile=40
-    ),
-    "maco": Recipe(0.2),
-    "decoder": Recipe(0.05, l2=5e-3, jitter=8, scale=0.05),
-}
 # Of MACO: looks at each picture at every step, and the sides of a look at the start and the end.
 LOOKS, WIDE, NARROW, NOISE = 4, 0.95, 0.4, 0.04
 
 
 def _work(params: ActivationMaximizationParams, sizes: Sizes, model: VisionModel) -> Work:
+    _check(params)
     looks = _looks(params)
     goals = _goals(params, model)
     looked_at = len(goals) * params.variants * looks
@@ -196,9 +183,10 @@ def activation_maximization(
     whether the network still sees the class after a blur (patterns that only a network sees do not
     survive it), and how much of the picture is fine grain.
     """
+    _check(params)
     chosen = _goals(params, model)
     wanted = [goal for goal in chosen for _ in range(params.variants)]
-    recipe, looks = _recipe(params), _looks(params)
+    recipe, looks = recipe_of(params), _looks(params)
     decoder = _decoder(params, decoders, model)
     canvas = _canvas(params, len(wanted), generator, model.device, decoder)
     every = [goal for goal in wanted for _ in range(looks)]
@@ -225,21 +213,36 @@ def activation_maximization(
 
         trace = ascend(
             loss,
-            _optimizer(canvas, params.method, recipe),
+            optimizer_of(canvas, params.method, recipe),
             steps=params.steps,
             progress=progress,
             preview=lambda: _sheet(canvas, wanted).sheet(),
-            after=_regulariser(canvas, recipe, model),
+            after=regulariser(canvas, recipe),
             settled=Settled(window=32, gain=5e-3),
             checkpoints=checkpoints,
             generator=generator,
         )
     sheet = _sheet(canvas, wanted)
     rows = evidence(model, wanted, sheet.images)
-    facts: dict[str, Any] = {"steps": len(trace.losses), "settled": trace.settled}
+    facts: dict[str, Any] = {
+        "steps": len(trace.losses),
+        "settled": trace.settled,
+        "recipe": recipe.facts(params.method),
+    }
     if decoder is not None:
         facts["decoder"] = {"layer": decoder.origin.layer, "sha256": decoder.digest}
     return Outcome((sheet, Table("scores", rows)), facts)
+
+
+def _check(params: ActivationMaximizationParams) -> None:
+    """Refuse what would do nothing."""
+    recipe_of(params)
+    if params.diversity > 0 and params.variants == 1:
+        raise InvalidParameter(
+            "one picture of an objective has none to shun: give two variants or more, or no "
+            "diversity",
+            pointer="/params/diversity",
+        )
 
 
 def _goals(params: ActivationMaximizationParams, model: VisionModel) -> tuple[Goal, ...]:
@@ -276,12 +279,6 @@ def _layers(
     return (*goals.layers, *([model.cam_layer] if _is_diverse(params) else []))
 
 
-def _recipe(params: ActivationMaximizationParams) -> Recipe:
-    preset = RECIPES[params.method]
-    given = {name: getattr(params, name) for name in Recipe.__dataclass_fields__}
-    return Recipe(**{n: getattr(preset, n) if v is None else v for n, v in given.items()})
-
-
 def _decoder(
     params: ActivationMaximizationParams, decoders: Decoders, model: VisionModel
 ) -> Decoder | None:
@@ -316,14 +313,6 @@ def _canvas(
     return Pixels((0.5 + 0.1 * noise).clamp(0, 1).to(device))
 
 
-def _optimizer(canvas: Canvas, method: Method, recipe: Recipe) -> torch.optim.Optimizer:
-    if method == "maco":
-        return torch.optim.NAdam(canvas.parameters, lr=recipe.learning_rate)
-    if method in ("fourier", "decoder"):
-        return torch.optim.Adam(canvas.parameters, lr=recipe.learning_rate)
-    return NormalisedAscent(canvas.parameters, recipe.learning_rate, by="length")
-
-
 def _length(canvas: Canvas, pixels: Tensor) -> Tensor:
     """Return the squared length of all codes, or of all pixels' doubled distances from grey."""
     if isinstance(canvas, Codes):
@@ -346,26 +335,6 @@ def _look(
         return seen + NOISE * torch.randn(seen.shape, generator=generator).to(seen.device)
     movement = Movement(recipe.jitter, recipe.scale, recipe.rotate)
     return moved(pixels, movement.draw(len(pixels), size, generator), size)
-
-
-def _regulariser(canvas: Canvas, recipe: Recipe, model: VisionModel) -> Callable[[int], None]:
-    """Return what is done to the pictures after each step."""
-
-    def after(step: int) -> None:
-        canvas.project()
-        if not isinstance(canvas, Pixels):
-            return
-        (pixels,) = canvas.parameters
-        gradient, grey = pixels.grad, torch.full_like(pixels[:1], 0.5)
-        assert gradient is not None
-        if recipe.blur and (step + 1) % recipe.blur_every == 0:
-            pixels.copy_(blur(pixels, recipe.blur))
-        distance = (pixels - grey).norm(dim=1)
-        pixels.copy_(keep_largest(pixels, distance, recipe.norm_percentile, grey))
-        benefit = ((pixels - grey) * gradient).sum(1).abs()
-        pixels.copy_(keep_largest(pixels, benefit, recipe.contribution_percentile, grey))
-
-    return after
 
 
 def _likeness(activation: Tensor, variants: int, looks: int) -> Tensor:
