@@ -115,6 +115,24 @@ def test_a_batch_makes_what_single_runs_make(model: VisionModel) -> None:
     assert torch.allclose(both[:1], alone, atol=2e-3)
 
 
+def silence(model: VisionModel, channels: slice) -> None:
+    """Bring the first channels of a network so far below zero that nothing wakes them."""
+    bias = model.network.get_parameter("conv1.bias")
+    with torch.no_grad():
+        bias[channels] = -1e6
+
+
+def test_what_stays_silent_is_warned_of(small_model: VisionModel) -> None:
+    silence(small_model, slice(2, 5))
+    silent = ["relu1:2", "relu1:3@center", "relu1:4-0.5*relu1:3"]
+    others = ["relu1:1", "conv1:2", "-relu1:2"]
+    result = make(small_model, objectives=silent + others, steps=2, size=48)
+    (warning,) = result.facts["warnings"]
+    assert "of 6 pictures 3 leave their objective silent" in warning
+    assert f": {', '.join(silent)};" in warning
+    assert "warnings" not in make(small_model, objectives=others, steps=2, size=48).facts
+
+
 @pytest.mark.parametrize(
     ("method", "params"),
     [

@@ -25,7 +25,8 @@ from lantern.optimize.transforms import Movement, moved, windows
 from lantern.params import Params
 from lantern.progress import Progress
 from lantern.registry import technique
-from lantern.techniques.evidence import evidence
+from lantern.relu_rule import waking
+from lantern.techniques.evidence import evidence, warnings_of
 from lantern.techniques.recipe import Method, Recipe, optimizer_of, recipe_of, regulariser
 from lantern.vision_model import VisionModel
 from lantern.work import Sizes, Work
@@ -181,7 +182,8 @@ def activation_maximization(
 
     All pictures are made at once, as one batch, be they all channels of a layer. The table tells
     whether the network still sees the class after a blur (patterns that only a network sees do not
-    survive it), and how much of the picture is fine grain.
+    survive it), and how much of the picture is fine grain. Units that noise leaves silent are woken
+    in the first steps; of what stays silent the facts warn.
     """
     _check(params)
     chosen = _goals(params, model)
@@ -208,7 +210,8 @@ def activation_maximization(
         def loss(step: int) -> Tensor:
             pixels = canvas.pixels()
             looked_at = _look(pixels, params, recipe, step / params.steps, generator)
-            value = summed(share, looked_at, list(judges))
+            with waking(step):
+                value = summed(share, looked_at, list(judges))
             return value + recipe.l2 * _length(canvas, pixels) if recipe.l2 else value
 
         trace = ascend(
@@ -228,6 +231,7 @@ def activation_maximization(
         "steps": len(trace.losses),
         "settled": trace.settled,
         "recipe": recipe.facts(params.method),
+        **({"warnings": warnings} if (warnings := warnings_of(wanted, rows)) else {}),
     }
     if decoder is not None:
         facts["decoder"] = {"layer": decoder.origin.layer, "sha256": decoder.digest}
