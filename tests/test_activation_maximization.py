@@ -174,6 +174,18 @@ def test_facts_tell_the_recipe(
     assert (yosinski["blur"], yosinski["blur_every"], yosinski["norm_percentile"]) == (1.5, 4, 30)
 
 
+def test_one_picture_does_not_end_anothers_run(model: VisionModel) -> None:
+    """The strong one, which has settled soon, is thousands of times the weak one."""
+    params: dict[str, Any] = {"method": "pixels", "jitter": 0, "l2": 0, "steps": 100, "size": 48}
+    strong, weak = "1000*_conv_stem:3", "0.01*class:130"
+    steps = {
+        name: make(model, objectives=of, **params).facts["steps"]
+        for name, of in (("strong", [strong]), ("weak", [weak]), ("both", [strong, weak]))
+    }
+    assert steps["strong"] < steps["weak"]
+    assert steps["both"] >= steps["weak"]
+
+
 def test_diversity_parts_the_variants(model: VisionModel) -> None:
     def likeness(diversity: float) -> float:
         result = make(

@@ -91,6 +91,9 @@ def test_value_and_gradient_are_those_of_the_whole(
         expected, values = judged(whole, pixels, view)
         found, others = judged(tiled, pixels, view)
         assert others == pytest.approx(values, rel=1e-3)
+        each = [judge(pixels, view).each.tolist() for judge in (whole, tiled)]
+        assert each[1] == pytest.approx(each[0], rel=1e-3)
+        assert sum(each[0]) == pytest.approx(values[0], rel=1e-4)
         assert (found - expected).abs().max() <= 1e-3 * expected.abs().max()
 
 

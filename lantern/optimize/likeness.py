@@ -30,11 +30,15 @@ class Look(Protocol):
 
 @dataclass(frozen=True)
 class Terms:
-    """Losses, summed over pictures; the weighted `total` carries the gradient."""
+    """Losses, summed over pictures; the weighted `total` carries the gradient.
+
+    `each` is what every picture has of the total, `[N]`, without one.
+    """
 
     total: Tensor
     style: float
     content: float
+    each: Tensor
 
 
 @dataclass(frozen=True)
@@ -102,12 +106,12 @@ class _Whole:
     def __call__(self, pixels: Tensor, view: int = 0) -> Terms:
         """Return the losses of pictures."""
         hand, drawn = self._look(rolled(pixels, self._views[view].by))
-        style = self._views[view].style.moved(self._views[view].by).loss(hand).sum()
-        weighed = self._style_weight * style
-        if not self._wanted:
-            return Terms(weighed, style.item(), 0.0)
-        content = content_loss(drawn, self._wanted[view]).sum()
-        return Terms(weighed + self._weight * content, style.item(), content.item())
+        style = self._views[view].style.moved(self._views[view].by).loss(hand)
+        each, content = self._style_weight * style, torch.zeros_like(style)
+        if self._wanted:
+            content = content_loss(drawn, self._wanted[view])
+            each = each + self._weight * content
+        return Terms(each.sum(), style.sum().item(), content.sum().item(), each.detach())
 
 
 class _Tiled:
@@ -152,6 +156,7 @@ class _Tiled:
             moments = _summed_moments(self._hand, style, seen, parts)
         value, slopes = _touched(style, moments)
         weighed, slopes = self._style_weight * value, [self._style_weight * s for s in slopes]
+        contents = torch.zeros_like(value)
 
         def share(part: Tensor, tile: Tile) -> Tensor:
             hand, drawn = self._counted(part, tile)
@@ -159,12 +164,13 @@ class _Tiled:
             if wanted is None:
                 return descent
             far = self._far(drawn, tile.seen.of(wanted), tile, self._energies[view])
-            return descent + self._weight * far
+            contents.add_(far.detach())
+            return descent + self._weight * far.sum()
 
         level = _along(slopes, moments)
-        total = summed(share, seen, parts) + (weighed - level)
-        content = (total.item() - weighed.item()) / self._weight if self._weight else 0.0
-        return Terms(total, value.item(), content)
+        total = summed(share, seen, parts) + (weighed.sum() - level)
+        each = weighed + self._weight * contents
+        return Terms(total, value.sum().item(), contents.sum().item(), each)
 
     def _hand(self, part: Tensor, tile: Tile) -> Activations:
         return self._counted(part, tile)[0]
@@ -189,14 +195,14 @@ class _Tiled:
     def _far(
         self, drawn: Activations, wanted: Tensor, tile: Tile, energies: Mapping[str, Tensor]
     ) -> Tensor:
-        """Return a tile's share of the content's loss, as `content_loss` has it."""
+        """Return a tile's share of the content's loss `[N]`, as `content_loss` has it."""
         with torch.no_grad():
             targets = self._counted(wanted, tile)[1]
         errors = [
             (act - targets[name]).flatten(1).square().sum(1) / energies[name].clamp_min(1e-12)
             for name, act in drawn.items()
         ]
-        return torch.stack(errors).mean(0).sum()
+        return torch.stack(errors).mean(0)
 
 
 def views_of(
@@ -264,11 +270,11 @@ def _summed_moments(
 
 
 def _touched(style: Grams, moments: Sequence[Moments]) -> tuple[Tensor, list[Tensor]]:
-    """Return the style's loss, summed over pictures, and its gradient by the products."""
+    """Return the style's loss `[N]`, and its gradient by the products."""
     leaves = [Moments(m.products.detach().requires_grad_(), m.weight) for m in moments]
     with torch.enable_grad():
-        value = style.judged(leaves).sum()
-        slopes = torch.autograd.grad(value, [leaf.products for leaf in leaves])
+        value = style.judged(leaves)
+        slopes = torch.autograd.grad(value.sum(), [leaf.products for leaf in leaves])
     return value.detach(), list(slopes)
 
 

@@ -197,22 +197,29 @@ def activation_maximization(
         for few in by(_together(params, model), len(every))
     }
     layers = _layers(params, Goals(chosen), model)
+    losses, each = (torch.zeros(len(of), device=model.device) for of in (every, wanted))
     with model.quick(layers).capture(layers, pointer="/params/objectives") as features:
 
         def share(pixels: Tensor, few: Few) -> Tensor:
             seen = features(pixels)
-            value = -judges[few].values(seen).sum() / looks
+            value = -judges[few].values(seen) / looks
             if _is_diverse(params):
                 likeness = _likeness(seen[model.cam_layer], params.variants, looks)
-                value = value + params.diversity * likeness
-            return value
+                value = value + params.diversity * likeness.repeat_interleave(looks) / looks
+            few.of(losses).copy_(value.detach())
+            return value.sum()
 
         def loss(step: int) -> Tensor:
             pixels = canvas.pixels()
             looked_at = _look(pixels, params, recipe, step / params.steps, generator)
             with waking(step):
                 value = summed(share, looked_at, list(judges))
-            return value + recipe.l2 * _length(canvas, pixels) if recipe.l2 else value
+            each.copy_(losses.view(-1, looks).sum(1))
+            if not recipe.l2:
+                return value
+            far = recipe.l2 * _lengths(canvas, pixels)
+            each.add_(far.detach())
+            return value + far.sum()
 
         trace = ascend(
             loss,
@@ -221,6 +228,7 @@ def activation_maximization(
             progress=progress,
             preview=lambda: _sheet(canvas, wanted).sheet(),
             after=regulariser(canvas, recipe),
+            each=lambda: each,
             settled=Settled(window=32, gain=5e-3),
             checkpoints=checkpoints,
             generator=generator,
@@ -317,11 +325,11 @@ def _canvas(
     return Pixels((0.5 + 0.1 * noise).clamp(0, 1).to(device))
 
 
-def _length(canvas: Canvas, pixels: Tensor) -> Tensor:
-    """Return the squared length of all codes, or of all pixels' doubled distances from grey."""
+def _lengths(canvas: Canvas, pixels: Tensor) -> Tensor:
+    """Return the squared length of each code, or of a picture's doubled distances from grey."""
     if isinstance(canvas, Codes):
-        return canvas.parameters[0].square().sum()
-    return pixels[0].numel() * alpha_norm(pixels, alpha=2).sum()
+        return canvas.parameters[0].flatten(1).square().sum(1)
+    return pixels[0].numel() * alpha_norm(pixels, alpha=2)
 
 
 def _look(
@@ -342,7 +350,7 @@ def _look(
 
 
 def _likeness(activation: Tensor, variants: int, looks: int) -> Tensor:
-    """Return the mean cosine of the Gram matrices of an objective's variants, summed over all.
+    """Return the mean cosine of the Gram matrices of a picture and its other variants, `[N]`.
 
     Of several looks at a picture, one after the other in the batch, the mean counts.
 
@@ -352,7 +360,7 @@ def _likeness(activation: Tensor, variants: int, looks: int) -> Tensor:
     unit = F.normalize(flat, dim=1).view(-1, variants, flat.shape[1])
     likeness = torch.bmm(unit, unit.transpose(1, 2))
     others = 1 - torch.eye(variants, device=activation.device)
-    return (likeness * others).sum() / max(1, variants - 1)
+    return (likeness * others).sum(2).flatten() / max(1, variants - 1)
 
 
 def _sheet(canvas: Canvas, wanted: list[Goal]) -> Grid:

@@ -171,6 +171,7 @@ def _ascend(
 ) -> Trace:
     count = len(canvas.parameters[0])
     goals, size = Goals([goal] * count), (params.size, params.size)
+    each = torch.zeros(count, device=model.device)
     movement = Movement(params.jitter)
     layers = list(goals.layers)
     with model.quick(layers).capture(layers, pointer="/params/objective") as features:
@@ -184,7 +185,9 @@ def _ascend(
             weighed = pixels * weight + pixels.detach() * (1 - weight)
             seen = features(moved(weighed, movement.draw(count, size, generator), size))
             rough = total_variation(weighed) * params.size**2
-            return -goals.values(seen).sum() + params.tv_weight * 1e-3 * rough.sum()
+            losses = -goals.values(seen) + params.tv_weight * 1e-3 * rough
+            each.copy_(losses.detach())
+            return losses.sum()
 
         return ascend(
             loss,
@@ -194,6 +197,7 @@ def _ascend(
             span=looks.span,
             preview=lambda: Image(_pictures(canvas)[0]),
             after=lambda step: canvas.project(),
+            each=lambda: each,
             settled=_settled(params.steps),
             checkpoints=checkpoints,
             generator=generator,

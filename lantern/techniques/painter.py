@@ -83,6 +83,7 @@ class Painter:
         if params.shifts == 1:
             shifts = [(0, 0)]
         terms: dict[str, float] = {}
+        each = torch.zeros(len(photos), device=model.device)
         layers = layers_of(params, model)
         with model.quick(layers).capture(layers, pointer="/params/style_layers") as features:
             content, cover = self._content(photos, size), self._cover(size)
@@ -95,9 +96,10 @@ class Painter:
             def loss(step: int) -> Tensor:
                 pixels = shown()
                 found = judge(pixels, step % views)
-                rough = total_variation(pixels).sum()
-                terms.update(style=found.style, content=found.content, tv=rough.item())
-                return found.total + params.tv_weight * rough
+                rough = total_variation(pixels)
+                terms.update(style=found.style, content=found.content, tv=rough.sum().item())
+                each.copy_(found.each + params.tv_weight * rough.detach())
+                return found.total + params.tv_weight * rough.sum()
 
             trace = ascend(
                 loss,
@@ -105,6 +107,7 @@ class Painter:
                 steps=params.steps,
                 progress=self.progress,
                 preview=lambda: self._finished(shown()[0].detach(), photos[0]),
+                each=lambda: each,
                 checkpoints=self.checkpoints,
                 generator=self.generator,
                 settled=Settled(window=2 * max(WINDOW, params.shifts), gain=2e-3),

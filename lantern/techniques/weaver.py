@@ -81,10 +81,14 @@ class Weaver:
                 strides=strides | {f"colours/{n}": n for n in COLOURS},
             )  # fmt: skip
 
+            each = torch.zeros(len(self.exemplars), device=model.device)
+
             def loss(step: int) -> Tensor:
                 pixels = canvas.pixels()
-                matched = judge(self._looked_at(pixels), step % len(views)).total
-                return matched + params.tv_weight * total_variation(pixels).sum()
+                matched = judge(self._looked_at(pixels), step % len(views))
+                rough = params.tv_weight * total_variation(pixels)
+                each.copy_(matched.each + rough.detach())
+                return matched.total + rough.sum()
 
             trace = ascend(
                 loss,
@@ -92,6 +96,7 @@ class Weaver:
                 steps=params.steps,
                 progress=self.progress,
                 after=lambda step: canvas.project(),
+                each=lambda: each,
                 preview=lambda: Image(canvas.pixels()[0].detach().cpu()),
                 settled=Settled(window=16, gain=5e-3),
                 checkpoints=self.checkpoints,
