@@ -174,6 +174,15 @@ def test_facts_tell_the_recipe(
     assert (yosinski["blur"], yosinski["blur_every"], yosinski["norm_percentile"]) == (1.5, 4, 30)
 
 
+def test_maco_settles_only_where_its_looks_narrow_no_more(small_model: VisionModel) -> None:
+    """A unit that nothing moves has settled at once; the looks at it go on becoming smaller."""
+    silence(small_model, slice(2, 3))
+    facts = make(
+        small_model, objectives=["relu1:2"], method="maco", steps=160, size=48
+    ).facts  # fmt: skip
+    assert (facts["steps"], facts["settled"]) == (140, True)
+
+
 def test_one_picture_does_not_end_anothers_run(model: VisionModel) -> None:
     """The strong one, which has settled soon, is thousands of times the weak one."""
     params: dict[str, Any] = {"method": "pixels", "jitter": 0, "l2": 0, "steps": 100, "size": 48}

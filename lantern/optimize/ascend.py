@@ -26,6 +26,15 @@ class Settled:
     gain: float
     least: int = 0
 
+    @staticmethod
+    def behind(share: float, steps: int, *, gain: float) -> Settled:
+        """Look for the end only behind a `share` of the steps, up to which the loss itself changes.
+
+        A window is shorter where too few steps are left for two of the usual length.
+        """
+        window = max(2, min(32, steps // 16))
+        return Settled(window, gain, least=math.ceil(share * steps) + 2 * window)
+
 
 @dataclass(frozen=True)
 class Trace:

@@ -139,6 +139,8 @@ class ActivationMaximizationParams(Params):
 
 # Of MACO: looks at each picture at every step, and the sides of a look at the start and the end.
 LOOKS, WIDE, NARROW, NOISE = 4, 0.95, 0.4, 0.04
+# Share of the steps in which they narrow, and what one must gain to go on.
+NARROWS, GAIN = 0.75, 5e-3
 
 
 def _work(params: ActivationMaximizationParams, sizes: Sizes, model: VisionModel) -> Work:
@@ -229,7 +231,7 @@ def activation_maximization(
             preview=lambda: _sheet(canvas, wanted).sheet(),
             after=regulariser(canvas, recipe),
             each=lambda: each,
-            settled=Settled(window=32, gain=5e-3),
+            settled=_settled(params),
             checkpoints=checkpoints,
             generator=generator,
         )
@@ -273,6 +275,13 @@ def _goals(params: ActivationMaximizationParams, model: VisionModel) -> tuple[Go
 def _looks(params: ActivationMaximizationParams) -> int:
     """Return how often each picture is looked at in a step."""
     return LOOKS if params.method == "maco" else 1
+
+
+def _settled(params: ActivationMaximizationParams) -> Settled:
+    """Look for the end where looks no longer become harder."""
+    if params.method == "maco":
+        return Settled.behind(NARROWS, params.steps, gain=GAIN)
+    return Settled(window=32, gain=GAIN)
 
 
 def _is_diverse(params: ActivationMaximizationParams) -> bool:
@@ -341,7 +350,7 @@ def _look(
 ) -> Tensor:
     size = (params.size, params.size)
     if params.method == "maco":
-        widest = WIDE + (NARROW - WIDE) * share / 2
+        widest = WIDE + (NARROW - WIDE) * min(1.0, share / NARROWS) / 2
         boxes = windows(len(pixels) * LOOKS, (NARROW, widest), generator)
         seen = moved(pixels.repeat_interleave(LOOKS, 0), boxes, size)
         return seen + NOISE * torch.randn(seen.shape, generator=generator).to(seen.device)

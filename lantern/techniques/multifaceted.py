@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -198,16 +197,10 @@ def _ascend(
             preview=lambda: Image(_pictures(canvas)[0]),
             after=lambda step: canvas.project(),
             each=lambda: each,
-            settled=_settled(params.steps),
+            settled=Settled.behind(WIDENS, params.steps, gain=5e-3),
             checkpoints=checkpoints,
             generator=generator,
         )
-
-
-def _settled(steps: int) -> Settled:
-    """Look for the end only where what counts changes no more: the weight is at its widest."""
-    window = max(2, min(32, steps // 16))
-    return Settled(window, gain=5e-3, least=math.ceil(WIDENS * steps) + 2 * window)
 
 
 def _pictures(canvas: Canvas) -> Tensor:
