@@ -116,6 +116,8 @@ def test_borders_lie_elsewhere_in_each_view(shifts: list[tuple[int, int]]) -> No
     views = views_of(blended(), shifts, size=(700, 700), side=256)
     assert [view.by for view in views] == (shifts * 4 if len(shifts) == 1 else shifts)
     assert len(views_of(blended(), shifts, size=(200, 256), side=256)) == len(shifts)
+    still = views_of(blended(), shifts, size=(700, 700), side=256, turns=False)
+    assert [view.by for view in still] == shifts
     judge = likeness(spy, views, None, size=(700, 700), side=256, strides=STRIDES)
     shapes = []
     for view in range(4):

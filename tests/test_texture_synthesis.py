@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -13,9 +14,11 @@ from lantern.artifact import Picture, Result
 from lantern.checkpoint import Checkpoints
 from lantern.errors import InvalidParameter
 from lantern.image import Image
+from lantern.optimize.likeness import Likeness, Look, View, likeness
 from lantern.optimize.objectives import gram
 from lantern.progress import Progress, Step, Suspended, silent
 from lantern.run import run
+from lantern.techniques import weaver
 from lantern.vision_model import VisionModel
 
 
@@ -258,3 +261,26 @@ def test_a_texture_in_tiles_is_that_of_the_whole(model: VisionModel, gravel: Ima
     )
     assert not torch.equal(whole, tiled)
     assert (whole - tiled).abs().mean() < 0.02
+
+
+@pytest.mark.parametrize(("optimizer", "views"), [("l-bfgs", 1), ("adam", 4)])
+def test_only_adam_is_shown_a_large_texture_in_other_tiles_at_each_step(
+    optimizer: str,
+    views: int,
+    model: VisionModel,
+    gravel: Image,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """L-BFGS takes the difference of two gradients for curvature, not for that of two tilings."""
+    seen: list[int] = []
+
+    def spy(look: Look, ways: Sequence[View], drawing: None, **more: Any) -> Likeness:
+        seen.append(len(ways))
+        return likeness(look, ways, drawing, **more)
+
+    monkeypatch.setattr(weaver, "likeness", spy)
+    make(
+        model, gravel, optimizer=optimizer, height=320, steps=2, scales=1, tile_size=256,
+        layers=["_blocks.0"],
+    )  # fmt: skip
+    assert seen == [views]

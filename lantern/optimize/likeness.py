@@ -206,19 +206,25 @@ class _Tiled:
 
 
 def views_of(
-    style: Style, shifts: Sequence[tuple[int, int]], *, size: tuple[int, int], side: int
+    style: Style,
+    shifts: Sequence[tuple[int, int]],
+    *,
+    size: tuple[int, int],
+    side: int,
+    turns: bool = True,
 ) -> list[View]:
     """Return the views of a style from places some pixels apart, (down, right).
 
-    Pictures over `side` px are seen in tiles, whose borders lie elsewhere in each view.
+    Pictures over `side` px are seen in tiles, whose borders lie elsewhere in each view. Where
+    nothing `turns`, each place is one view.
     """
-    count = count_of_views(len(shifts), size=size, side=side)
+    count = count_of_views(len(shifts), size=size, side=side, turns=turns)
     return [View(style, shifts[n % len(shifts)]) for n in range(count)]
 
 
-def count_of_views(shifts: int, *, size: tuple[int, int], side: int) -> int:
-    """Return how many views there are from so many places: for tiles at least `BORDERS`."""
-    return shifts if max(size) <= side else max(shifts, BORDERS)
+def count_of_views(shifts: int, *, size: tuple[int, int], side: int, turns: bool = True) -> int:
+    """Return how many views there are from so many places: for tiles that turn, `BORDERS`."""
+    return max(shifts, BORDERS) if turns and max(size) > side else shifts
 
 
 def rolled(pixels: Tensor, by: tuple[int, int]) -> Tensor:

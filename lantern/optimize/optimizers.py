@@ -10,9 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Measure = Literal["spread", "length", "sign"]
-
-
 Rule = Literal["adam", "l-bfgs"]
+
+
+def takes_turns(rule: Rule) -> bool:
+    """Tell whether a rule may be shown another function at each step; else it must stay the same.
+
+    L-BFGS takes the difference of two gradients for curvature.
+    """
+    return rule == "adam"
 
 
 def stepping(parameters: Sequence[Tensor], rule: Rule, *, rate: float) -> torch.optim.Optimizer:
