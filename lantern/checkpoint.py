@@ -8,7 +8,7 @@ import pickle
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -53,11 +53,15 @@ def never() -> bool:
 
 @dataclass(frozen=True)
 class Resumed:
-    """Where a stage of a run goes on: the losses it had, and whether it was over already."""
+    """Where a stage of a run goes on: the losses it had, and whether it was over already.
+
+    `settling` is what tells when it has settled.
+    """
 
     losses: tuple[float, ...] = ()
     settled: bool = False
     over: bool = False
+    settling: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
 class Checkpoints:
@@ -122,20 +126,27 @@ class Checkpoints:
         with restoring():
             _put_back(state, optimizer, generator)
             optimizer.load_state_dict(state["optimizer"])
-            return Resumed(losses=tuple(state["losses"]))
+            return Resumed(tuple(state["losses"]), settling=state["settling"])
 
     def keep(
         self,
         losses: Sequence[float],
         optimizer: torch.optim.Optimizer,
         generator: torch.Generator | None,
+        settling: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
         """Save the state behind a step, if the last time was long enough ago.
+
+        `settling` is what tells when the run has settled.
 
         Raises:
             Suspended: the run is to go on later, from the state that was just saved.
         """
-        passed = {"ended": list(self._ended), "remembered": dict(self._remembered)}
+        passed: dict[str, Any] = {
+            "ended": list(self._ended),
+            "remembered": dict(self._remembered),
+            "settling": dict(settling or {}),
+        }
         self._keep(lambda: passed | _written(losses, optimizer, generator))
 
     def restore_tensors(self) -> dict[str, torch.Tensor] | None:

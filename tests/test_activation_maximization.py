@@ -115,6 +115,86 @@ def test_a_batch_makes_what_single_runs_make(model: VisionModel) -> None:
     assert torch.allclose(both[:1], alone, atol=2e-3)
 
 
+def silence(model: VisionModel, channels: slice) -> None:
+    """Bring the first channels of a network so far below zero that nothing wakes them."""
+    bias = model.network.get_parameter("conv1.bias")
+    with torch.no_grad():
+        bias[channels] = -1e6
+
+
+def test_what_stays_silent_is_warned_of(small_model: VisionModel) -> None:
+    silence(small_model, slice(2, 5))
+    silent = ["relu1:2", "relu1:3@center", "relu1:4-0.5*relu1:3"]
+    others = ["relu1:1", "conv1:2", "-relu1:2"]
+    result = make(small_model, objectives=silent + others, steps=2, size=48)
+    (warning,) = result.facts["warnings"]
+    assert "of 6 pictures 3 leave their objective silent" in warning
+    assert f": {', '.join(silent)};" in warning
+    assert "warnings" not in make(small_model, objectives=others, steps=2, size=48).facts
+
+
+@pytest.mark.parametrize(
+    ("method", "params"),
+    [
+        ("fourier", {"blur": 2.0}),
+        ("fourier", {"norm_percentile": 50.0}),
+        ("decoder", {"contribution_percentile": 5.0}),
+        ("maco", {"blur_every": 3}),
+        ("maco", {"jitter": 4.0}),
+        ("maco", {"scale": 0.1}),
+        ("maco", {"rotate": 5.0}),
+        ("yosinski", {"diversity": 1.0}),
+    ],
+)
+def test_what_would_do_nothing_is_refused(
+    method: str, params: dict[str, Any], model: VisionModel
+) -> None:
+    with pytest.raises(InvalidParameter) as caught:
+        make(model, method=method, **params, steps=1, size=48)
+    assert caught.value.pointer == f"/params/{next(iter(params))}"
+
+
+@pytest.mark.parametrize(
+    ("method", "params", "recipe"),
+    [
+        (
+            "fourier",
+            {"jitter": 3.0, "blur": None},
+            {"learning_rate": 0.02, "l2": 0.0, "jitter": 3.0, "scale": 0.1, "rotate": 10},
+        ),
+        ("maco", {"l2": 0.5}, {"learning_rate": 0.2, "l2": 0.5}),
+    ],
+)
+def test_facts_tell_the_recipe(
+    method: str, params: dict[str, Any], recipe: dict[str, float], model: VisionModel
+) -> None:
+    result = make(model, method=method, **params, steps=1, size=48)
+    assert result.facts["recipe"] == recipe
+    yosinski = make(model, method="yosinski", steps=1, size=48, blur=1.5).facts["recipe"]
+    assert (yosinski["blur"], yosinski["blur_every"], yosinski["norm_percentile"]) == (1.5, 4, 30)
+
+
+def test_maco_settles_only_where_its_looks_narrow_no_more(small_model: VisionModel) -> None:
+    """A unit that nothing moves has settled at once; the looks at it go on becoming smaller."""
+    silence(small_model, slice(2, 3))
+    facts = make(
+        small_model, objectives=["relu1:2"], method="maco", steps=160, size=48
+    ).facts  # fmt: skip
+    assert (facts["steps"], facts["settled"]) == (140, True)
+
+
+def test_one_picture_does_not_end_anothers_run(model: VisionModel) -> None:
+    """The strong one, which has settled soon, is thousands of times the weak one."""
+    params: dict[str, Any] = {"method": "pixels", "jitter": 0, "l2": 0, "steps": 100, "size": 48}
+    strong, weak = "1000*_conv_stem:3", "0.01*class:130"
+    steps = {
+        name: make(model, objectives=of, **params).facts["steps"]
+        for name, of in (("strong", [strong]), ("weak", [weak]), ("both", [strong, weak]))
+    }
+    assert steps["strong"] < steps["weak"]
+    assert steps["both"] >= steps["weak"]
+
+
 def test_diversity_parts_the_variants(model: VisionModel) -> None:
     def likeness(diversity: float) -> float:
         result = make(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import pytest
@@ -110,6 +110,51 @@ def test_settling_compares_windows(losses: list[float], steps: int, settled: boo
     )
     assert len(trace.losses) == steps
     assert trace.settled == settled
+
+
+# of three samples one has settled from the start, one after the eighth step, and one stands at zero
+SAMPLES = torch.tensor(
+    [[1e6] * 14, [9.0, 8, 7, 6, 5, 4, 4, 4, 4, 4, 3, 2, 1, 0], [0.0] * 14], dtype=torch.double
+)
+
+
+def go_together(
+    checkpoints: Checkpoints, progress: Progress = silent, rows: Sequence[int] = (0, 1, 2)
+) -> tuple[Trace, list[float]]:
+    at, samples = torch.zeros(len(rows), requires_grad=True), SAMPLES[list(rows)]
+    last = torch.zeros(len(rows), dtype=torch.double)
+
+    def loss(step: int) -> Tensor:
+        last.copy_(samples[:, step])
+        return (samples[:, step] + (at - step).square() - (at.detach() - step).square()).sum()
+
+    trace = ascend(
+        loss, torch.optim.Adam([at], lr=0.1), steps=14, progress=progress, preview=no_preview,
+        each=lambda: last, settled=Settled(window=2, gain=0.1), checkpoints=checkpoints,
+    )  # fmt: skip
+    return trace, at.tolist()
+
+
+@pytest.mark.parametrize(
+    ("rows", "steps"), [((0,), 4), ((1,), 9), ((2,), 4), ((0, 2), 4), ((0, 1, 2), 9)]
+)
+def test_a_run_has_settled_once_each_of_its_samples_has(rows: list[int], steps: int) -> None:
+    trace, _ = go_together(Checkpoints(), rows=rows)
+    assert (len(trace.losses), trace.settled) == (steps, True)
+
+
+@pytest.mark.parametrize("dies_at", range(1, 9))
+def test_a_run_whose_samples_settle_apart_is_resumed_to_the_same_end(dies_at: int) -> None:
+    saved: list[bytes] = []
+
+    def die(step: Step) -> None:
+        if step.done == dies_at + 1:
+            raise Killed
+
+    whole = go_together(Checkpoints())
+    with suppress(Killed):
+        go_together(Checkpoints(saved.append, every_s=0.0, most_cost=1e9), die)
+    assert go_together(Checkpoints(saved=saved[-1])) == whole
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -91,6 +91,9 @@ def test_value_and_gradient_are_those_of_the_whole(
         expected, values = judged(whole, pixels, view)
         found, others = judged(tiled, pixels, view)
         assert others == pytest.approx(values, rel=1e-3)
+        each = [judge(pixels, view).each.tolist() for judge in (whole, tiled)]
+        assert each[1] == pytest.approx(each[0], rel=1e-3)
+        assert sum(each[0]) == pytest.approx(values[0], rel=1e-4)
         assert (found - expected).abs().max() <= 1e-3 * expected.abs().max()
 
 
@@ -113,6 +116,8 @@ def test_borders_lie_elsewhere_in_each_view(shifts: list[tuple[int, int]]) -> No
     views = views_of(blended(), shifts, size=(700, 700), side=256)
     assert [view.by for view in views] == (shifts * 4 if len(shifts) == 1 else shifts)
     assert len(views_of(blended(), shifts, size=(200, 256), side=256)) == len(shifts)
+    still = views_of(blended(), shifts, size=(700, 700), side=256, turns=False)
+    assert [view.by for view in still] == shifts
     judge = likeness(spy, views, None, size=(700, 700), side=256, strides=STRIDES)
     shapes = []
     for view in range(4):

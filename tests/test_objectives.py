@@ -139,19 +139,19 @@ def test_alikeness_is_the_cosine_of_gram_matrices(shape: tuple[int, int, int]) -
     variants, looks = 3, 2
     activation = random(2 * variants * looks, *shape).requires_grad_()
     grams = gram(activation).view(2, variants, looks, -1).mean(2)
-    by_hand = torch.zeros(())
+    each: list[Tensor] = []
     for of_one in grams:
         for n in range(variants):
-            for m in range(variants):
-                if n != m:
-                    by_hand = by_hand + F.cosine_similarity(of_one[n], of_one[m], 0) / 2
-    found = alikeness(activation, variants, looks)
-    assert found.item() == pytest.approx(by_hand.item(), rel=1e-4)
-    slope, other = (torch.autograd.grad(value, activation)[0] for value in (found, by_hand))
+            others = [m for m in range(variants) if m != n]
+            alike = [F.cosine_similarity(of_one[n], of_one[m], 0) for m in others]
+            each.append(torch.stack(alike).mean())
+    found, by_hand = alikeness(activation, variants, looks), torch.stack(each)
+    assert found.tolist() == pytest.approx(by_hand.tolist(), rel=1e-4)
+    slope, other = (torch.autograd.grad(value.sum(), activation)[0] for value in (found, by_hand))
     assert torch.allclose(slope, other, atol=1e-6)
 
 
 def test_alikeness_of_what_answers_nothing_has_a_gradient() -> None:
     activation = torch.zeros(4, 3, 2, 2, requires_grad=True)
-    (slope,) = torch.autograd.grad(alikeness(activation, 2, 2), activation)
+    (slope,) = torch.autograd.grad(alikeness(activation, 2, 2).sum(), activation)
     assert slope.isfinite().all()

@@ -337,6 +337,17 @@ def test_photographs_of_one_size_are_a_batch_and_others_follow(
     assert (alone.pixels - drawn(result).pixels).abs().mean() < 0.002
 
 
+def test_by_l_bfgs_each_photograph_is_as_if_it_were_alone(
+    model: VisionModel, photo: Image, painting: Image
+) -> None:
+    other = Image(photo.pixels.flip(2))
+    params: dict[str, Any] = {"optimizer": "l-bfgs", "steps": 4}
+    both = paint(model, {"image": [photo, other], "style": painting}, **params)
+    alone = paint(model, {"image": photo, "style": painting}, **params)
+    assert torch.equal(drawn(both).pixels, drawn(alone).pixels)
+    assert both.facts["batches"][0] == {n: alone.facts[n] for n in both.facts["batches"][0]}
+
+
 def test_scales_go_from_small_to_full(model: VisionModel, photo: Image, painting: Image) -> None:
     previews: list[tuple[int, int]] = []
     run(
@@ -369,6 +380,7 @@ def test_the_estimate_follows_size_steps_and_scales(
         ({"mask": 2}, {}, "/inputs/mask"),
         ({"mask": 1}, {"statistic": "sliced-wasserstein"}, "/params/statistic"),
         ({}, {"style_layer_weights": [1.0]}, "/params/style_layer_weights"),
+        ({}, {"optimizer": "l-bfgs", "shifts": 2}, "/params/shifts"),
         ({}, {"style_layers": ["nowhere"]}, "/params/style_layers"),
         ({}, {"style_layers": ["_fc"]}, "/params/style_layers"),
         ({}, {"content_layers": ["nowhere"]}, "/params/content_layers"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -11,10 +12,13 @@ from torch import Tensor
 from lantern import samples
 from lantern.artifact import Picture, Result
 from lantern.checkpoint import Checkpoints
+from lantern.errors import InvalidParameter
 from lantern.image import Image
+from lantern.optimize.likeness import Likeness, Look, View, likeness
 from lantern.optimize.objectives import gram
 from lantern.progress import Progress, Step, Suspended, silent
 from lantern.run import run
+from lantern.techniques import weaver
 from lantern.vision_model import VisionModel
 
 
@@ -98,6 +102,38 @@ def test_copied_textures_are_made_of_the_exemplars_pixels(
     own = {tuple(pixel) for pixel in gravel.fit(64).pixels.flatten(1).T.tolist()}
     assert made.shape == (3, 64, 80)
     assert {tuple(pixel) for pixel in made.flatten(1).T.tolist()} <= own
+
+
+@pytest.mark.parametrize(
+    "params", [{"method": "growth", "window": 7}, {"method": "quilting", "block": 12}]
+)
+@pytest.mark.parametrize("size", [192, 24])
+def test_what_needs_no_network_copies_exemplars_too_small_for_one(
+    size: int, params: dict[str, Any], model: VisionModel, gravel: Image
+) -> None:
+    exemplar = gravel.fit(24) if size > 24 else gravel
+    (made,) = pictures(make(model, exemplar, **params, exemplar_size=size, height=32, width=40))
+    own = {tuple(pixel) for pixel in gravel.fit(24).pixels.flatten(1).T.tolist()}
+    assert {tuple(pixel) for pixel in made.flatten(1).T.tolist()} <= own
+
+
+@pytest.mark.parametrize(
+    ("params", "shape", "pointer"),
+    [
+        ({"method": "growth", "window": 3}, (2, 2), "/params/window"),
+        ({"method": "growth", "window": 11}, (9, 60), "/params/window"),
+        ({"method": "quilting"}, (24, 24), "/params/block"),
+        ({"method": "quilting", "block": 6}, (1, 1), "/params/block"),
+        ({"method": "gram"}, (24, 24), "/params/exemplar_size"),
+    ],
+)
+def test_what_is_too_small_for_a_method_is_refused_by_it(
+    params: dict[str, Any], shape: tuple[int, int], pointer: str, model: VisionModel
+) -> None:
+    exemplar = Image(torch.rand(3, *shape, generator=torch.Generator().manual_seed(0)))
+    with pytest.raises(InvalidParameter) as caught:
+        make(model, exemplar, **params)
+    assert caught.value.pointer == pointer
 
 
 def test_stripes_are_continued_exactly(model: VisionModel) -> None:
@@ -225,3 +261,26 @@ def test_a_texture_in_tiles_is_that_of_the_whole(model: VisionModel, gravel: Ima
     )
     assert not torch.equal(whole, tiled)
     assert (whole - tiled).abs().mean() < 0.02
+
+
+@pytest.mark.parametrize(("optimizer", "views"), [("l-bfgs", 1), ("adam", 4)])
+def test_only_adam_is_shown_a_large_texture_in_other_tiles_at_each_step(
+    optimizer: str,
+    views: int,
+    model: VisionModel,
+    gravel: Image,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """L-BFGS takes the difference of two gradients for curvature, not for that of two tilings."""
+    seen: list[int] = []
+
+    def spy(look: Look, ways: Sequence[View], drawing: None, **more: Any) -> Likeness:
+        seen.append(len(ways))
+        return likeness(look, ways, drawing, **more)
+
+    monkeypatch.setattr(weaver, "likeness", spy)
+    make(
+        model, gravel, optimizer=optimizer, height=320, steps=2, scales=1, tile_size=256,
+        layers=["_blocks.0"],
+    )  # fmt: skip
+    assert seen == [views]

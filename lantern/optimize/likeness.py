@@ -32,11 +32,15 @@ class Look(Protocol):
 
 @dataclass(frozen=True)
 class Terms:
-    """Losses, summed over pictures; the weighted `total` carries the gradient."""
+    """Losses, summed over pictures; the weighted `total` carries the gradient.
+
+    `each` is what every picture has of the total, `[N]`, without one.
+    """
 
     total: Tensor
     style: float
     content: float
+    each: Tensor
 
 
 @dataclass(frozen=True)
@@ -110,13 +114,13 @@ class _Whole:
         """Return the losses of pictures."""
         drawing = self._drawing
         hand, drawn = self._look(rolled(pixels, self._views[view].by))
-        style = self._views[view].style.moved(self._views[view].by).loss(hand).sum()
-        weighed = self._style_weight * style
-        if drawing is None:
-            return Terms(weighed, style.item(), 0.0)
-        wanted = self._wanted[view] if self._wanted else self._seen(drawing, view)
-        content = content_loss(drawn, wanted).sum()
-        return Terms(weighed + drawing.weight * content, style.item(), content.item())
+        style = self._views[view].style.moved(self._views[view].by).loss(hand)
+        each, content = self._style_weight * style, torch.zeros_like(style)
+        if drawing is not None:
+            wanted = self._wanted[view] if self._wanted else self._seen(drawing, view)
+            content = content_loss(drawn, wanted)
+            each = each + drawing.weight * content
+        return Terms(each.sum(), style.sum().item(), content.sum().item(), each.detach())
 
     @torch.no_grad()
     def _seen(self, drawing: Drawing, view: int) -> Activations:
@@ -171,6 +175,7 @@ class _Tiled:
             moments = _summed_moments(self._hand, style, seen, parts)
         value, slopes = _touched(style, moments)
         weighed, slopes = self._style_weight * value, [self._style_weight * s for s in slopes]
+        contents = torch.zeros_like(value)
 
         def share(part: Tensor, tile: Tile) -> Tensor:
             hand, drawn = self._counted(part, tile)
@@ -178,12 +183,13 @@ class _Tiled:
             if wanted is None:
                 return descent
             far = self._far(drawn, tile.seen.of(wanted), tile, self._energies[view])
-            return descent + self._weight * far
+            contents.add_(far.detach())
+            return descent + self._weight * far.sum()
 
         level = _along(slopes, moments)
-        total = summed(share, seen, parts) + (weighed - level)
-        content = (total.item() - weighed.item()) / self._weight if self._weight else 0.0
-        return Terms(total, value.item(), content)
+        total = summed(share, seen, parts) + (weighed.sum() - level)
+        each = weighed + self._weight * contents
+        return Terms(total, value.sum().item(), contents.sum().item(), each)
 
     def _hand(self, part: Tensor, tile: Tile) -> Activations:
         return self._counted(part, tile)[0]
@@ -208,30 +214,36 @@ class _Tiled:
     def _far(
         self, drawn: Activations, wanted: Tensor, tile: Tile, energies: Mapping[str, Tensor]
     ) -> Tensor:
-        """Return a tile's share of the content's loss, as `content_loss` has it."""
+        """Return a tile's share of the content's loss `[N]`, as `content_loss` has it."""
         with torch.no_grad():
             targets = self._counted(wanted, tile)[1]
         errors = [
             (act - targets[name]).flatten(1).square().sum(1) / energies[name].clamp_min(1e-12)
             for name, act in drawn.items()
         ]
-        return torch.stack(errors).mean(0).sum()
+        return torch.stack(errors).mean(0)
 
 
 def views_of(
-    style: Style, shifts: Sequence[tuple[int, int]], *, size: tuple[int, int], side: int
+    style: Style,
+    shifts: Sequence[tuple[int, int]],
+    *,
+    size: tuple[int, int],
+    side: int,
+    turns: bool = True,
 ) -> list[View]:
     """Return the views of a style from places some pixels apart, (down, right).
 
-    Pictures over `side` px are seen in tiles, whose borders lie elsewhere in each view.
+    Pictures over `side` px are seen in tiles, whose borders lie elsewhere in each view. Where
+    nothing `turns`, each place is one view.
     """
-    count = count_of_views(len(shifts), size=size, side=side)
+    count = count_of_views(len(shifts), size=size, side=side, turns=turns)
     return [View(style, shifts[n % len(shifts)]) for n in range(count)]
 
 
-def count_of_views(shifts: int, *, size: tuple[int, int], side: int) -> int:
-    """Return how many views there are from so many places: for tiles at least `BORDERS`."""
-    return shifts if max(size) <= side else max(shifts, BORDERS)
+def count_of_views(shifts: int, *, size: tuple[int, int], side: int, turns: bool = True) -> int:
+    """Return how many views there are from so many places: for tiles that turn, `BORDERS`."""
+    return max(shifts, BORDERS) if turns and max(size) > side else shifts
 
 
 def rolled(pixels: Tensor, by: tuple[int, int]) -> Tensor:
@@ -289,11 +301,11 @@ def _summed_moments(
 
 
 def _touched(style: Grams, moments: Sequence[Moments]) -> tuple[Tensor, list[Tensor]]:
-    """Return the style's loss, summed over pictures, and its gradient by the products."""
+    """Return the style's loss `[N]`, and its gradient by the products."""
     leaves = [Moments(m.products.detach().requires_grad_(), m.weight) for m in moments]
     with torch.enable_grad():
-        value = style.judged(leaves).sum()
-        slopes = torch.autograd.grad(value, [leaf.products for leaf in leaves])
+        value = style.judged(leaves)
+        slopes = torch.autograd.grad(value.sum(), [leaf.products for leaf in leaves])
     return value.detach(), list(slopes)
 
 

@@ -24,9 +24,10 @@ def gram(activation: Tensor) -> Tensor:
 
 
 def alikeness(activation: Tensor, variants: int, looks: int) -> Tensor:
-    """Return the mean cosine of the Gram matrices of an objective's variants, summed over all.
+    """Return the mean cosine of the Gram matrices of a picture and its other variants, `[n]`.
 
-    Of several looks at a picture, one after the other in the batch `[N,C,H,W]`, the mean counts.
+    Of several looks at a picture, one after the other in the batch `[N,C,H,W]`, the mean counts;
+    variants of an objective follow each other.
 
     Source: Olah et al. 2017, "Feature Visualization", diversity.
     """
@@ -44,7 +45,7 @@ def alikeness(activation: Tensor, variants: int, looks: int) -> Tensor:
     size = inner.diagonal(dim1=1, dim2=2).clamp_min(1e-24).sqrt()
     cosine = inner / (size[:, :, None] * size[:, None, :])
     others = 1 - torch.eye(variants, device=activation.device)
-    return (cosine * others).sum() / max(1, variants - 1)
+    return (cosine * others).sum(2).flatten() / max(1, variants - 1)
 
 
 def gram_values(variants: int, channels: int, places: float) -> float:

@@ -10,13 +10,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Measure = Literal["spread", "length", "sign"]
-
-
 Rule = Literal["adam", "l-bfgs"]
-
 
 # Steps that L-BFGS remembers at most and at least, and the bytes it does so in between.
 MOST_STEPS, LEAST_STEPS, MOST_REMEMBERED = 20, 8, 2**29
+
+
+def takes_turns(rule: Rule) -> bool:
+    """Tell whether a rule may be shown another function at each step; else it must stay the same.
+
+    L-BFGS takes the difference of two gradients for curvature.
+    """
+    return rule == "adam"
 
 
 def stepping(parameters: Sequence[Tensor], rule: Rule, *, rate: float) -> torch.optim.Optimizer:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
@@ -20,14 +18,13 @@ from lantern.errors import InvalidParameter
 from lantern.optimize.ascend import Settled, ascend
 from lantern.optimize.goals import Goal, Goals, read
 from lantern.optimize.objectives import alikeness
-from lantern.optimize.optimizers import NormalisedAscent
-from lantern.optimize.parametrize import Canvas, Pixels
 from lantern.optimize.parts import Few, by, summed
-from lantern.optimize.regularize import alpha_norm, blur, keep_largest
+from lantern.optimize.regularize import alpha_norm
 from lantern.optimize.transforms import Movement, moved, windows
 from lantern.params import Params
 from lantern.progress import Progress
 from lantern.registry import technique
+from lantern.relu_rule import waking
 from lantern.techniques.canvases import (
     LOOKS,
     beside,
@@ -38,13 +35,13 @@ from lantern.techniques.canvases import (
     sheet_of,
     together,
 )
-from lantern.techniques.evidence import evidence
+from lantern.techniques.evidence import evidence, warnings_of
+from lantern.techniques.recipe import Method, Recipe, optimizer_of, recipe_of, regulariser
 from lantern.vision_model import VisionModel
 from lantern.work import Sizes, Work
 
 # What one run makes: pictures, and pixels of all of them.
 MOST, MOST_PIXELS = 2048, 13_000_000
-Method = Literal["fourier", "pixels", "yosinski", "maco", "decoder"]
 
 
 class ActivationMaximizationParams(Params):
@@ -83,7 +80,10 @@ class ActivationMaximizationParams(Params):
     )
     variants: int = Field(1, ge=1, le=16, description="pictures of each objective")
     diversity: float = Field(
-        0.0, ge=0, le=1e4, description="how strongly variants of an objective shun each other"
+        0.0,
+        ge=0,
+        le=1e4,
+        description="how strongly variants of an objective shun each other; needs two at least",
     )
     learning_rate: float | None = Field(
         None, gt=0, le=100, description="length of a step; the method's own if absent"
@@ -100,71 +100,60 @@ class ActivationMaximizationParams(Params):
         None,
         ge=0,
         le=64,
-        description="largest shift before a look; the method's own if absent",
+        description="largest shift before a look, of all methods but maco; the method's own if "
+        "absent, as in what follows",
         json_schema_extra={"unit": "px"},
     )
     scale: float | None = Field(
-        None, ge=0, le=0.5, description="largest change of size before a look, as a share"
+        None,
+        ge=0,
+        le=0.5,
+        description="largest change of size before a look, as a share, of all methods but maco",
     )
     rotate: float | None = Field(
         None,
         ge=0,
         le=45,
-        description="largest turn before a look",
+        description="largest turn before a look, of all methods but maco",
         json_schema_extra={"unit": "degrees"},
     )
     blur: float | None = Field(
         None,
         ge=0,
         le=8,
-        description="sigma of the blur between steps",
+        description="sigma of the blur between steps, of pixels and yosinski",
         json_schema_extra={"unit": "px"},
     )
     blur_every: int | None = Field(
-        None, ge=1, le=100, description="steps from one blur to the next"
+        None, ge=1, le=100, description="steps from one blur to the next, of pixels and yosinski"
     )
     norm_percentile: float | None = Field(
-        None, ge=0, le=99, description="share of pixels nearest to grey that is made grey, percent"
+        None,
+        ge=0,
+        le=99,
+        description="share of pixels nearest to grey that is made grey, of pixels and yosinski",
+        json_schema_extra={"unit": "percent"},
     )
     contribution_percentile: float | None = Field(
-        None, ge=0, le=99, description="share of pixels that contribute least, made grey, percent"
+        None,
+        ge=0,
+        le=99,
+        description="share of pixels that contribute least, made grey, of pixels and yosinski",
+        json_schema_extra={"unit": "percent"},
     )
     cosine_power: float = Field(
         0.0, ge=0, le=8, description="how much the angle to a direction counts beside its length"
     )
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """The regularisers of a method; names and units are those of the parameters."""
-
-    learning_rate: float
-    l2: float = 0.0
-    jitter: float = 0.0
-    scale: float = 0.0
-    rotate: float = 0.0
-    blur: float = 0.0
-    blur_every: int = 1
-    norm_percentile: float = 0.0
-    contribution_percentile: float = 0.0
-
-
-RECIPES: dict[Method, Recipe] = {
-    "fourier": Recipe(0.02, jitter=8, scale=0.1, rotate=10),
-    # CS231n, assignment 3, in units of pixels of 0..1
-    "pixels": Recipe(5.0, l2=1e-3, jitter=16, blur=0.5, blur_every=10),
-    # Yosinski et al. 2015, table 1
-    "yosinski": Recipe(
-        8.0, jitter=4, blur=0.5, blur_every=4, norm_percentile=30, contribution_percentile=40
-    ),
-    "maco": Recipe(0.2),
-    "decoder": Recipe(0.05, l2=5e-3, jitter=8, scale=0.05),
-}
 # Of MACO: the sides of a look at the start and the end, and its noise.
 WIDE, NARROW, NOISE = 0.95, 0.4, 0.04
+# Share of the steps in which they narrow, and what one must gain to go on.
+NARROWS, GAIN = 0.75, 5e-3
 
 
 def _work(params: ActivationMaximizationParams, sizes: Sizes, model: VisionModel) -> Work:
+    _check(params)
     model.check_side(params.size)
     goals = _goals(params, model)
     pictures = len(goals) * params.variants
@@ -209,11 +198,13 @@ def activation_maximization(
 
     All pictures are made at once, as one batch, be they all channels of a layer. The table tells
     whether the network still sees the class after a blur (patterns that only a network sees do not
-    survive it), and how much of the picture is fine grain.
+    survive it), and how much of the picture is fine grain. Units that noise leaves silent are woken
+    in the first steps; of what stays silent the facts warn.
     """
+    _check(params)
     chosen = _goals(params, model)
     wanted = [goal for goal in chosen for _ in range(params.variants)]
-    recipe, looks = _recipe(params), looks_of(params)
+    recipe, looks = recipe_of(params), looks_of(params)
     decoder = decoder_of(params, decoders, model)
     canvas = canvas_of(params, len(wanted), generator, model.device, decoder)
     every = [goal for goal in wanted for _ in range(looks)]
@@ -222,42 +213,63 @@ def activation_maximization(
         for few in by(together(params, model), len(wanted), looks)
     }
     layers = _layers(params, Goals(chosen), model)
+    losses = torch.zeros(len(every), device=model.device)
     with model.quick(layers).capture(layers, pointer="/params/objectives") as features:
 
-        def share(movements: Tensor, shares: Tensor, few: Few) -> Tensor:
+        def share(step: int, movements: Tensor, shares: Tensor, few: Few) -> Tensor:
             pixels = few.looks(canvas.draw(shares))
-            seen = features(_look(pixels, few.drawn(movements), params, generator))
-            value = -judges[few].values(seen).sum() / looks
+            looked_at = _look(pixels, few.drawn(movements), params, generator)
+            with waking(step):  # the network alone, not what draws
+                seen = features(looked_at)
+            value = -judges[few].values(seen) / looks
             if recipe.l2:
                 codes = few.looks(shares) if isinstance(canvas, Codes) else None
-                value = value + recipe.l2 / looks * _length(pixels, codes)
+                value = value + recipe.l2 / looks * _lengths(pixels, codes)
             if is_diverse(params):
                 likeness = alikeness(seen[model.cam_layer], params.variants, looks)
-                value = value + params.diversity * likeness
-            return value
+                value = value + params.diversity / looks * likeness.repeat_interleave(looks)
+            few.drawn(losses).copy_(value.detach())
+            return value.sum()
 
         def loss(step: int) -> Tensor:
             # a few are drawn, moved and looked at together: all at once would not be in bounds
             movements = _movements(params, recipe, step / params.steps, len(wanted), generator)
-            return summed(partial(share, movements), canvas.parameters[0], list(judges))
+            return summed(partial(share, step, movements), canvas.parameters[0], list(judges))
 
         trace = ascend(
             loss,
-            _optimizer(canvas, params.method, recipe),
+            optimizer_of(canvas, params.method, recipe),
             steps=params.steps,
             progress=progress,
             preview=lambda: sheet_of(canvas, wanted).sheet(),
-            after=_regulariser(canvas, recipe, model),
-            settled=Settled(window=32, gain=5e-3),
+            after=regulariser(canvas, recipe),
+            each=lambda: losses.view(-1, looks).sum(1),
+            settled=_settled(params),
             checkpoints=checkpoints,
             generator=generator,
         )
     sheet = sheet_of(canvas, wanted)
     rows = evidence(model, wanted, sheet.images)
-    facts: dict[str, Any] = {"steps": len(trace.losses), "settled": trace.settled}
+    facts: dict[str, Any] = {
+        "steps": len(trace.losses),
+        "settled": trace.settled,
+        "recipe": recipe.facts(params.method),
+        **({"warnings": warnings} if (warnings := warnings_of(wanted, rows)) else {}),
+    }
     if decoder is not None:
         facts["decoder"] = {"layer": decoder.origin.layer, "sha256": decoder.digest}
     return Outcome((sheet, Table("scores", rows)), facts)
+
+
+def _check(params: ActivationMaximizationParams) -> None:
+    """Refuse what would do nothing."""
+    recipe_of(params)
+    if params.diversity > 0 and params.variants == 1:
+        raise InvalidParameter(
+            "one picture of an objective has none to shun: give two variants or more, or no "
+            "diversity",
+            pointer="/params/diversity",
+        )
 
 
 def _goals(params: ActivationMaximizationParams, model: VisionModel) -> tuple[Goal, ...]:
@@ -273,31 +285,24 @@ def _goals(params: ActivationMaximizationParams, model: VisionModel) -> tuple[Go
     return goals
 
 
+def _settled(params: ActivationMaximizationParams) -> Settled:
+    """Look for the end where looks no longer become harder."""
+    if params.method == "maco":
+        return Settled.behind(NARROWS, params.steps, gain=GAIN)
+    return Settled(window=32, gain=GAIN)
+
+
 def _layers(
     params: ActivationMaximizationParams, goals: Goals, model: VisionModel
 ) -> tuple[str, ...]:
     return (*goals.layers, *([model.cam_layer] if is_diverse(params) else []))
 
 
-def _recipe(params: ActivationMaximizationParams) -> Recipe:
-    preset = RECIPES[params.method]
-    given = {name: getattr(params, name) for name in Recipe.__dataclass_fields__}
-    return Recipe(**{n: getattr(preset, n) if v is None else v for n, v in given.items()})
-
-
-def _optimizer(canvas: Canvas, method: Method, recipe: Recipe) -> torch.optim.Optimizer:
-    if method == "maco":
-        return torch.optim.NAdam(canvas.parameters, lr=recipe.learning_rate)
-    if method in ("fourier", "decoder"):
-        return torch.optim.Adam(canvas.parameters, lr=recipe.learning_rate)
-    return NormalisedAscent(canvas.parameters, recipe.learning_rate, by="length")
-
-
-def _length(pixels: Tensor, codes: Tensor | None) -> Tensor:
-    """Return the squared length of codes, else of the pixels' doubled distances from grey."""
+def _lengths(pixels: Tensor, codes: Tensor | None) -> Tensor:
+    """Return the squared length of each code, else of a picture's doubled distances from grey."""
     if codes is not None:
-        return codes.square().sum()
-    return pixels[0].numel() * alpha_norm(pixels, alpha=2).sum()
+        return codes.flatten(1).square().sum(1)
+    return pixels[0].numel() * alpha_norm(pixels, alpha=2)
 
 
 def _movements(
@@ -309,7 +314,7 @@ def _movements(
 ) -> Tensor:
     """Draw how pictures are moved before each look, at a share of the way."""
     if params.method == "maco":
-        widest = WIDE + (NARROW - WIDE) * share / 2
+        widest = WIDE + (NARROW - WIDE) * min(1.0, share / NARROWS) / 2
         return windows(count * LOOKS, (NARROW, widest), generator)
     movement = Movement(recipe.jitter, recipe.scale, recipe.rotate)
     return movement.draw(count, (params.size, params.size), generator)
@@ -327,23 +332,3 @@ def _look(
     # look by look, so that chance is the same however many pass together
     noise = torch.stack([torch.randn(one.shape, generator=generator) for one in seen])
     return seen + NOISE * noise.to(seen.device)
-
-
-def _regulariser(canvas: Canvas, recipe: Recipe, model: VisionModel) -> Callable[[int], None]:
-    """Return what is done to the pictures after each step."""
-
-    def after(step: int) -> None:
-        canvas.project()
-        if not isinstance(canvas, Pixels):
-            return
-        (pixels,) = canvas.parameters
-        gradient, grey = pixels.grad, torch.full_like(pixels[:1], 0.5)
-        assert gradient is not None
-        if recipe.blur and (step + 1) % recipe.blur_every == 0:
-            pixels.copy_(blur(pixels, recipe.blur))
-        distance = (pixels - grey).norm(dim=1)
-        pixels.copy_(keep_largest(pixels, distance, recipe.norm_percentile, grey))
-        benefit = ((pixels - grey) * gradient).sum(1).abs()
-        pixels.copy_(keep_largest(pixels, benefit, recipe.contribution_percentile, grey))
-
-    return after

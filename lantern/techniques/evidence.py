@@ -15,6 +15,8 @@ from lantern.vision_model import LOGITS, VisionModel
 
 # Sigma of the blur that natural pictures survive and patterns do not, px at 224.
 BLUR = 2.0
+# Silent objectives that a warning names.
+NAMED = 8
 
 
 @torch.inference_mode()
@@ -33,6 +35,23 @@ def evidence(
     for at in range(0, len(goals), batch):
         rows += _rows(model, goals[at : at + batch], stored[at : at + batch].to(model.device))
     return tuple(rows)
+
+
+def warnings_of(goals: Sequence[Goal], rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say which objectives, of those that were to be excited, the pictures leave silent."""
+    silent = [
+        goal.text
+        for goal, row in zip(goals, rows, strict=True)
+        if row["value"] == 0 and any(term.weight > 0 for term in goal.terms)
+    ]
+    if not silent:
+        return []
+    named = list(dict.fromkeys(silent))
+    more = f" and {len(named) - NAMED} more" if len(named) > NAMED else ""
+    return [
+        f"of {len(rows)} pictures {len(silent)} leave their objective silent and show nothing of "
+        f"it: {', '.join(named[:NAMED])}{more}; another seed, or all positions of a channel, may"
+    ]
 
 
 def _rows(model: VisionModel, goals: Sequence[Goal], pictures: Tensor) -> list[dict[str, Any]]:

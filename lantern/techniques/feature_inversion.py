@@ -139,13 +139,15 @@ class _Inverter:
             with torch.no_grad():
                 target = features(self.pictures)[layer].clone()
 
+            each = torch.zeros(len(self.pictures), device=self.model.device)
+
             def loss(step: int) -> Tensor:
                 pixels = canvas.pixels()
                 error = relative_error(features(pixels)[layer], target)
                 prior = tv * total_variation(pixels, beta=params.tv_beta)
-                return (
-                    error + prior + params.alpha_weight * alpha_norm(pixels, alpha=params.alpha)
-                ).sum()
+                prior = prior + params.alpha_weight * alpha_norm(pixels, alpha=params.alpha)
+                each.copy_((error + prior).detach())
+                return (error + prior).sum()
 
             trace = ascend(
                 loss,
@@ -155,6 +157,7 @@ class _Inverter:
                 preview=lambda: Image(canvas.pixels()[0].detach().clamp(0, 1).cpu()),
                 rate=lambda step: rate * _cosine(step / params.steps),
                 after=lambda step: canvas.project(),
+                each=lambda: each,
                 settled=Settled(window=20, gain=2e-3),
                 checkpoints=self.checkpoints,
                 generator=self.generator,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -172,6 +171,7 @@ def _ascend(
 ) -> Trace:
     count = len(canvas.parameters[0])
     goals, size = Goals([goal] * count), (params.size, params.size)
+    each = torch.zeros(count, device=model.device)
     movement = Movement(params.jitter)
     layers = list(goals.layers)
     with model.quick(layers).capture(layers, pointer="/params/objective") as features:
@@ -185,7 +185,9 @@ def _ascend(
             weighed = pixels * weight + pixels.detach() * (1 - weight)
             seen = features(moved(weighed, movement.draw(count, size, generator), size))
             rough = total_variation(weighed) * params.size**2
-            return -goals.values(seen).sum() + params.tv_weight * 1e-3 * rough.sum()
+            losses = -goals.values(seen) + params.tv_weight * 1e-3 * rough
+            each.copy_(losses.detach())
+            return losses.sum()
 
         return ascend(
             loss,
@@ -195,16 +197,11 @@ def _ascend(
             span=looks.span,
             preview=lambda: Image(_pictures(canvas)[0]),
             after=lambda step: canvas.project(),
-            settled=_settled(params.steps),
+            each=lambda: each,
+            settled=Settled.behind(WIDENS, params.steps, gain=5e-3),
             checkpoints=checkpoints,
             generator=generator,
         )
-
-
-def _settled(steps: int) -> Settled:
-    """Look for the end only where what counts changes no more: the weight is at its widest."""
-    window = max(2, min(32, steps // 16))
-    return Settled(window, gain=5e-3, least=math.ceil(WIDENS * steps) + 2 * window)
 
 
 def _pictures(canvas: Canvas) -> Tensor:

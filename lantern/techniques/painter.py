@@ -23,7 +23,7 @@ from lantern.optimize.likeness import (
     views_of,
 )
 from lantern.optimize.octaves import Size, octaves
-from lantern.optimize.optimizers import stepping
+from lantern.optimize.optimizers import stepping, takes_turns
 from lantern.optimize.parametrize import Pyramid
 from lantern.optimize.regularize import total_variation
 from lantern.optimize.style import Grams, SlicedWasserstein, Style, smoothed
@@ -34,8 +34,8 @@ from lantern.vision_model import SHORTEST, VisionModel
 if TYPE_CHECKING:
     from lantern.techniques.style_transfer import StyleTransferParams
 
-# Levels of the pyramid, and how far a shift goes (px).
-LEVELS, SHIFT = 5, 8
+# Levels of the pyramid, places to look from unless told, and how far a shift goes (px).
+LEVELS, SHIFTS, SHIFT = 5, 8, 8
 # The loss is compared over twice as many steps as this, to tell that it has settled.
 WINDOW = 8
 # Ratio of one scale to the next.
@@ -77,11 +77,11 @@ class Painter:
         """Paint at one size, from `start`; return the pixels and the facts."""
         params, model = self.params, self.model
         canvas = Pyramid(start.to(model.device), levels=LEVELS)
-        drawn = torch.randint(0, SHIFT, (params.shifts, 2), generator=self.generator)
-        shifts = [(int(down), int(right)) for down, right in drawn]
-        if params.shifts == 1:
-            shifts = [(0, 0)]
+        count = shifts_of(params)
+        drawn = torch.randint(0, SHIFT, (count, 2), generator=self.generator)
+        shifts = [(int(down), int(right)) for down, right in drawn] if count > 1 else [(0, 0)]
         terms: dict[str, float] = {}
+        each = torch.zeros(len(photos), device=model.device)
         layers = layers_of(params, model)
         with model.quick(layers).capture(layers, pointer="/params/style_layers") as features:
             content, cover = self._content(photos, size), self._cover(size)
@@ -94,9 +94,10 @@ class Painter:
             def loss(step: int) -> Tensor:
                 pixels = shown()
                 found = judge(pixels, step % views)
-                rough = total_variation(pixels).sum()
-                terms.update(style=found.style, content=found.content, tv=rough.item())
-                return found.total + params.tv_weight * rough
+                rough = total_variation(pixels)
+                terms.update(style=found.style, content=found.content, tv=rough.sum().item())
+                each.copy_(found.each + params.tv_weight * rough.detach())
+                return found.total + params.tv_weight * rough.sum()
 
             trace = ascend(
                 loss,
@@ -104,9 +105,10 @@ class Painter:
                 steps=params.steps,
                 progress=self.progress,
                 preview=lambda: self._finished(shown()[0].detach(), photos[0]),
+                each=lambda: each,
                 checkpoints=self.checkpoints,
                 generator=self.generator,
-                settled=Settled(window=2 * max(WINDOW, params.shifts), gain=2e-3),
+                settled=Settled(window=2 * max(WINDOW, count), gain=2e-3),
                 stage=stage[0],
                 stages=stage[1],
             )
@@ -134,7 +136,8 @@ class Painter:
         strides = {name: model.stride(name) for name in layers_of(params, model)}
         style = self._style(lambda pixels: look(pixels)[0], photo, size, strides)
         drawing = Drawing(content, params.content_weight) if params.content_weight else None
-        views = views_of(style, shifts, size=size, side=params.tile_size)
+        turns = takes_turns(params.optimizer)
+        views = views_of(style, shifts, size=size, side=params.tile_size, turns=turns)
         judge = likeness(
             look, views, drawing, size=size, side=params.tile_size, strides=strides,
             style_weight=params.style_weight,
@@ -213,6 +216,13 @@ def painting_size(painting: Size, size: Size, params: StyleTransferParams) -> Si
     scale = max(size) * params.style_scale / max(painting)
     scale = max(scale, SHORTEST / min(painting))
     return round(painting[0] * scale), round(painting[1] * scale)
+
+
+def shifts_of(params: StyleTransferParams) -> int:
+    """Return how many places pictures are looked at from, in turn."""
+    if params.shifts is not None:
+        return params.shifts
+    return SHIFTS if takes_turns(params.optimizer) else 1
 
 
 def style_layers_of(params: StyleTransferParams, model: VisionModel) -> tuple[str, ...]:

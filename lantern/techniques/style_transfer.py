@@ -14,7 +14,7 @@ from lantern.errors import InvalidParameter
 from lantern.image import Image
 from lantern.optimize.likeness import count_of_views, is_kept, seen_at_once, seen_in_step
 from lantern.optimize.octaves import Size, fitted
-from lantern.optimize.optimizers import Rule, remembered
+from lantern.optimize.optimizers import Rule, remembered, takes_turns
 from lantern.optimize.style import Statistic, sorted_bytes, sorting
 from lantern.params import Params
 from lantern.progress import Progress
@@ -24,6 +24,7 @@ from lantern.techniques.painter import (
     content_layers_of,
     layers_of,
     painting_size,
+    shifts_of,
     sizes_of,
     style_layers_of,
 )
@@ -61,12 +62,13 @@ class StyleTransferParams(Params):
     scales: int = Field(
         3, ge=1, le=5, description="sizes the picture is painted at, each 0.7 of the next"
     )
-    shifts: int = Field(
-        8,
+    shifts: int | None = Field(
+        None,
         ge=1,
         le=16,
         description="places the picture is looked at in, in turn, a few pixels apart; 1 is the "
-        "paper's way, which is quicker and paints grain with some networks",
+        "paper's way, which is quicker and paints grain with some networks; if absent 8, and 1 for "
+        "l-bfgs, which needs the same look at every step",
     )
     style_weight: float = Field(1.0, ge=0, le=100, description="weight of the paintings' hand")
     content_weight: float = Field(
@@ -98,7 +100,11 @@ class StyleTransferParams(Params):
     content_layers: tuple[LayerName, ...] = Field(
         (), max_length=16, description="layers of the content; the network's own choice if empty"
     )
-    optimizer: Rule = Field("adam", description="how steps are taken")
+    optimizer: Rule = Field(
+        "adam",
+        description="how steps are taken; l-bfgs, the paper's way, looks from one place and paints "
+        "several photographs one after the other",
+    )
     learning_rate: float = Field(
         0.015, gt=0, le=1, description="Adam's rate, in pixel units of 0..1"
     )
@@ -118,6 +124,7 @@ MOST_PAINTING = 4096
 
 def _work(params: StyleTransferParams, sizes: Sizes, model: VisionModel) -> Work:
     photos = [fitted(size, params.size) for size in sizes.get("image", ())]
+    _check_shifts(params)
     _check_size(photos, params)
     _check_layers(params, model)
     _check_shown(photos, sizes, params, model)
@@ -128,7 +135,7 @@ def _work(params: StyleTransferParams, sizes: Sizes, model: VisionModel) -> Work
         count, photo = len(places), photos[places[0]]
         for size in sizes_of(photo, params):
             # the content of every view is looked at once
-            views = count_of_views(params.shifts, size=size, side=params.tile_size)
+            views = _views(size, params)
             wanted = model.held(content, count * seen_at_once(size, params.tile_size))
             step = seen_in_step(
                 size, params.tile_size, has_drawing=True, is_kept=is_kept(wanted, views)
@@ -140,6 +147,12 @@ def _work(params: StyleTransferParams, sizes: Sizes, model: VisionModel) -> Work
         at_once = max(at_once, count * seen_at_once(photo, params.tile_size))
         beside = max(beside, _beside(count, photo, sizes, params, model))
     return Work(passes, pixels / max(1, passes), layers, at_once, more, beside)
+
+
+def _views(size: Size, params: StyleTransferParams) -> int:
+    """Return how many ways pictures of a size are looked at, in turn."""
+    turns = takes_turns(params.optimizer)
+    return count_of_views(shifts_of(params), size=size, side=params.tile_size, turns=turns)
 
 
 def _sorted(size: Size, params: StyleTransferParams, model: VisionModel) -> list[float]:
@@ -159,7 +172,7 @@ def _beside(
     """
     seen = count * seen_at_once(photo, params.tile_size)
     wanted = model.held(content_layers_of(params, model), seen)
-    views = count_of_views(params.shifts, size=photo, side=params.tile_size)
+    views = _views(photo, params)
     keeps_all = max(photo) <= params.tile_size and is_kept(wanted, views)
     hands = len(sizes.get("mask", ())) + 2 * params.smoothing
     pictures = count * photo[0] * photo[1] * PIXEL
@@ -206,6 +219,7 @@ def style_transfer(
     and each step looks at it shifted by a few pixels.
     """
     _check(params, style, mask)
+    _check_shifts(params)
     photos = [model.fit(photo, params.size) for photo in image]
     sizes = [(photo.height, photo.width) for photo in photos]
     _check_size(sizes, params)
@@ -236,6 +250,15 @@ def _check(params: StyleTransferParams, style: Sequence[Image], mask: Sequence[I
         )
     if mask and params.statistic != "gram":
         raise InvalidParameter("masks need the statistic gram", pointer="/params/statistic")
+
+
+def _check_shifts(params: StyleTransferParams) -> None:
+    if shifts_of(params) > 1 and not takes_turns(params.optimizer):
+        raise InvalidParameter(
+            f"{params.optimizer} needs the same look at every step, not {params.shifts} in turn: "
+            "choose 1, or the optimizer adam",
+            pointer="/params/shifts",
+        )
 
 
 def _painting_area(size: Size, params: StyleTransferParams) -> float:
@@ -301,9 +324,11 @@ def _check_shown(
 def _batches(sizes: Sequence[Size], params: StyleTransferParams) -> list[list[int]]:
     """Group the places of photographs of one size, in the order of the first of each.
 
-    Where a photograph's own colours count, each is painted alone.
+    Where a photograph's own colours count, each is painted alone; so it is by L-BFGS, whose step
+    is one for all it changes.
     """
+    are_together = params.color == "style" and takes_turns(params.optimizer)
     groups: dict[object, list[int]] = {}
     for place, size in enumerate(sizes):
-        groups.setdefault(size if params.color == "style" else place, []).append(place)
+        groups.setdefault(size if are_together else place, []).append(place)
     return list(groups.values())

@@ -48,7 +48,7 @@ class TextureSynthesisParams(Params):
     )
     exemplar_size: int = Field(
         192,
-        ge=32,
+        ge=8,
         le=1024,
         description="longest side the exemplar is looked at",
         json_schema_extra={"unit": "px"},
@@ -102,13 +102,14 @@ class TextureSynthesisParams(Params):
 # Copies of the textures, beside those the optimiser has: start, clipped, moved, their colours
 # at several scales, smoothness and gradients.
 COPIES = 16
-# What is said of a texture that was copied.
+# The methods that need no network, and what is said of a texture by one of them.
+COPYING = ("growth", "quilting")
 COPIED = "every pixel is the exemplar's"
 
 
 def _work(params: TextureSynthesisParams, sizes: Sizes, model: VisionModel) -> Work:
     exemplars = [fitted(size, params.exemplar_size) for size in sizes.get("image", ())]
-    if params.method in ("growth", "quilting"):
+    if params.method in COPYING:
         copied = growth_operations if params.method == "growth" else quilting_operations
         side = params.window if params.method == "growth" else params.block
         made = params.height * params.width
@@ -171,10 +172,11 @@ def texture_synthesis(
     Growth and quilting take every pixel from the exemplar and need no network; matching features
     makes new pixels. Several exemplars make as many textures.
     """
-    exemplars = [model.fit(i, params.exemplar_size, pointer="/params/exemplar_size") for i in image]
-    if params.method in ("growth", "quilting"):
-        copier = Copier(params, exemplars, progress, generator, checkpoints)
+    if params.method in COPYING:  # for which a picture is never too small for a network
+        copied = [exemplar.fit(params.exemplar_size) for exemplar in image]
+        copier = Copier(params, copied, progress, generator, checkpoints)
         return Outcome(numbered("picture", copier.copied()), {"sources": COPIED})
+    exemplars = [model.fit(i, params.exemplar_size, pointer="/params/exemplar_size") for i in image]
     pictures: list[Image] = []
     facts: list[dict[str, Any]] = []
     groups = _together(exemplars, params)

@@ -16,7 +16,7 @@ from lantern.image import Image
 from lantern.optimize.ascend import Settled, ascend
 from lantern.optimize.likeness import Activations, likeness, rolled, views_of
 from lantern.optimize.objectives import gram
-from lantern.optimize.optimizers import stepping
+from lantern.optimize.optimizers import stepping, takes_turns
 from lantern.optimize.parametrize import Canvas, Pixels, Pyramid
 from lantern.optimize.regularize import total_variation
 from lantern.optimize.style import Grams, SlicedWasserstein, Style
@@ -75,16 +75,23 @@ class Weaver:
                 style = self._style(look(self._exemplar(e, share))[0] for e in self.exemplars)
             strides = {name: model.stride(name) for name in layers}
             shown = size_shown(size, params)
-            views = views_of(style, [(0, 0)], size=shown, side=side_of(params))
+            views = views_of(
+                style, [(0, 0)], size=shown, side=side_of(params),
+                turns=takes_turns(params.optimizer),
+            )  # fmt: skip
             judge = likeness(
                 look, views, None, size=shown, side=side_of(params),
                 strides=strides | {f"colours/{n}": n for n in COLOURS},
             )  # fmt: skip
 
+            each = torch.zeros(len(self.exemplars), device=model.device)
+
             def loss(step: int) -> Tensor:
                 pixels = canvas.pixels()
-                matched = judge(self._looked_at(pixels), step % len(views)).total
-                return matched + params.tv_weight * total_variation(pixels).sum()
+                matched = judge(self._looked_at(pixels), step % len(views))
+                rough = params.tv_weight * total_variation(pixels)
+                each.copy_(matched.each + rough.detach())
+                return matched.total + rough.sum()
 
             trace = ascend(
                 loss,
@@ -92,6 +99,7 @@ class Weaver:
                 steps=params.steps,
                 progress=self.progress,
                 after=lambda step: canvas.project(),
+                each=lambda: each,
                 preview=lambda: Image(canvas.pixels()[0].detach().cpu()),
                 settled=Settled(window=16, gain=5e-3),
                 checkpoints=self.checkpoints,

@@ -1,0 +1,90 @@
+"""Silent units are woken where they have no gradient, and nothing else goes another way."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lantern.artifact import Table
+from lantern.records import RECORDS
+from lantern.relu_rule import WAKES, ReluRule, waking
+from lantern.run import run
+from lantern.vision_model import VisionModel
+from lantern.zoo import presented
+
+
+def gradient(given: list[list[float]], slopes: list[list[float]], relu: nn.Module) -> list[Tensor]:
+    """Return what comes back to each sample of a ReLU from a loss of these slopes, in two ways."""
+    found = []
+    for way in (ReluRule("vanilla"), ReluRule("redirected")):
+        leaf = torch.tensor(given, requires_grad=True)
+        with way:
+            loss = (relu(leaf * 1.0) * torch.tensor(slopes)).sum()
+        found.append(torch.autograd.grad(loss, leaf)[0])
+    return found
+
+
+@pytest.mark.parametrize("relu", [nn.ReLU(), nn.ReLU(inplace=True), nn.ReLU6()])
+def test_only_a_sample_without_any_gradient_gets_one_of_units_it_would_switch_on(
+    relu: nn.Module,
+) -> None:
+    given = [[-1.0, 2.0, -3.0], [-1.0, -2.0, -3.0], [-1.0, -2.0, -3.0]]
+    slopes = [[-1.0, -1.0, 1.0], [-1.0, 2.0, 0.0], [1.0, 1.0, 1.0]]
+    usual, woken = gradient(given, slopes, relu)
+    assert usual.tolist() == [[0, -1, 0], [0, 0, 0], [0, 0, 0]]
+    # down the loss the first unit of the second sample goes up; none of the third's is to
+    assert woken.tolist() == [[0, -1, 0], [-1, 0, 0], [0, 0, 0]]
+
+
+def test_units_at_their_ceiling_come_down_from_it() -> None:
+    usual, woken = gradient([[7.0, -1.0], [9.0, 6.0]], [[1.0, 1.0], [-1.0, 2.0]], nn.ReLU6())
+    assert not usual.any()
+    assert woken.tolist() == [[1, 0], [0, 2]]
+
+
+def test_only_the_first_steps_wake() -> None:
+    assert isinstance(waking(WAKES - 1), ReluRule)
+    assert not isinstance(waking(WAKES), ReluRule)
+
+
+def silent(model: VisionModel, layer: str, count: int) -> list[str]:
+    """Name neurons in the middle of a layer that are silent for noise of any kind, and so stay."""
+    chance = torch.Generator().manual_seed(5)
+    with model.capture([layer]) as look, torch.inference_mode():
+        seen = look(0.5 + 0.05 * torch.randn(8, 3, 64, 64, generator=chance))[layer]
+    strongest = seen[:, :, seen.shape[2] // 2, seen.shape[3] // 2].amax(0)
+    channels = (strongest <= 0).nonzero()[:count, 0].tolist()
+    assert len(channels) == count
+    return [f"{layer}:{channel}@center" for channel in channels]
+
+
+def reached(model: VisionModel, neurons: list[str]) -> list[float]:
+    params = {"objectives": neurons, "steps": 24, "size": 64, "jitter": 0, "scale": 0, "rotate": 0}
+    scores = run("activation-maximization", {}, params, model=model).artifacts[1]
+    assert isinstance(scores, Table)
+    return [row["value"] for row in scores.rows]
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        ("vgg16", "features.22"),
+        ("alexnet", "features.9"),
+        ("resnet18", "layer3.1"),
+        ("squeezenet1-1", "features.6.expand3x3_activation"),
+        ("googlenet", "inception4a.branch2"),
+        ("densenet121", "features.denseblock3.denselayer2.relu2"),
+    ],
+)
+def test_silent_neurons_of_other_networks_are_woken(name: str, layer: str) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = presented(RECORDS[name], RECORDS[name].build(), "")
+    values = reached(model, silent(model, layer, 4))
+    assert sum(value > 0 for value in values) >= 3, values
+
+
+def test_silent_neurons_behind_a_relu6_are_woken(model: VisionModel) -> None:
+    values = reached(model, silent(model, "_blocks.12._swish", 12))
+    assert sum(value > 0 for value in values) >= 10, values
