@@ -136,6 +136,16 @@ def test_what_is_too_small_for_a_method_is_refused_by_it(
     assert caught.value.pointer == pointer
 
 
+@pytest.mark.parametrize(
+    ("method", "side"), [("gram", 512), ("sliced-wasserstein", 512), ("quilting", 192)]
+)
+def test_a_network_looks_at_exemplars_closely(
+    method: str, side: int, model: VisionModel, gravel: Image
+) -> None:
+    result = make(model, gravel.cover(600), method=method, exemplar_size=None, steps=1)
+    assert result.facts["exemplars"] == [[side, side]]
+
+
 def test_stripes_are_continued_exactly(model: VisionModel) -> None:
     stripes = (torch.arange(48) // 4 % 2).float().expand(3, 48, 48).contiguous()
     result = make(

@@ -46,11 +46,12 @@ class TextureSynthesisParams(Params):
     width: int = Field(
         256, ge=32, le=2048, description="columns of the texture", json_schema_extra={"unit": "px"}
     )
-    exemplar_size: int = Field(
-        192,
+    exemplar_size: int | None = Field(
+        None,
         ge=8,
         le=1024,
-        description="longest side the exemplar is looked at",
+        description="longest side the exemplar is looked at: its grain becomes as large as it is "
+        "then; 512, of growth and quilting 192, if absent",
         json_schema_extra={"unit": "px"},
     )
     tile_size: int = Field(
@@ -105,10 +106,18 @@ COPIES = 16
 # The methods that need no network, and what is said of a texture by one of them.
 COPYING = ("growth", "quilting")
 COPIED = "every pixel is the exemplar's"
+# Longest side (px) of an exemplar: a network must see what it is made of, not only its grain, and
+# copying takes the longer the more there is to copy from.
+LOOKED_AT, COPIED_FROM = 512, 192
+
+
+def _longest(params: TextureSynthesisParams) -> int:
+    """Return the longest side that exemplars are looked at."""
+    return params.exemplar_size or (COPIED_FROM if params.method in COPYING else LOOKED_AT)
 
 
 def _work(params: TextureSynthesisParams, sizes: Sizes, model: VisionModel) -> Work:
-    exemplars = [fitted(size, params.exemplar_size) for size in sizes.get("image", ())]
+    exemplars = [fitted(size, _longest(params)) for size in sizes.get("image", ())]
     if params.method in COPYING:
         copied = growth_operations if params.method == "growth" else quilting_operations
         side = params.window if params.method == "growth" else params.block
@@ -173,10 +182,12 @@ def texture_synthesis(
     makes new pixels. Several exemplars make as many textures.
     """
     if params.method in COPYING:  # for which a picture is never too small for a network
-        copied = [exemplar.fit(params.exemplar_size) for exemplar in image]
+        copied = [exemplar.fit(_longest(params)) for exemplar in image]
         copier = Copier(params, copied, progress, generator, checkpoints)
-        return Outcome(numbered("picture", copier.copied()), {"sources": COPIED})
-    exemplars = [model.fit(i, params.exemplar_size, pointer="/params/exemplar_size") for i in image]
+        return Outcome(
+            numbered("picture", copier.copied()), {"sources": COPIED, "exemplars": _sides(copied)}
+        )
+    exemplars = [model.fit(i, _longest(params), pointer="/params/exemplar_size") for i in image]
     pictures: list[Image] = []
     facts: list[dict[str, Any]] = []
     groups = _together(exemplars, params)
@@ -186,7 +197,12 @@ def texture_synthesis(
         pictures += made
         facts.append(said)
     said = facts[0] if len(facts) == 1 else {"textures": facts}
-    return Outcome(numbered("picture", pictures), said)
+    return Outcome(numbered("picture", pictures), said | {"exemplars": _sides(exemplars)})
+
+
+def _sides(exemplars: Sequence[Image]) -> list[list[int]]:
+    """Return height and width that exemplars were looked at."""
+    return [[exemplar.height, exemplar.width] for exemplar in exemplars]
 
 
 def _together(exemplars: Sequence[T], params: TextureSynthesisParams) -> list[list[T]]:
