@@ -38,7 +38,8 @@ class Few:
         if self.each == 1:
             return seen
         places = torch.arange(self.first, self.last, device=seen.device)
-        return seen[places // self.each - self.first // self.each]
+        # not `seen[...]`, whose gradient threads add up in any order
+        return seen.index_select(0, places // self.each - self.first // self.each)
 
     def drawn(self, chances: Tensor) -> Tensor:
         """Return what was drawn for these looks, of `[N * each,...]`, a view."""
