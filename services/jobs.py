@@ -294,10 +294,6 @@ class Jobs:
         """Ask the processes of a worker that is to stop to put their jobs down."""
         self._call("release", node)
 
-    def waiting(self, lane: Lane) -> int:
-        """Count the jobs that wait in a lane."""
-        return self._redis.zcard(QUEUED + lane)
-
     def held(self) -> list[tuple[str, str]]:
         """Return the running jobs, each with the worker process that holds it."""
         job_ids = [name.decode() for name in cast(list[bytes], self._redis.zrange(RUNNING, 0, -1))]
@@ -371,7 +367,7 @@ class Jobs:
 
     def counts(self) -> dict[str, int]:
         """Return how many jobs wait and run."""
-        queued = [self.waiting(lane) for lane in LANES]
+        queued = [self._redis.zcard(QUEUED + lane) for lane in LANES]
         return {"queued": sum(queued), "running": self._redis.zcard(RUNNING)}
 
     def greet(self, lane: str, worker: str, *, ttl_s: float) -> None:

@@ -100,18 +100,10 @@ def _get_ready(**_: object) -> None:
     for lane, calls in WARM_UP.items():
         if queue_of(lane) in app.amqp.queues.consume_from:
             for technique, params in calls:
-                if not _is_awaited(mine, lane):
-                    warm_up(mine, technique, params)
+                warm_up(mine, technique, params)
     gc.freeze()
     gc.enable()
     os.nice(read().niceness)
-
-
-def _is_awaited(at: Desk, lane: Lane) -> bool:
-    """Tell whether a short job waits: it then is the best way to get warm."""
-    with contextlib.suppress(redis.RedisError):
-        return lane == "fast" and at.stores.jobs.waiting(lane) > 0
-    return False
 
 
 def warm_up(at: Desk, technique: str, params: dict[str, Any]) -> None:
