@@ -155,10 +155,7 @@ class Image:
 
     def cover(self, shortest: int) -> Image:
         """Resample so that the shorter side is exactly `shortest` pixels."""
-        scale = shortest / min(self.height, self.width)
-        return self.resize(
-            max(shortest, round(self.height * scale)), max(shortest, round(self.width * scale))
-        )
+        return self.resize(*covering((self.height, self.width), shortest))
 
     def crop(self, top: int, left: int, height: int, width: int) -> Image:
         """Cut out a box given in pixels."""
@@ -197,6 +194,13 @@ class Image:
         out = io.BytesIO()
         picture.save(out, format=FORMATS[media_type], **save_options(media_type, quality))
         return out.getvalue()
+
+
+def covering(size: tuple[int, int], shortest: int) -> tuple[int, int]:
+    """Return height and width of a picture whose shorter side becomes `shortest` pixels."""
+    scale = shortest / min(size)
+    height, width = (max(shortest, round(side * scale)) for side in size)
+    return height, width
 
 
 def caption(text: str, width: int) -> Image:

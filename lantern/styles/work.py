@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 
+from lantern.optimize.octaves import fitted
 from lantern.optimize.tiles import HALO
 from lantern.styles.network import Architecture, made
 from lantern.styles.painting import SIDE, WHOLE, PaintingParams, check_strokes
@@ -40,9 +41,9 @@ def painting_work(params: PaintingParams, sizes: Sizes, model: object) -> Work:
     """
     total = 0.0
     for height, width in sizes["image"]:
-        share = min(1.0, params.size / max(height, width))
-        check_strokes(params, share * max(height, width))
-        pixels = share**2 * height * width
+        shown = fitted((height, width), params.size)
+        check_strokes(params, max(shown))
+        pixels = shown[0] * shown[1]
         painted = pixels / params.style_scale**2
         total += pixels * (BESIDE + MATCHING * (params.color == "histogram"))
         total += painted * ENLARGING * (params.style_scale != 1)

@@ -15,7 +15,7 @@ from lantern.artifact import Outcome, Picture, Weights
 from lantern.checkpoint import Checkpoints
 from lantern.collections.collection import Collection, spread
 from lantern.collections.library import Collections
-from lantern.image import Image
+from lantern.image import Image, covering
 from lantern.progress import Progress
 from lantern.registry import technique
 from lantern.styles.library import StyleLibrary
@@ -80,7 +80,7 @@ MOST_PHOTOS = 256
 
 def _work(params: TrainStyleParams, sizes: Sizes, model: VisionModel) -> Work:
     own = model.input_size
-    covered = [_covered(size, params.style_size) for size in sizes.get("style", ())]
+    covered = [covering(size, params.style_size) for size in sizes.get("style", ())]
     model.check_sizes(
         [(params.crop, params.crop), *covered],
         f"choose crop={own} and style_size={own}, and send a square painting, or choose another "
@@ -98,12 +98,6 @@ def _work(params: TrainStyleParams, sizes: Sizes, model: VisionModel) -> Work:
         more=3 * painted * params.crop**2 * operations(),
         beside=params.batch * params.crop**2 * tape(),
     )
-
-
-def _covered(size: tuple[int, int], shortest: int) -> tuple[int, int]:
-    """Return height and width of a picture whose shorter side becomes so many pixels."""
-    height, width = (max(shortest, round(side * shortest / min(size))) for side in size)
-    return height, width
 
 
 @technique(
