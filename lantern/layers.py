@@ -20,7 +20,11 @@ from lantern.records import Record
 class Layer:
     """One layer; `shape` of its output without the batch, `receptive_field` and `stride` in pixels.
 
-    A receptive field of None sees the whole picture.
+    The field of its first value begins at the pixel `offset`, where convolutions pad before the
+    picture's first. A receptive field of None sees the whole picture.
+
+    Source: receptive field arithmetic of Araujo et al. 2019, "Computing Receptive Fields of
+    Convolutional Neural Networks".
     """
 
     name: str
@@ -28,6 +32,7 @@ class Layer:
     shape: tuple[int, ...]
     receptive_field: int | None
     stride: int | None
+    offset: int | None
 
     def document(self) -> dict[str, Any]:
         """Return it as plain data."""
@@ -36,16 +41,24 @@ class Layer:
 
 @dataclass(frozen=True)
 class _Field:
-    """Side of the picture's patch one value depends on, and the step between neighbours, px."""
+    """First and last pixel the first value depends on, and the step between neighbours, px."""
 
-    size: float
+    first: float
+    last: float
     stride: float
 
+    def moved(self, first: int, last: int, stride: int = 1) -> _Field:
+        """Return the field of what looks at values from the first to the last, by its first."""
+        return _Field(
+            self.first + first * self.stride, self.last + last * self.stride, self.stride * stride
+        )
 
-_WHOLE = _Field(float("inf"), float("inf"))
+
+_WHOLE = _Field(-float("inf"), float("inf"), float("inf"))
 _WINDOWS = {
     torch.conv2d, F.conv2d, F.max_pool2d, F.avg_pool2d, torch.max_pool2d, F.max_pool2d_with_indices,
 }  # fmt: skip
+_PADS = {F.pad, torch._C._nn.pad}
 _GLOBAL = {F.adaptive_avg_pool2d, F.linear, torch.mean, Tensor.mean}
 
 
@@ -62,8 +75,12 @@ class _Trace(TorchFunctionMode):
         out = func(*args, **kwargs)
         before = [self.fields[id(t)] for t in _tensors(args) if id(t) in self.fields]
         if before and isinstance(out, Tensor):
-            widest = _Field(max(f.size for f in before), max(f.stride for f in before))
-            self.note(out, _after(func, args, kwargs, widest))
+            joined = _Field(
+                min(f.first for f in before),
+                max(f.last for f in before),
+                max(f.stride for f in before),
+            )
+            self.note(out, _after(func, args, kwargs, joined))
         return out
 
     def note(self, tensor: Tensor, field: _Field) -> None:
@@ -81,11 +98,7 @@ def layers(record: Record) -> list[Layer]:
 
 
 def followed(network: nn.Module, pixels: Tensor) -> list[Layer]:
-    """List the layers of a network in the order they run on a picture `[1,C,H,W]`.
-
-    Source: receptive field arithmetic of Araujo et al. 2019, "Computing Receptive Fields of
-    Convolutional Neural Networks".
-    """
+    """List the layers of a network in the order they run on a picture `[1,C,H,W]`."""
     found: dict[str, Layer] = {}
     trace, is_tokens = _Trace(), has_tokens(network)
 
@@ -102,43 +115,51 @@ def followed(network: nn.Module, pixels: Tensor) -> list[Layer]:
         for name, module in network.named_modules():
             if name:
                 hooks.callback(module.register_forward_hook(watch(name)).remove)
-        trace.note(pixels, _Field(1, 1))
+        trace.note(pixels, _Field(0, 0, 1))
         network(pixels)
     return list(found.values())
 
 
 def _layer(name: str, module: nn.Module, output: Tensor, field: _Field) -> Layer:
-    whole = field.size == float("inf")
-    return Layer(
-        name,
-        type(module).__name__,
-        tuple(output.shape[1:]),
-        None if whole else int(field.size),
-        None if whole else int(field.stride),
-    )
+    shape, kind = tuple(output.shape[1:]), type(module).__name__
+    if field.last == float("inf"):
+        return Layer(name, kind, shape, None, None, None)
+    size = int(field.last - field.first) + 1
+    return Layer(name, kind, shape, size, int(field.stride), int(field.first))
 
 
 def _after(func: Any, args: Any, kwargs: Any, field: _Field) -> _Field:
-    if func in _GLOBAL or field.size == float("inf"):
+    if func in _GLOBAL or field.last == float("inf"):
         return _WHOLE
+    if func in _PADS:
+        pads = _given("input pad", args, kwargs)["pad"]
+        return field.moved(-max(pads[0:3:2]), -min(pads[0:3:2]))
     if func not in _WINDOWS:
         return field
-    kernel, stride, dilation = _window(func, args, kwargs)
-    return _Field(field.size + (kernel - 1) * dilation * field.stride, field.stride * stride)
+    span, stride, padding = _window(func, args, kwargs)
+    return field.moved(-padding, span - padding, stride)
 
 
 def _window(func: Any, args: Any, kwargs: Any) -> tuple[int, int, int]:
+    """Return how far it is from a window's first value to its last, its step and its padding."""
     if func in (torch.conv2d, F.conv2d):
-        names = ("input", "weight", "bias", "stride", "padding", "dilation")
-        given = dict(zip(names, args, strict=False)) | kwargs
-        return (
-            given["weight"].shape[-1],
-            _side(given.get("stride", 1)),
-            _side(given.get("dilation", 1)),
-        )
-    given = dict(zip(("input", "kernel_size", "stride"), args, strict=False)) | kwargs
-    kernel = _side(given["kernel_size"])
-    return kernel, _side(given.get("stride") or kernel), 1
+        given = _given("input weight bias stride padding dilation", args, kwargs)
+        kernel = given["weight"].shape[-1]
+    else:
+        names = "input kernel_size stride padding"
+        given = _given(names if func is F.avg_pool2d else f"{names} dilation", args, kwargs)
+        kernel = _side(given["kernel_size"])
+        given["stride"] = given.get("stride") or kernel
+    span = (kernel - 1) * _side(given.get("dilation", 1))
+    padding = given.get("padding", 0)
+    if isinstance(padding, str):
+        padding = span // 2 if padding == "same" else 0
+    return span, _side(given.get("stride", 1)), _side(padding)
+
+
+def _given(names: str, args: Any, kwargs: Any) -> dict[str, Any]:
+    given: dict[str, Any] = dict(zip(names.split(), args, strict=False))
+    return given | kwargs
 
 
 def _side(value: int | tuple[int, ...]) -> int:

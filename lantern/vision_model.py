@@ -372,8 +372,10 @@ class VisionModel:
             yield run
 
     @contextmanager
-    def substitute(self, name: str) -> Iterator[Callable[[Tensor, Tensor], Tensor]]:
-        """Yield a function: pixels `[N,3,H,W]`, maps `[B,...]` of `name` -> logits `[B,C]`.
+    def substitute(
+        self, name: str, end: str = LOGITS
+    ) -> Iterator[Callable[[Tensor, Tensor], Tensor]]:
+        """Yield a function: pixels `[N,3,H,W]`, maps `[B,...]` of `name` -> those of `end`.
 
         What lies before the layer runs for the pixels, what lies behind it for the activations. One
         picture serves all of these, where the network allows it.
@@ -381,7 +383,16 @@ class VisionModel:
         Raises:
             UnknownName: the network has no such layer.
         """
-        with replaced(self.layer(name), self._layout(name), self.logits) as run:
+        with replaced(self.layer(name), self._layout(name), self.logits) as tail:
+            if end == LOGITS:
+                yield tail
+                return
+            layers, layout = {end: self.layer(end)}, self._layout(end)
+
+            def run(pixels: Tensor, activations: Tensor) -> Tensor:
+                with watching(layers, lambda given: tail(pixels, given)) as look:
+                    return layout.maps(look(activations)[end])
+
             yield run
 
 

@@ -61,8 +61,8 @@ def small_record(build: Callable[[], nn.Module]) -> Record:
     )
 
 
-def measured(network: nn.Module, name: str) -> tuple[int, int]:
-    """Measure receptive field and stride of a layer by what its middle units depend on."""
+def measured(network: nn.Module, name: str) -> tuple[int, int, int]:
+    """Measure receptive field, stride and offset by what a layer's middle units depend on."""
     for parameter in network.parameters():  # all positive, so that nothing cancels or dies
         parameter.data.abs_().add_(0.01)
     seen: list[Tensor] = []
@@ -75,7 +75,8 @@ def measured(network: nn.Module, name: str) -> tuple[int, int]:
     middle = seen[0].shape[-1] // 2
     boxes = [columns(seen[0][0, :, middle, at].sum(), pixels) for at in (middle, middle + 1)]
     assert len({last - first for first, last in boxes}) == 1
-    return boxes[0][1] - boxes[0][0] + 1, boxes[1][0] - boxes[0][0]
+    stride = boxes[1][0] - boxes[0][0]
+    return boxes[0][1] - boxes[0][0] + 1, stride, boxes[0][0] - middle * stride
 
 
 def columns(unit: Tensor, pixels: Tensor) -> tuple[int, int]:
@@ -93,7 +94,7 @@ def of(name: str) -> dict[str, Layer]:
 def test_receptive_fields_are_what_gradients_say(name: str) -> None:
     torch.manual_seed(0)
     (layer,) = (found for found in layers(small_record(Branches)) if found.name == name)
-    assert (layer.receptive_field, layer.stride) == measured(Branches(), name)
+    assert (layer.receptive_field, layer.stride, layer.offset) == measured(Branches(), name)
 
 
 def test_what_is_pooled_over_all_or_gated_by_it_sees_the_whole_picture() -> None:
@@ -209,4 +210,5 @@ def test_a_layer_is_plain_data() -> None:
         "shape": [96, 54, 54],
         "receptive_field": 11,
         "stride": 4,
+        "offset": 0,
     }
