@@ -158,8 +158,7 @@ def _window(func: Any, args: Any, kwargs: Any) -> tuple[int, int, int]:
 
 
 def _given(names: str, args: Any, kwargs: Any) -> dict[str, Any]:
-    given: dict[str, Any] = dict(zip(names.split(), args, strict=False))
-    return given | kwargs
+    return {**dict(zip(names.split(), args, strict=False)), **kwargs}
 
 
 def _side(value: int | tuple[int, ...]) -> int:
