@@ -65,6 +65,7 @@ def each(techniques: list[Technique]) -> pytest.MarkDecorator:
 CHEAP: dict[str, Any] = {
     "looked_at": 4,
     "batch": 4,
+    "crop": 64,
     "octaves": 2,
     "evidence": 2,
     "gap": 1.0,
