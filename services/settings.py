@@ -112,6 +112,8 @@ class Settings:
     """Most jobs that wait at a time, of all callers."""
     max_active: int = 100
     """Most jobs of one key that wait, run or are paused at a time."""
+    max_kept_bytes: int = 10 * 1024 * 1024 * 1024
+    """Most bytes of results and uploads that are kept for one key; any number where this is 0."""
     max_streams: int = 80
     """Most event streams and waiting calls of one gunicorn process at a time."""
     max_streams_per_key: int = 80

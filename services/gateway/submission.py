@@ -31,6 +31,7 @@ from services.gateway.problems import Problem
 from services.gateway.results import has_form, result_response
 from services.gateway.trained import Trained
 from services.jobs import IdempotencyConflict, Order, QueueFull, QuotaReached
+from services.kept import TooMuchKept
 from services.published import TRAINER
 from services.record import Job, JobOptions, Lane, new_id
 
@@ -75,17 +76,18 @@ def submit(
     """
     context = current()
     context.stores.blobs.require_room()
+    context.stores.kept.require_room(owner())
     order = _order(technique, call, options, lane, weights, pinned)
     known = None if flask.request.cache_control.no_cache else context.stores.jobs.known(order.cache)
     try:
-        if known is not None and (result := _copied(context, known, order.id)):
+        if known is not None and (result := _copied(context, known, order)):
             order = dataclasses.replace(order, result=result)
         else:
             _keep_inputs(context, order.id, call, pinned, trained)
         job, is_new = context.stores.jobs.create(
             order, key=_idempotency_key(), fingerprint=_fingerprint(call, options)
         )
-    except (IdempotencyConflict, QuotaReached, QueueFull, StorageFull, FilesAway):
+    except (IdempotencyConflict, QuotaReached, QueueFull, StorageFull, TooMuchKept, FilesAway):
         _drop(context, order)
         raise
     if not is_new:  # it was sent twice at the same time
@@ -232,16 +234,22 @@ def _keep_inputs(
         blobs.put(job_id, job_bytes.COLLECTION, pinned.manifest.pack(), ttl_s=ttl_s)
 
 
-def _copied(context: Context, known: Job, job_id: str) -> dict[str, Any] | None:
-    """Give a new job what an old one made; None where some of it is gone."""
-    if known.result is None:
+def _copied(context: Context, known: Job, order: Order) -> dict[str, Any] | None:
+    """Give a new job what an old one made; None where some of it is gone.
+
+    Raises:
+        TooMuchKept: the caller has no room for another copy.
+    """
+    if known.result is None or "bytes" not in known.result:
         return None
     style = known.result["facts"].get("style") if known.call["technique"] == TRAINER else None
     if style is not None and context.styles.own.entry(style) is None:  # it was deleted since
         return None
+    context.stores.kept.take(order.owner, order.id, known.result["bytes"])
     for name in job_bytes.result_names(known.result):
         ttl_s = context.settings.result_ttl_s
-        if not context.stores.blobs.copy(known.id, name, job_id, ttl_s=ttl_s):
+        if not context.stores.blobs.copy(known.id, name, order.id, ttl_s=ttl_s):
+            context.stores.kept.forget(order.owner, order.id)
             return None
     return {**known.result, "facts": {**known.result["facts"], "cached": True}}
 
@@ -250,6 +258,7 @@ def _drop(context: Context, order: Order) -> None:
     """Delete what was stored for a job that was not made."""
     names = [*job_bytes.given_names(order.call), *job_bytes.result_names(order.result)]
     context.stores.blobs.delete(order.id, *names)
+    context.stores.kept.forget(order.owner, order.id)
 
 
 def _replayed(job: Job, options: JobOptions, prefer: Mapping[str, str]) -> flask.Response:

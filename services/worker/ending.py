@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +34,7 @@ class Ending:
     job: Job
     pulse: Pulse
     _room: Room = field(init=False)
-    _written: list[str] = field(default_factory=list)
+    _written: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._room = Room(self.pulse)
@@ -85,6 +85,7 @@ class Ending:
                 "facts": dict(result.facts) | self._publish(result),
                 "artifacts": artifacts,
                 "arrays": arrays,
+                "bytes": sum(self._written.values()),
             }
             undoing.pop_all()
         return stored
@@ -158,10 +159,10 @@ class Ending:
 
     def _put(self, name: str, data: bytes) -> None:
         ttl_s, blobs = self.desk.settings.result_ttl_s, self.desk.stores.blobs
-        self._written.append(name)
+        self._written[name] = len(data)
         self._room.find(lambda: blobs.put(self.job.id, name, data, ttl_s=ttl_s))
 
-    def _delete(self, names: list[str]) -> None:
+    def _delete(self, names: Iterable[str]) -> None:
         with contextlib.suppress(redis.RedisError):  # they expire by themselves
             self.desk.stores.blobs.delete(self.job.id, *names)
 
