@@ -86,6 +86,9 @@ class Settings:
     max_interactive_teraflop: float = 1.25
     """Tera-operations above which a call of an interactive technique is a job, in the lane of the
     long ones: two cores take about as long as the gateway waits for TorchServe."""
+    max_fast_teraflop: float = 0.35
+    """Tera-operations, with the evidence, above which a call that became a job is in the lane of
+    the long ones: two busy cores take some ten seconds, in which others wait."""
     max_megabytes: float = 4000.0
     """Megabytes that one job may keep for a gradient at a time."""
     interactive_timeout_s: float = 20.0

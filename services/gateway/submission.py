@@ -33,7 +33,7 @@ from services.gateway.trained import Trained
 from services.jobs import IdempotencyConflict, Order, QueueFull, QuotaReached
 from services.kept import TooMuchKept
 from services.published import TRAINER
-from services.record import Job, JobOptions, Lane, new_id
+from services.record import Job, JobOptions, new_id
 
 LONGEST_KEY = 255
 
@@ -65,19 +65,21 @@ def submit(
     call: Call,
     options: JobOptions,
     prefer: Mapping[str, str],
-    lane: Lane,
     weights: str,
     pinned: Pinned | None = None,
     trained: Trained | None = None,
+    *,
+    is_long: bool = False,
 ) -> flask.Response:
     """Make a job of a call, or replay the one made before; answer with it or its result.
 
-    `weights` name those it is made by, `pinned` is its collection, `trained` its decoder.
+    `weights` name those it is made by, `pinned` is its collection, `trained` its decoder. One that
+    `is_long` is so whatever its estimate says.
     """
     context = current()
     context.stores.blobs.require_room()
     context.stores.kept.require_room(owner())
-    order = _order(technique, call, options, lane, weights, pinned)
+    order = _order(technique, call, options, weights, pinned, is_long=is_long)
     known = None if flask.request.cache_control.no_cache else context.stores.jobs.known(order.cache)
     try:
         if known is not None and (result := _copied(context, known, order)):
@@ -98,17 +100,21 @@ def submit(
     return _answer(job, options, prefer)
 
 
-def lane_of(technique: Technique, call: Call, *, is_film: bool) -> Lane:
-    """Choose the lane of a call: what takes its time may hold up neither the quick nor the engine.
+def takes_long(technique: Technique, call: Call, *, is_film: bool) -> bool:
+    """Tell whether a call takes too long to be answered at once.
 
     Raises:
         LanternError: the parameters do not fit the network.
     """
     if technique.runs == "job" or is_film:
-        return "jobs"
+        return True
     most = current().settings.max_interactive_teraflop
-    expected = _expected(technique, _without_evidence(technique, call))
-    return "jobs" if expected.get("gigaflop", 0.0) > 1e3 * most else "fast"
+    return _exceeds(_expected(technique, _without_evidence(technique, call)), most)
+
+
+def _exceeds(expected: Mapping[str, Any], teraflop: float) -> bool:
+    work: float = expected.get("gigaflop", 0.0)
+    return work > 1e3 * teraflop
 
 
 def _without_evidence(technique: Technique, call: Call) -> Call:
@@ -122,10 +128,14 @@ def _order(
     technique: Technique,
     call: Call,
     options: JobOptions,
-    lane: Lane,
     weights: str,
     pinned: Pinned | None,
+    *,
+    is_long: bool,
 ) -> Order:
+    """Write the order of a job; its lane is chosen by all that its worker will compute."""
+    expected = _estimate(technique, call)
+    is_long = is_long or _exceeds(expected, current().settings.max_fast_teraflop)
     webhook = None
     if options.webhook_url:
         secret = options.webhook_secret or webhooks.new_secret()
@@ -133,13 +143,13 @@ def _order(
     return Order(
         call=_record(call),
         owner=owner(),
-        lane=lane,
+        lane="jobs" if is_long else "fast",
         id=new_id(),
         options=options.model_dump(mode="json", exclude={"webhook_url", "webhook_secret"}),
         webhook=webhook,
         max_active=current_key().max_active,
         cache=_cache_name(call, pinned.digest if pinned else "", weights),
-        estimate=_estimate(technique, call),
+        estimate=expected,
     )
 
 
