@@ -35,7 +35,18 @@ from services.kept import TooMuchKept
 from services.published import TRAINER
 from services.record import Job, JobOptions, new_id
 
+# Why a job is not made, each for sure.
+REFUSALS = (
+    IdempotencyConflict,
+    QuotaReached,
+    QueueFull,
+    StorageFull,
+    TooMuchKept,
+    FilesAway,
+)
 LONGEST_KEY = 255
+# How long bytes without a job lie: a gateway may be killed before it has made the job.
+JOBLESS_S = 600
 
 
 def replay(call: Call, options: JobOptions, prefer: Mapping[str, str]) -> flask.Response | None:
@@ -89,12 +100,13 @@ def submit(
         job, is_new = context.stores.jobs.create(
             order, key=_idempotency_key(), fingerprint=_fingerprint(call, options)
         )
-    except (IdempotencyConflict, QuotaReached, QueueFull, StorageFull, TooMuchKept, FilesAway):
+    except (*REFUSALS, redis.ResponseError):  # where the answer was lost, there may be a job
         _drop(context, order)
         raise
     if not is_new:  # it was sent twice at the same time
         _drop(context, order)
         return _replayed(job, options, prefer)
+    _keep_on(context, order)
     if not job.is_final:
         context.announce(job)
     return _answer(job, options, prefer)
@@ -232,7 +244,7 @@ def _digest(*parts: Any) -> str:
 def _keep_inputs(
     context: Context, job_id: str, call: Call, pinned: Pinned | None, trained: Trained | None
 ) -> None:
-    ttl_s, blobs = context.settings.live_ttl_s, context.stores.blobs
+    ttl_s, blobs = JOBLESS_S, context.stores.blobs
     # first, because it may have expired, and then nothing is to be kept
     if trained is not None and not blobs.copy(
         trained.job_id, trained.blob, job_id, ttl_s=ttl_s, as_name=job_bytes.DECODER
@@ -257,11 +269,17 @@ def _copied(context: Context, known: Job, order: Order) -> dict[str, Any] | None
         return None
     context.stores.kept.take(order.owner, order.id, known.result["bytes"])
     for name in job_bytes.result_names(known.result):
-        ttl_s = context.settings.result_ttl_s
-        if not context.stores.blobs.copy(known.id, name, order.id, ttl_s=ttl_s):
+        if not context.stores.blobs.copy(known.id, name, order.id, ttl_s=JOBLESS_S):
             context.stores.kept.forget(order.owner, order.id)
             return None
     return {**known.result, "facts": {**known.result["facts"], "cached": True}}
+
+
+def _keep_on(context: Context, order: Order) -> None:
+    """Let the bytes of a job that was made last as long as it may need them."""
+    settings, blobs = context.settings, context.stores.blobs
+    blobs.expire(order.id, job_bytes.given_names(order.call), settings.live_ttl_s)
+    blobs.expire(order.id, job_bytes.result_names(order.result), settings.result_ttl_s)
 
 
 def _drop(context: Context, order: Order) -> None:
