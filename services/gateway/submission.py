@@ -228,9 +228,10 @@ def _fingerprint(call: Call, options: JobOptions) -> str:
     """Name what a caller sent.
 
     Not its collection and weights, nor our version: a call that is sent again finds its job,
-    whatever came since.
+    whatever came since. Nor what it accepts, which only chooses the form of the answer.
     """
-    return _digest(_record(call), _pictures(call), options.model_dump(mode="json"))
+    sent = {name: part for name, part in _record(call).items() if name != "accept"}
+    return _digest(sent, _pictures(call), options.model_dump(mode="json"))
 
 
 def _pictures(call: Call) -> dict[str, str]:
