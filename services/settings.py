@@ -99,6 +99,9 @@ class Settings:
     """How often a worker gives one."""
     alive_file: str = ""
     """File that a worker touches while it lives, for a probe; one each. Empty: none."""
+    longest_step_s: float = 900.0
+    """How long a job may make no step before it is given up, beside the time that a large step
+    takes on slow cores; for ever where this is 0."""
     max_attempts: int = 3
     """How often a job is started without getting further before it is given up."""
     checkpoint_every_s: float = 2.0

@@ -13,7 +13,7 @@ import redis
 from services import job_bytes, published
 from services.blobs import needing_room
 from services.jobs import Claim
-from services.record import Job, Status
+from services.record import Job, Status, failure
 from services.worker.desk import Desk
 from services.worker.patience import Room, patiently
 from services.worker.pulse import Pulse
@@ -48,7 +48,7 @@ class Ending:
 
     def failed(self, code: str, detail: str, *, retryable: bool = False) -> None:
         """Record what went wrong, and whether the same call may do better later."""
-        self._finish("failed", error=_error(code, detail, retryable=retryable))
+        self._finish("failed", error=failure(code, detail, retryable=retryable))
 
     def stopped(self, *, late: bool) -> None:
         """Record that it was cancelled, or came to its deadline."""
@@ -165,8 +165,3 @@ class Ending:
     def _delete(self, names: Iterable[str]) -> None:
         with contextlib.suppress(redis.RedisError):  # they expire by themselves
             self.desk.stores.blobs.delete(self.job.id, *names)
-
-
-def _error(code: str, detail: str, *, retryable: bool) -> dict[str, Any]:
-    title = code.replace("-", " ").capitalize()
-    return {"type": f"/problems/{code}", "title": title, "detail": detail, "retryable": retryable}
