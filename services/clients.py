@@ -75,7 +75,12 @@ def stores(settings: Settings) -> Stores:
         max_active=settings.max_active,
         max_age_s=settings.max_age_s,
     )
-    kept = Kept(state, most=settings.max_kept_bytes, ttl_s=settings.result_ttl_s)
+    kept = Kept(
+        state,
+        most=settings.max_kept_bytes,
+        most_names=settings.max_kept,
+        ttl_s=settings.result_ttl_s,
+    )
     return Stores(
         state=state,
         jobs=Jobs(state, limits),

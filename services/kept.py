@@ -1,4 +1,4 @@
-"""How many bytes are kept for one caller, so that nobody fills the storage of all."""
+"""How much is kept for one caller, so that nobody fills the storage of all."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from services.jobs import scripts
 
 
 class TooMuchKept(Exception):
-    """A caller has as many bytes kept as one key may have."""
+    """A caller has as much kept as one key may have."""
 
 
 class Kept:
@@ -22,14 +22,14 @@ class Kept:
     whatever its size: what was worked for is kept, and what comes next is refused.
     """
 
-    def __init__(self, client: redis.Redis, *, most: int, ttl_s: int) -> None:
-        self._most, self._ttl_s = most, ttl_s
+    def __init__(self, client: redis.Redis, *, most: int, most_names: int = 0, ttl_s: int) -> None:
+        self._most, self._most_names, self._ttl_s = most, most_names, ttl_s
         known = scripts(client)
         self._keep, self._kept, self._forget = (known[n] for n in ("keep", "kept", "forget"))
 
     def bytes_of(self, owner: str) -> int:
         """Return how many bytes a caller has kept."""
-        return int(self._kept(args=[owner]))
+        return int(self._kept(args=[owner])[0])
 
     def require_room(self, owner: str) -> None:
         """Check that a caller may have more kept.
@@ -37,8 +37,9 @@ class Kept:
         Raises:
             TooMuchKept: not before some is deleted or its time is over.
         """
-        if self._most and (before := self.bytes_of(owner)) >= self._most:
-            raise self._refusal(before)
+        before, names = self._kept(args=[owner])
+        if 0 < self._most <= before or 0 < self._most_names <= names:
+            raise self._refusal(before, names)
 
     def take(self, owner: str, name: str, size: int) -> None:
         """Count what is to be kept under a name, in the place of what had the name before.
@@ -48,9 +49,11 @@ class Kept:
             StorageFull: there is no room for anybody.
         """
         with needing_room():
-            fits, before = self._keep(args=[owner, name, size, self._most, self._ttl_s])
+            fits, before, names = self._keep(
+                args=[owner, name, size, self._most, self._most_names, self._ttl_s]
+            )
         if not fits:
-            raise self._refusal(before, size)
+            raise self._refusal(before, names, size)
 
     @contextlib.contextmanager
     def taking(self, owner: str, name: str, size: int) -> Iterator[None]:
@@ -70,9 +73,11 @@ class Kept:
         """Count no more what is not there any more."""
         self._forget(args=[owner, *names])
 
-    def _refusal(self, before: int, size: int = 0) -> TooMuchKept:
+    def _refusal(self, before: int, names: int, size: int = 0) -> TooMuchKept:
         more = f", and this has {size} more" if size else ""
+        what = f"{before} bytes of results and uploads, of {self._most} at most{more}"
+        if 0 < self._most_names <= names:
+            what = f"{names} results and uploads, of {self._most_names} at most"
         return TooMuchKept(
-            f"this key has {before} bytes of results and uploads, of {self._most} at most{more}; "
-            "delete jobs and files, or wait until the oldest expire"
+            f"this key has {what}; delete jobs and files, or wait until the oldest expire"
         )

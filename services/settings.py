@@ -118,6 +118,8 @@ class Settings:
     """Most jobs that wait at a time, of all callers."""
     max_active: int = 100
     """Most jobs of one key that wait, run or are paused at a time."""
+    max_kept: int = 20_000
+    """Most results and uploads that are kept for one key; any number where this is 0."""
     max_kept_bytes: int = 10 * 1024 * 1024 * 1024
     """Most bytes of results and uploads that are kept for one key; any number where this is 0."""
     max_streams: int = 80

@@ -95,6 +95,20 @@ class TestKept:
         assert sum(race(8, take)) == 3
         assert kept.bytes_of("me") == 90
 
+    def test_no_more_names_are_taken_than_may_be(self, client: redis.Redis) -> None:
+        kept = Kept(client, most=0, most_names=2, ttl_s=60)
+        kept.take("me", "a", 1)
+        kept.require_room("me")
+        kept.take("me", "b", 1)
+        kept.take("me", "b", 2)
+        with pytest.raises(TooMuchKept, match="has 2 results and uploads, of 2 at most; delete"):
+            kept.take("me", "c", 1)
+        with pytest.raises(TooMuchKept):
+            kept.require_room("me")
+        kept.take("you", "c", 1)
+        kept.forget("me", "a")
+        kept.take("me", "c", 1)
+
     def test_nought_is_no_limit(self, client: redis.Redis) -> None:
         kept = Kept(client, most=0, ttl_s=60)
         kept.take("me", "a", 10**15)
@@ -146,6 +160,15 @@ class TestCalls:
         assert stores.state.dbsize() == before
         http.delete(first["links"]["self"])
         assert queue(http)["status"] == "succeeded"
+
+    def test_nor_are_there_more_jobs_that_are_over_at_once(
+        self, make_http: MakeHttp, stores: Stores
+    ) -> None:
+        http = make_http(max_kept=3)
+        finish(stores, queue(http))
+        again = [queue(http)["status"] for _ in range(2)]
+        assert again == ["succeeded", "succeeded"]
+        problem(post(http), 507, "too-much-kept")
 
     def test_a_caller_who_has_too_much_gets_no_new_jobs(
         self, make_http: MakeHttp, stores: Stores
