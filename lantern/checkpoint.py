@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import io
 import pickle
+import struct
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 
@@ -25,6 +26,10 @@ LATEST = 2
 SMALL = 2**24
 # Usual pauses that may pass between two savings of one, or of any while their costs are learnt.
 LONGEST = 2
+# What comes of using a state that is damaged, or of another run.
+MISFITS = (LookupError, TypeError, ValueError, RuntimeError, AttributeError)
+# What comes besides of reading one: torch asserts what it takes for granted.
+UNREADABLE = (EOFError, AssertionError, struct.error, pickle.UnpicklingError)
 
 
 class DamagedCheckpoint(LanternError):
@@ -42,7 +47,7 @@ def restoring() -> Iterator[None]:
     """
     try:
         yield
-    except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+    except MISFITS as error:
         raise DamagedCheckpoint("the state that was kept does not fit the run") from error
 
 
@@ -284,9 +289,9 @@ def _parameters(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
 def _read(saved: bytes, technique: str) -> dict[str, Any]:
     try:
         state = torch.load(io.BytesIO(saved), map_location="cpu", weights_only=True)
-    except (RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
+    except (*MISFITS, *UNREADABLE) as error:
         raise DamagedCheckpoint("the state that was kept cannot be read") from error
-    if not isinstance(state, dict) or not all("parameters" in e for e in state.get("ended", [{}])):
+    if not _is_state(state):
         raise DamagedCheckpoint("what was kept is not the state of a run")
     origin = _origin(technique)
     if any(state.get(name) != value for name, value in origin.items()):
@@ -295,3 +300,11 @@ def _read(saved: bytes, technique: str) -> dict[str, Any]:
             f"the state that was kept is of {found}, and this is {origin}; begin anew without it"
         )
     return state
+
+
+def _is_state(state: Any) -> TypeGuard[dict[str, Any]]:
+    """Tell whether what was read has the parts that every state has."""
+    if not isinstance(state, dict) or not isinstance(state.get("remembered", {}), dict):
+        return False
+    ended = state.get("ended")
+    return isinstance(ended, list) and all(isinstance(e, dict) and "parameters" in e for e in ended)

@@ -13,6 +13,7 @@ from services.blobs import Blobs
 from services.collection_store import CollectionLimits, CollectionStore
 from services.files import Files
 from services.jobs import Jobs, Limits
+from services.kept import Kept
 from services.outbox import Outbox
 from services.settings import Settings, read
 from services.speeds import Speeds
@@ -29,6 +30,7 @@ class Stores:
     jobs: Jobs
     blobs: Blobs
     files: Files
+    kept: Kept
     collections: CollectionStore
     outbox: Outbox
     speeds: Speeds
@@ -73,11 +75,18 @@ def stores(settings: Settings) -> Stores:
         max_active=settings.max_active,
         max_age_s=settings.max_age_s,
     )
+    kept = Kept(
+        state,
+        most=settings.max_kept_bytes,
+        most_names=settings.max_kept,
+        ttl_s=settings.result_ttl_s,
+    )
     return Stores(
         state=state,
         jobs=Jobs(state, limits),
         blobs=blobs,
-        files=Files(blobs, ttl_s=settings.result_ttl_s),
+        files=Files(blobs, kept, ttl_s=settings.result_ttl_s),
+        kept=kept,
         collections=CollectionStore(state, blobs, _collection_limits(settings)),
         outbox=Outbox(state, lease_s=DELIVERY_LEASE_S, ttl_s=settings.result_ttl_s),
         speeds=Speeds(state),

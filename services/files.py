@@ -9,6 +9,7 @@ import time
 from dataclasses import asdict, dataclass
 
 from services.blobs import Blobs
+from services.kept import Kept
 
 FILE_ID = re.compile(r"file_[0-9a-f]{64}")
 
@@ -28,21 +29,23 @@ class File:
 class Files:
     """Uploads by caller and content: the same bytes have the same id and are stored once."""
 
-    def __init__(self, blobs: Blobs, *, ttl_s: int) -> None:
-        self._blobs, self._ttl_s = blobs, ttl_s
+    def __init__(self, blobs: Blobs, kept: Kept, *, ttl_s: int) -> None:
+        self._blobs, self._kept, self._ttl_s = blobs, kept, ttl_s
 
     def put(self, owner: str, data: bytes, media_type: str, *, width: int, height: int) -> File:
         """Store a picture, or renew its time where it is stored already.
 
         Raises:
             StorageFull: there is no room.
+            TooMuchKept: the caller has too much kept already.
         """
         name = "file_" + hashlib.sha256(data).hexdigest()
         expires = round(time.time() + self._ttl_s, 3)
         file = File(name, media_type, len(data), width, height, expires)
         facts = json.dumps(asdict(file)).encode()
-        self._blobs.put(_folder(owner), name, data, ttl_s=self._ttl_s)
-        self._blobs.put(_folder(owner), name + ".facts", facts, ttl_s=self._ttl_s)
+        with self._kept.taking(owner, name, len(data)):
+            self._blobs.put(_folder(owner), name, data, ttl_s=self._ttl_s)
+            self._blobs.put(_folder(owner), name + ".facts", facts, ttl_s=self._ttl_s)
         return file
 
     def facts(self, owner: str, name: str) -> File | None:
@@ -60,7 +63,9 @@ class Files:
         """Forget a picture; False where there was none. Jobs have a copy of their own."""
         if not FILE_ID.fullmatch(name):
             return False
-        return self._blobs.delete(_folder(owner), name, name + ".facts")
+        was_there = self._blobs.delete(_folder(owner), name, name + ".facts")
+        self._kept.forget(owner, name)
+        return was_there
 
 
 def _folder(owner: str) -> str:

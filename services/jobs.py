@@ -287,7 +287,8 @@ class Jobs:
         """
         texts = [json.dumps(dict(part)) if part else "" for part in (result, error)]
         token = token or secrets.token_hex(8)
-        arguments = (claim.job_id, claim.fence, status, *texts, self._ttl_s, token)
+        size = (result or {}).get("bytes", 0)
+        arguments = (claim.job_id, claim.fence, status, *texts, self._ttl_s, token, size)
         return bool(self._call("finish", *arguments))
 
     def release(self, node: str) -> None:

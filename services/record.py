@@ -96,6 +96,12 @@ class Job:
         return self.status in FINAL
 
 
+def failure(code: str, detail: str, *, retryable: bool) -> dict[str, Any]:
+    """Say why a job failed, as its record keeps it."""
+    title = code.replace("-", " ").capitalize()
+    return {"type": f"/problems/{code}", "title": title, "detail": detail, "retryable": retryable}
+
+
 def new_id() -> str:
     """Return a job id: time first, so that ids sort by age, then 80 random bits."""
     return f"job_{int(time.time() * 1000):012x}{secrets.token_hex(10)}"

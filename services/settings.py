@@ -86,6 +86,9 @@ class Settings:
     max_interactive_teraflop: float = 1.25
     """Tera-operations above which a call of an interactive technique is a job, in the lane of the
     long ones: two cores take about as long as the gateway waits for TorchServe."""
+    max_fast_teraflop: float = 0.35
+    """Tera-operations, with the evidence, above which a call that became a job is in the lane of
+    the long ones: two busy cores take some ten seconds, in which others wait."""
     max_megabytes: float = 4000.0
     """Megabytes that one job may keep for a gradient at a time."""
     interactive_timeout_s: float = 20.0
@@ -96,6 +99,9 @@ class Settings:
     """How often a worker gives one."""
     alive_file: str = ""
     """File that a worker touches while it lives, for a probe; one each. Empty: none."""
+    longest_step_s: float = 900.0
+    """How long a job may make no step before it is given up, beside the time that a large step
+    takes on slow cores; for ever where this is 0."""
     max_attempts: int = 3
     """How often a job is started without getting further before it is given up."""
     checkpoint_every_s: float = 2.0
@@ -112,6 +118,10 @@ class Settings:
     """Most jobs that wait at a time, of all callers."""
     max_active: int = 100
     """Most jobs of one key that wait, run or are paused at a time."""
+    max_kept: int = 20_000
+    """Most results and uploads that are kept for one key; any number where this is 0."""
+    max_kept_bytes: int = 10 * 1024 * 1024 * 1024
+    """Most bytes of results and uploads that are kept for one key; any number where this is 0."""
     max_streams: int = 80
     """Most event streams and waiting calls of one gunicorn process at a time."""
     max_streams_per_key: int = 80

@@ -39,6 +39,8 @@ AUTHORITY = re.compile(r"(?:\[([0-9a-f]*:[0-9a-f:.]+)\]|([\w.-]+))(?::([0-9]{1,5
 # The last label begins with a letter: 127.1 and 0x7f000001 are addresses to a resolver, not names.
 NAME = re.compile(r"(?!.{254})(\w([\w-]{0,61}\w)?\.)*[a-z]([a-z0-9-]{0,61}[a-z0-9])?", re.I)
 UNICAST = ipaddress.IPv6Network("2000::/3")
+# For the protocols of a network's own operator; `is_global` takes some of its addresses.
+OPERATORS = ipaddress.IPv4Network("192.0.0.0/24")
 NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -256,7 +258,8 @@ def _look_up(host: str, port: int, limit_s: float) -> list[str]:
 def _is_public(address: Address) -> bool:
     """Whether an address, and the IPv4 address it may lead on to, is of the public internet."""
     if isinstance(address, ipaddress.IPv4Address):
-        return address.is_global and not address.is_multicast
+        is_free = address not in OPERATORS and not address.is_multicast
+        return is_free and address.is_global
     inner = address.ipv4_mapped
     if address in NAT64:
         inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)

@@ -369,7 +369,30 @@ def test_what_is_no_checkpoint_is_refused(saved: bytes) -> None:
         Checkpoints(saved=saved)
 
 
-@pytest.mark.parametrize("state", [[1, 2], {"losses": []}, {"ended": [{"losses": []}]}])
+@pytest.mark.parametrize("error", [AttributeError, TypeError, IndexError, AssertionError])
+def test_a_checkpoint_that_torch_stumbles_over_is_refused(
+    error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stumble(*_: object, **__: object) -> None:
+        raise error("found no such thing")
+
+    saved = _saved()
+    monkeypatch.setattr(torch, "load", stumble)
+    with pytest.raises(DamagedCheckpoint, match="cannot be read"):
+        Checkpoints(saved=saved)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        [1, 2],
+        {"losses": []},
+        {"ended": [{"losses": []}]},
+        {"ended": 3},
+        {"ended": [3]},
+        {"ended": [], "remembered": 3},
+    ],
+)
 def test_what_is_no_state_of_a_run_is_refused(state: Any) -> None:
     out = io.BytesIO()
     torch.save(state, out)

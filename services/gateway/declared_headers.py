@@ -14,7 +14,10 @@ _DESCRIPTIONS: Mapping[str, str] = {
         f"`wait=N` waits up to N seconds, {LONGEST_WAIT_S} at most, for the result; "
         "`respond-async` makes a job of any call"
     ),
-    "Idempotency-Key": "a call that is sent again with the same key finds the job it has made",
+    "Idempotency-Key": (
+        "a call that is sent again with the same key finds the job it has made, another call is "
+        "refused; calls that are answered at once make no job, and their key does not count"
+    ),
     "If-None-Match": "ETags of what the caller has: where the answer is one of them it is 304",
     "Cache-Control": "`no-cache` has the call computed, whatever was computed before",
     "Last-Event-ID": "the last event that was received; the stream goes on behind it",

@@ -21,6 +21,7 @@ from services.collection_store import (
     TooManyCollections,
 )
 from services.jobs import IdempotencyConflict, QueueFull, QuotaReached
+from services.kept import TooMuchKept
 
 log = logging.getLogger("lantern.gateway")
 
@@ -145,6 +146,7 @@ _LIMITS: dict[type[Exception], tuple[int, str]] = {
     QueueFull: (429, "queue-full"),
     QuotaReached: (429, "quota"),
     TooManyCollections: (409, "too-many-collections"),
+    TooMuchKept: (507, "too-much-kept"),
 }
 _OURS: dict[type[Exception], Problem] = {
     Unavailable: Problem(

@@ -31,10 +31,22 @@ from services.gateway.problems import Problem
 from services.gateway.results import has_form, result_response
 from services.gateway.trained import Trained
 from services.jobs import IdempotencyConflict, Order, QueueFull, QuotaReached
+from services.kept import TooMuchKept
 from services.published import TRAINER
-from services.record import Job, JobOptions, Lane, new_id
+from services.record import Job, JobOptions, new_id
 
+# Why a job is not made, each for sure.
+REFUSALS = (
+    IdempotencyConflict,
+    QuotaReached,
+    QueueFull,
+    StorageFull,
+    TooMuchKept,
+    FilesAway,
+)
 LONGEST_KEY = 255
+# How long bytes without a job lie: a gateway may be killed before it has made the job.
+JOBLESS_S = 600
 
 
 def replay(call: Call, options: JobOptions, prefer: Mapping[str, str]) -> flask.Response | None:
@@ -64,49 +76,57 @@ def submit(
     call: Call,
     options: JobOptions,
     prefer: Mapping[str, str],
-    lane: Lane,
     weights: str,
     pinned: Pinned | None = None,
     trained: Trained | None = None,
+    *,
+    is_long: bool = False,
 ) -> flask.Response:
     """Make a job of a call, or replay the one made before; answer with it or its result.
 
-    `weights` name those it is made by, `pinned` is its collection, `trained` its decoder.
+    `weights` name those it is made by, `pinned` is its collection, `trained` its decoder. One that
+    `is_long` is so whatever its estimate says.
     """
     context = current()
     context.stores.blobs.require_room()
-    order = _order(technique, call, options, lane, weights, pinned)
+    context.stores.kept.require_room(owner())
+    order = _order(technique, call, options, weights, pinned, is_long=is_long)
     known = None if flask.request.cache_control.no_cache else context.stores.jobs.known(order.cache)
     try:
-        if known is not None and (result := _copied(context, known, order.id)):
+        if known is not None and (result := _copied(context, known, order)):
             order = dataclasses.replace(order, result=result)
         else:
             _keep_inputs(context, order.id, call, pinned, trained)
         job, is_new = context.stores.jobs.create(
             order, key=_idempotency_key(), fingerprint=_fingerprint(call, options)
         )
-    except (IdempotencyConflict, QuotaReached, QueueFull, StorageFull, FilesAway):
+    except (*REFUSALS, redis.ResponseError):  # where the answer was lost, there may be a job
         _drop(context, order)
         raise
     if not is_new:  # it was sent twice at the same time
         _drop(context, order)
         return _replayed(job, options, prefer)
+    _keep_on(context, order)
     if not job.is_final:
         context.announce(job)
     return _answer(job, options, prefer)
 
 
-def lane_of(technique: Technique, call: Call, *, is_film: bool) -> Lane:
-    """Choose the lane of a call: what takes its time may hold up neither the quick nor the engine.
+def takes_long(technique: Technique, call: Call, *, is_film: bool) -> bool:
+    """Tell whether a call takes too long to be answered at once.
 
     Raises:
         LanternError: the parameters do not fit the network.
     """
     if technique.runs == "job" or is_film:
-        return "jobs"
+        return True
     most = current().settings.max_interactive_teraflop
-    expected = _expected(technique, _without_evidence(technique, call))
-    return "jobs" if expected.get("gigaflop", 0.0) > 1e3 * most else "fast"
+    return _exceeds(_expected(technique, _without_evidence(technique, call)), most)
+
+
+def _exceeds(expected: Mapping[str, Any], teraflop: float) -> bool:
+    work: float = expected.get("gigaflop", 0.0)
+    return work > 1e3 * teraflop
 
 
 def _without_evidence(technique: Technique, call: Call) -> Call:
@@ -120,10 +140,14 @@ def _order(
     technique: Technique,
     call: Call,
     options: JobOptions,
-    lane: Lane,
     weights: str,
     pinned: Pinned | None,
+    *,
+    is_long: bool,
 ) -> Order:
+    """Write the order of a job; its lane is chosen by all that its worker will compute."""
+    expected = _estimate(technique, call)
+    is_long = is_long or _exceeds(expected, current().settings.max_fast_teraflop)
     webhook = None
     if options.webhook_url:
         secret = options.webhook_secret or webhooks.new_secret()
@@ -131,13 +155,13 @@ def _order(
     return Order(
         call=_record(call),
         owner=owner(),
-        lane=lane,
+        lane="jobs" if is_long else "fast",
         id=new_id(),
         options=options.model_dump(mode="json", exclude={"webhook_url", "webhook_secret"}),
         webhook=webhook,
         max_active=current_key().max_active,
         cache=_cache_name(call, pinned.digest if pinned else "", weights),
-        estimate=_estimate(technique, call),
+        estimate=expected,
     )
 
 
@@ -204,9 +228,10 @@ def _fingerprint(call: Call, options: JobOptions) -> str:
     """Name what a caller sent.
 
     Not its collection and weights, nor our version: a call that is sent again finds its job,
-    whatever came since.
+    whatever came since. Nor what it accepts, which only chooses the form of the answer.
     """
-    return _digest(_record(call), _pictures(call), options.model_dump(mode="json"))
+    sent = {name: part for name, part in _record(call).items() if name != "accept"}
+    return _digest(sent, _pictures(call), options.model_dump(mode="json"))
 
 
 def _pictures(call: Call) -> dict[str, str]:
@@ -220,7 +245,7 @@ def _digest(*parts: Any) -> str:
 def _keep_inputs(
     context: Context, job_id: str, call: Call, pinned: Pinned | None, trained: Trained | None
 ) -> None:
-    ttl_s, blobs = context.settings.live_ttl_s, context.stores.blobs
+    ttl_s, blobs = JOBLESS_S, context.stores.blobs
     # first, because it may have expired, and then nothing is to be kept
     if trained is not None and not blobs.copy(
         trained.job_id, trained.blob, job_id, ttl_s=ttl_s, as_name=job_bytes.DECODER
@@ -232,24 +257,37 @@ def _keep_inputs(
         blobs.put(job_id, job_bytes.COLLECTION, pinned.manifest.pack(), ttl_s=ttl_s)
 
 
-def _copied(context: Context, known: Job, job_id: str) -> dict[str, Any] | None:
-    """Give a new job what an old one made; None where some of it is gone."""
-    if known.result is None:
+def _copied(context: Context, known: Job, order: Order) -> dict[str, Any] | None:
+    """Give a new job what an old one made; None where some of it is gone.
+
+    Raises:
+        TooMuchKept: the caller has no room for another copy.
+    """
+    if known.result is None or "bytes" not in known.result:
         return None
     style = known.result["facts"].get("style") if known.call["technique"] == TRAINER else None
     if style is not None and context.styles.own.entry(style) is None:  # it was deleted since
         return None
+    context.stores.kept.take(order.owner, order.id, known.result["bytes"])
     for name in job_bytes.result_names(known.result):
-        ttl_s = context.settings.result_ttl_s
-        if not context.stores.blobs.copy(known.id, name, job_id, ttl_s=ttl_s):
+        if not context.stores.blobs.copy(known.id, name, order.id, ttl_s=JOBLESS_S):
+            context.stores.kept.forget(order.owner, order.id)
             return None
     return {**known.result, "facts": {**known.result["facts"], "cached": True}}
+
+
+def _keep_on(context: Context, order: Order) -> None:
+    """Let the bytes of a job that was made last as long as it may need them."""
+    settings, blobs = context.settings, context.stores.blobs
+    blobs.expire(order.id, job_bytes.given_names(order.call), settings.live_ttl_s)
+    blobs.expire(order.id, job_bytes.result_names(order.result), settings.result_ttl_s)
 
 
 def _drop(context: Context, order: Order) -> None:
     """Delete what was stored for a job that was not made."""
     names = [*job_bytes.given_names(order.call), *job_bytes.result_names(order.result)]
     context.stores.blobs.delete(order.id, *names)
+    context.stores.kept.forget(order.owner, order.id)
 
 
 def _replayed(job: Job, options: JobOptions, prefer: Mapping[str, str]) -> flask.Response:

@@ -27,7 +27,7 @@ from services.gateway.pinned import pin
 from services.gateway.preferences import left_s, preferences, wait_s
 from services.gateway.reading import read_call
 from services.gateway.styles import check_styles
-from services.gateway.submission import lane_of, replay, submit
+from services.gateway.submission import replay, submit, takes_long
 from services.gateway.trained import find_trained
 from services.gateway.weights import weights_of
 
@@ -58,8 +58,8 @@ def run_technique(name: str) -> flask.Response:
     # the engine knows the built-in collections alone, and no decoders
     is_own = trained is not None or (pinned is not None and pinned.manifest is not None)
     is_film = calls.check(technique, call.inputs, thoroughly=False)
-    lane = lane_of(technique, call, is_film=is_film)
-    as_job = lane == "jobs" or "respond-async" in prefer or is_own
+    is_long = takes_long(technique, call, is_film=is_film)
+    as_job = is_long or "respond-async" in prefer or is_own
     if as_job:
         require("jobs")
         with DECODING:
@@ -67,7 +67,7 @@ def run_technique(name: str) -> flask.Response:
     weights = weights_of(technique, call, check_styles(technique, call))
     if as_job:
         _check_model(technique, call)
-        return submit(technique, call, options, prefer, lane, weights, pinned, trained)
+        return submit(technique, call, options, prefer, weights, pinned, trained, is_long=is_long)
     try:
         return _at_once(technique, call, weights, prefer)
     except AnswerTooLarge:
@@ -75,7 +75,7 @@ def run_technique(name: str) -> flask.Response:
     except Unavailable:
         if "jobs" not in current_key().scopes:
             raise
-    return submit(technique, call, options, prefer, lane, weights, pinned)
+    return submit(technique, call, options, prefer, weights, pinned)
 
 
 def _at_once(

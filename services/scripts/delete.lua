@@ -10,5 +10,6 @@ redis.call('ZREM', OUTBOX, ARGV[1])
 redis.call('ZREM', ENDED, ARGV[1])
 redis.call('ZREM', ACTIVE .. owner, ARGV[1])
 redis.call('ZREM', ALL .. owner, ARGV[1])
+forget(owner, ARGV[1])
 for _, part in ipairs(PARTS) do redis.call('DEL', JOB .. ARGV[1] .. part) end
 return 1

@@ -3,7 +3,7 @@ local JOB, QUEUED, ACTIVE = 'lantern:job:', 'lantern:jobs:queued:', 'lantern:job
 local RUNNING, DEADLINES = 'lantern:jobs:running', 'lantern:jobs:deadlines'
 local ALL, ENDED = 'lantern:jobs:all:', 'lantern:jobs:ended'
 local OUTBOX, CACHE, CLOCK = 'lantern:outbox', 'lantern:cache:', 'lantern:clock'
-local IDEMPOTENCY = 'lantern:idempotency:'
+local IDEMPOTENCY, KEPT = 'lantern:idempotency:', 'lantern:kept:'
 local COLLECTION, COLLECTIONS = 'lantern:collection:', 'lantern:collections:'
 local LANES = {'fast', 'jobs'}
 local PARTS = {'', ':events', ':previews', ':deliveries', ':owner'}
@@ -21,6 +21,32 @@ local function go_on_without_memory() redis.call('HDEL', JOB .. '-', '-') end
 
 local function tell(id, event, json)
   redis.call('XADD', JOB .. id .. ':events', 'MAXLEN', '~', 500, '*', 'event', event, 'data', json)
+end
+
+-- What is kept of an owner: the bytes of each result and upload by its name, those of all of them, and
+-- when each ends.
+local function forget(owner, name)
+  local bytes = redis.call('HGET', KEPT .. owner, name)
+  if not bytes then return end
+  redis.call('HDEL', KEPT .. owner, name)
+  redis.call('ZREM', KEPT .. owner .. ':ends', name)
+  if redis.call('HINCRBY', KEPT .. owner, 'all', -bytes) == 0 then redis.call('DEL', KEPT .. owner) end
+end
+
+local function kept(owner, at)
+  for _, name in ipairs(redis.call('ZRANGEBYSCORE', KEPT .. owner .. ':ends', '-inf', at)) do
+    forget(owner, name)
+  end
+  return tonumber(redis.call('HGET', KEPT .. owner, 'all') or 0)
+end
+
+local function keep(owner, name, bytes, ttl_s, at)
+  forget(owner, name)
+  if tonumber(bytes) == 0 then return end
+  redis.call('HSET', KEPT .. owner, name, bytes)
+  redis.call('HINCRBY', KEPT .. owner, 'all', bytes)
+  redis.call('ZADD', KEPT .. owner .. ':ends', at + ttl_s * 1000, name)
+  for _, part in ipairs({'', ':ends'}) do redis.call('EXPIRE', KEPT .. owner .. part, ttl_s) end
 end
 
 -- Take a job out of every list of jobs that wait or run.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ import redis
 from services import job_bytes, published
 from services.blobs import needing_room
 from services.jobs import Claim
-from services.record import Job, Status
+from services.record import Job, Status, failure
 from services.worker.desk import Desk
 from services.worker.patience import Room, patiently
 from services.worker.pulse import Pulse
@@ -34,7 +34,7 @@ class Ending:
     job: Job
     pulse: Pulse
     _room: Room = field(init=False)
-    _written: list[str] = field(default_factory=list)
+    _written: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._room = Room(self.pulse)
@@ -48,7 +48,7 @@ class Ending:
 
     def failed(self, code: str, detail: str, *, retryable: bool = False) -> None:
         """Record what went wrong, and whether the same call may do better later."""
-        self._finish("failed", error=_error(code, detail, retryable=retryable))
+        self._finish("failed", error=failure(code, detail, retryable=retryable))
 
     def stopped(self, *, late: bool) -> None:
         """Record that it was cancelled, or came to its deadline."""
@@ -85,6 +85,7 @@ class Ending:
                 "facts": dict(result.facts) | self._publish(result),
                 "artifacts": artifacts,
                 "arrays": arrays,
+                "bytes": sum(self._written.values()),
             }
             undoing.pop_all()
         return stored
@@ -158,14 +159,9 @@ class Ending:
 
     def _put(self, name: str, data: bytes) -> None:
         ttl_s, blobs = self.desk.settings.result_ttl_s, self.desk.stores.blobs
-        self._written.append(name)
+        self._written[name] = len(data)
         self._room.find(lambda: blobs.put(self.job.id, name, data, ttl_s=ttl_s))
 
-    def _delete(self, names: list[str]) -> None:
+    def _delete(self, names: Iterable[str]) -> None:
         with contextlib.suppress(redis.RedisError):  # they expire by themselves
             self.desk.stores.blobs.delete(self.job.id, *names)
-
-
-def _error(code: str, detail: str, *, retryable: bool) -> dict[str, Any]:
-    title = code.replace("-", " ").capitalize()
-    return {"type": f"/problems/{code}", "title": title, "detail": detail, "retryable": retryable}

@@ -14,7 +14,7 @@ import redis
 from services.blobs import FilesAway, StorageFull
 from services.job_bytes import preview_name, preview_step
 from services.jobs import Claim, Word
-from services.record import JobOptions
+from services.record import JobOptions, failure
 from services.worker.desk import Desk
 from services.worker.keeper import Keeper
 
@@ -27,6 +27,9 @@ STOPS: tuple[Word, ...] = ("cancel", "late", "lost")
 STATE, PREVIEW = "state", "preview"
 # A long run makes its previews more rarely, so that they stay a film one can watch.
 MOST_PREVIEWS = 300
+# Cores that are shared with much else do so many giga-operations a second at least. A step may be
+# so many times as large as others of its run, as those at the end of a pyramid are.
+SLOWEST_GIGAFLOP, LARGEST_STEP = 3.0, 4.0
 
 
 class Mark(NamedTuple):
@@ -44,16 +47,20 @@ class Pulse:
     States and previews are stored in another thread: the run waits for no store. The last beat
     said whether to go on. A step stops the computation when the job was cancelled, is late or has
     been taken over; `is_suspended` stops it behind its next checkpoint, `heedful_step` stops a run
-    that keeps none. `go_on` is called for as long as the run may.
+    that keeps none. `go_on` is called for as long as the run may. A run of `gigaflop` that neither
+    makes a step nor looks whether to stop is given up after a long while.
     """
 
     desk: Desk
     claim: Claim
     options: JobOptions
     go_on: Callable[[], None] = lambda: None
+    gigaflop: float = 0.0
     word: Word = "ok"
     _step: Step | None = None
     _began: float = field(default_factory=time.monotonic)
+    _heard_at: float = field(default_factory=time.monotonic)
+    _steps: int = 1
     _previewed_at: float = float("-inf")
     _previews: list[int] = field(default_factory=list)
     _states: list[str] = field(default_factory=list)
@@ -85,6 +92,7 @@ class Pulse:
 
     def is_suspended(self) -> bool:
         """Tell whether the job is to be put down for later."""
+        self._heard_at = time.monotonic()
         return self.word in ("pause", "release")
 
     def step(self, step: Step) -> None:
@@ -99,7 +107,8 @@ class Pulse:
 
         if self.word in STOPS:
             raise Cancelled
-        now = time.monotonic()
+        now = self._heard_at = time.monotonic()
+        self._steps = max(1, step.total)
         is_new = self._latest is None or (step.done, step.fraction) != self._latest[1:]
         self._latest = Mark(now, step.done, step.fraction)
         self._first = self._first or self._latest
@@ -130,6 +139,7 @@ class Pulse:
         """
         from lantern.progress import Cancelled, Suspended
 
+        self._heard_at = time.monotonic()
         if self.word in STOPS:
             raise Cancelled
         if self.is_suspended():
@@ -187,7 +197,7 @@ class Pulse:
         silent_since = time.monotonic()
         while not self._end.wait(self.desk.settings.beat_s):
             try:
-                self.word = self._beat()
+                self.word = self._give_up() if self._is_stuck() else self._beat()
                 silent_since = time.monotonic()
             except redis.RedisError:
                 # Redis may be restarting: go on, the fence keeps a late result out
@@ -196,6 +206,21 @@ class Pulse:
             if self.word in STOPS:
                 return
             self.go_on()
+
+    def _is_stuck(self) -> bool:
+        """Tell whether the run has not been heard of for longer than any step takes."""
+        longest_s = self.desk.settings.longest_step_s
+        largest = self.gigaflop * min(1.0, LARGEST_STEP / self._steps)
+        silent_s = time.monotonic() - self._heard_at
+        return longest_s > 0 and silent_s > longest_s + largest / SLOWEST_GIGAFLOP
+
+    def _give_up(self) -> Word:
+        """End the job of a run that is stuck; its process goes the way of all that hang."""
+        detail = "it made no step for so long that it was given up; send the call again"
+        self.desk.stores.jobs.finish(
+            self.claim, "failed", error=failure("stuck", detail, retryable=True)
+        )
+        return "lost"
 
     def _tell(self) -> None:
         """Record all that is left to tell."""

@@ -132,7 +132,8 @@ def work(at: Desk, claim: Claim, lane: Lane, go_on: Callable[[], None] = lambda:
 
     job = at.stores.jobs.get(claim.job_id)
     assert job is not None
-    with Pulse(at, claim, job.chosen, go_on) as pulse:
+    gigaflop = (job.estimate or {}).get("gigaflop", 0.0)
+    with Pulse(at, claim, job.chosen, go_on, gigaflop) as pulse:
         ending = Ending(at, claim, job, pulse)
         try:
             result = _run(at, job, pulse)

@@ -28,6 +28,7 @@ def encode(kind: str = "PNG", size: tuple[int, int] = (64, 48), seed: int = 0) -
 
 PHOTO = encode()
 ARRAYS = b"the raw arrays"
+RESULT_BYTES = len(PHOTO) + len(ARRAYS)
 
 
 class Closing(FlaskClient):
@@ -90,6 +91,7 @@ def finish(stores: Stores, document: Any) -> dict[str, Any]:
         "facts": {"versions": {"lantern": "x"}},
         "artifacts": [artifact],
         "arrays": "result-1-arrays.npz",
+        "bytes": RESULT_BYTES,
     }
     assert stores.jobs.finish(claim, "succeeded", result=result)
     return result

@@ -11,6 +11,7 @@ import redis
 
 from services.blobs import BLOB, Blobs, StorageFull
 from services.files import Files
+from services.kept import Kept, TooMuchKept
 from services.settings import Settings
 
 
@@ -23,8 +24,13 @@ def put(files: Files, data: bytes, owner: str = "me") -> str:
 
 
 @pytest.fixture
-def files(blobs: Blobs) -> Files:
-    return Files(blobs, ttl_s=60)
+def kept(client: redis.Redis) -> Kept:
+    return Kept(client, most=10_000_000, ttl_s=60)
+
+
+@pytest.fixture
+def files(blobs: Blobs, kept: Kept) -> Files:
+    return Files(blobs, kept, ttl_s=60)
 
 
 @pytest.mark.parametrize("size", [0, 300_000, 1_500_000])
@@ -43,7 +49,7 @@ def test_bytes_come_back_under_the_name_of_their_content(files: Files, size: int
 def test_the_same_bytes_are_stored_once(files: Files, client: redis.Redis) -> None:
     first, again, other = put(files, b"same"), put(files, b"same"), put(files, b"other")
     assert first == again != other
-    assert client.dbsize() == 4  # bytes and facts of two
+    assert len(client.keys(BLOB + "*")) == 4  # bytes and facts of two
 
 
 def test_the_same_large_bytes_are_one_file(files: Files, settings: Settings) -> None:
@@ -81,8 +87,8 @@ def test_storing_again_renews_the_time(files: Files, client: redis.Redis) -> Non
 
 
 @pytest.mark.parametrize("size", [4, 1_500_000])
-def test_a_file_is_gone_after_its_time(blobs: Blobs, size: int) -> None:
-    files = Files(blobs, ttl_s=1)
+def test_a_file_is_gone_after_its_time(blobs: Blobs, kept: Kept, size: int) -> None:
+    files = Files(blobs, kept, ttl_s=1)
     name = put(files, os.urandom(size))
     time.sleep(1.1)
     assert files.read("me", name) is None
@@ -126,6 +132,39 @@ def test_a_full_store_says_so_and_still_gives(files: Files, client: redis.Redis)
     assert files.read("me", name) == b"data"
     client.config_set("maxmemory", 0)
     put(files, b"more")
+
+
+def test_what_a_caller_has_is_counted_until_it_is_deleted(files: Files, kept: Kept) -> None:
+    first, second = put(files, b"12345"), put(files, b"123")
+    put(files, b"12345")
+    assert (kept.bytes_of("me"), kept.bytes_of("you")) == (8, 0)
+    files.delete("me", first)
+    assert kept.bytes_of("me") == 3
+    files.delete("me", second)
+    assert kept.bytes_of("me") == 0
+
+
+def test_a_caller_who_has_too_much_may_send_no_more(files: Files, client: redis.Redis) -> None:
+    name = put(files, bytes(9_999_999))
+    before = len(client.keys("*"))
+    with pytest.raises(TooMuchKept, match="9999999 bytes of results and uploads, of 10000000"):
+        put(files, b"12")
+    assert len(client.keys("*")) == before
+    put(files, b"12", "you")
+    files.delete("me", name)
+    put(files, b"12")
+
+
+def test_what_could_not_be_stored_does_not_count(
+    files: Files, kept: Kept, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise StorageFull
+
+    monkeypatch.setattr(Blobs, "put", refuse)
+    with pytest.raises(StorageFull):
+        put(files, b"data")
+    assert kept.bytes_of("me") == 0
 
 
 def test_a_full_store_still_deletes(files: Files, client: redis.Redis) -> None:

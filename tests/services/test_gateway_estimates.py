@@ -13,7 +13,8 @@ import pytest
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from services.backend import TorchServeBackend
+from lantern.registry import Technique
+from services.backend import TorchServeBackend, Unavailable
 from services.clients import Stores
 from services.gateway import techniques
 from tests.films import film
@@ -153,12 +154,13 @@ def lane(
     technique: str,
     data: bytes,
     accept: str = "application/json",
+    prefer: str = "",
     **params: Any,
 ) -> str:
     given = {name: str(value) for name, value in params.items()}
     # a document shows facts: the evidence counts
     response = http.post(
-        f"/v1/techniques/{technique}", headers={"Accept": accept},
+        f"/v1/techniques/{technique}", headers={"Accept": accept, "Prefer": prefer},
         **multipart(("image", data), **given),
     )  # fmt: skip
     assert response.status_code == 202, response.get_data(as_text=True)
@@ -195,21 +197,66 @@ def unwanted(*_: object) -> None:
     raise AssertionError("the engine was asked")
 
 
-@pytest.mark.parametrize(
-    "technique", ["rise", "occlusion", "integrated-gradients", "saliency", "compare-methods"]
-)
-def test_as_it_is_by_default_it_is_a_quick_one(
+EXPLAIN = ["rise", "occlusion", "integrated-gradients", "saliency", "grad-cam", "compare-methods"]
+
+
+@pytest.mark.parametrize("technique", EXPLAIN)
+def test_as_it_is_by_default_it_is_answered_at_once(
+    technique: str, http: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = watch_engine(monkeypatch)
+    post_picture(http, technique)
+    assert asked == [technique]
+
+
+@pytest.mark.parametrize("technique", EXPLAIN)
+def test_a_quick_call_that_becomes_a_job_holds_up_others_for_seconds_alone(
     technique: str, http: FlaskClient, stores: Stores
 ) -> None:
-    assert lane(http, stores, technique, encode("JPEG")) == "fast"
+    takes_long = technique in ("rise", "compare-methods")
+    expected = "jobs" if takes_long else "fast"
+    assert lane(http, stores, technique, encode("JPEG")) == expected
 
 
-def test_evidence_that_nobody_reads_does_not_count(http: FlaskClient, stores: Stores) -> None:
-    given: dict[str, Any] = {"evidence": 100, "sanity": True, "samples": 200}
-    given |= {"method": "smooth-grad"}
+def test_evidence_that_nobody_reads_does_not_count_for_the_engine(
+    http: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = watch_engine(monkeypatch)
+    given = {"evidence": "100", "sanity": "true", "samples": "200", "method": "smooth-grad"}
+    post_picture(http, "saliency", "application/json", **given)
+    assert asked == []
+    post_picture(http, "saliency", "image/png", **given)
+    assert asked == ["saliency"]
+
+
+@pytest.mark.parametrize("prefer", ["respond-async", ""])
+def test_evidence_counts_for_a_job_whatever_its_caller_accepts(
+    http: FlaskClient, stores: Stores, prefer: str
+) -> None:
+    given: dict[str, Any] = {"evidence": 100, "sanity": True}
     data = encode("JPEG")
-    assert lane(http, stores, "saliency", data, "application/json", **given) == "jobs"
-    assert lane(http, stores, "saliency", data, "image/png", **given) == "fast"
+    assert lane(http, stores, "grad-cam", data, "image/png", prefer) == "fast"
+    assert lane(http, stores, "grad-cam", data, "image/png", prefer, **given) == "jobs"
+
+
+def watch_engine(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the list of the techniques that the engine is asked for from now on, in vain."""
+    asked = list[str]()
+
+    def perform(_: object, technique: Technique, *__: object, **___: object) -> None:
+        asked.append(technique.name)
+        raise Unavailable
+
+    monkeypatch.setattr(TorchServeBackend, "perform", perform)
+    return asked
+
+
+def post_picture(
+    http: FlaskClient, technique: str, accept: str = "application/json", **given: str
+) -> None:
+    sent = multipart(("image", encode("JPEG")), **given)
+    response = http.post(f"/v1/techniques/{technique}", headers={"Accept": accept}, **sent)
+    assert response.status_code == 202, response.get_data(as_text=True)
 
 
 def flat(side: int) -> bytes:
@@ -260,7 +307,7 @@ def test_a_film_is_a_long_job(
 def test_where_machines_are_quicker_more_is_quick(
     make_http: Callable[..., FlaskClient], stores: Stores
 ) -> None:
-    http = make_http(max_interactive_teraflop=50)
+    http = make_http(max_interactive_teraflop=50, max_fast_teraflop=50)
     more: dict[str, Any] = {"masks": 8000}
     assert lane(http, stores, "rise", encode("JPEG"), **more) == "fast"
 

@@ -63,6 +63,25 @@ def test_another_version_of_the_service_knows_the_call(
     assert queue(http)["status"] == "queued"  # what it computes may have changed
 
 
+def test_a_call_finds_its_job_whatever_it_accepts_now(http: FlaskClient) -> None:
+    job = queue(http, headers=KEY | {"Accept": "image/png"})
+    assert is_replay(post(http, headers=KEY | {"Accept": "application/json"}), job)
+    other = post(http, headers=KEY | {"Accept": "image/png"}, query_string={"quality": "50"})
+    problem(other, 422, "idempotency-conflict")
+
+
+def test_a_key_does_not_count_for_calls_that_are_answered_at_once(
+    make_http: MakeHttp, engine: Engine
+) -> None:
+    http = make_http(torchserve_url=engine.url)
+    for seed in (1, 2):
+        engine.reply(Reply(headers={"content-type": "image/jpeg"}))
+        assert post(http, PAINT, headers=KEY, data=encode(seed=seed)).status_code == 200
+    declared = http.get("/openapi.json").get_json()["paths"][PAINT]["post"]["parameters"]
+    (said,) = [one["description"] for one in declared if one["name"] == "Idempotency-Key"]
+    assert "answered at once" in said
+
+
 def test_a_quick_call_that_became_a_job_finds_it_when_it_could_be_answered(
     make_http: MakeHttp, engine: Engine
 ) -> None:

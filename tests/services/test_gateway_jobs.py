@@ -19,6 +19,7 @@ from services.gateway.guard import digest, new_key
 from services.gateway.seats import Seats
 from services.jobs import JOB, Event, Jobs
 from services.record import Job, JobOptions
+from services.settings import Settings
 from tests.services.gateway import (
     ARRAYS,
     DREAM,
@@ -389,6 +390,48 @@ class TestWhatIsKept:
         stores.state.config_set("maxmemory", 0)
         time.sleep(1.1)
         queue(http, data=encode(seed=2))
+
+    @pytest.mark.parametrize("is_known", [False, True], ids=["inputs", "copies"])
+    def test_what_has_no_job_yet_ends_soon(
+        self, is_known: bool, http: FlaskClient, stores: Stores, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        if is_known:
+            finish(stores, queue(http))
+        before = set(stores.state.keys("lantern:blob:*"))
+
+        def die(*_: object, **__: object) -> None:
+            raise redis.ConnectionError("killed")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Jobs, "create", die)
+            problem(post(http), 503, "unavailable")
+        left = set(stores.state.keys("lantern:blob:*")) - before
+        assert len(left) == (2 if is_known else 1)
+        assert all(0 < stores.state.ttl(key) <= 600 for key in left)
+
+    def test_what_a_job_needs_lasts_as_long_as_the_job_may(
+        self, http: FlaskClient, stores: Stores, settings: Settings
+    ) -> None:
+        job = queue(http)
+        (key,) = stores.state.keys(f"lantern:blob:{job['id']}/*")
+        assert stores.state.ttl(key) > settings.live_ttl_s - 60
+        finish(stores, job)
+        copy = queue(http)
+        assert copy["status"] == "succeeded"
+        copies = stores.state.keys(f"lantern:blob:{copy['id']}/*")
+        assert len(copies) == 2
+        assert all(stores.state.ttl(key) > settings.result_ttl_s - 60 for key in copies)
+
+    def test_a_redis_without_room_for_the_record_leaves_nothing(
+        self, http: FlaskClient, stores: Stores, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(*_: object, **__: object) -> None:
+            raise redis.exceptions.OutOfMemoryError
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Jobs, "create", refuse)
+            problem(post(http), 507, "storage-full")
+        assert stores.state.keys("lantern:blob*") == []
 
     def test_new_work_needs_room_in_the_redis_of_the_records_too(
         self, make_http: MakeHttp, stores: Stores, second_redis_url: str

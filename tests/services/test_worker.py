@@ -30,7 +30,7 @@ from lantern.zoo import Zoo
 from services import clients
 from services.blobs import StorageFull
 from services.clients import Stores
-from services.job_bytes import preview_name
+from services.job_bytes import preview_name, result_names
 from services.jobs import JOB, RUNNING, Claim, Order
 from services.queues import DELIVER, HOOKS, RUN_JOB, queue_of, send
 from services.record import Job, JobOptions, new_id
@@ -137,6 +137,16 @@ def take_over(desk: Desk, claim: Claim) -> Claim:
 
 
 class TestSuccess:
+    def test_all_that_is_stored_of_a_result_counts_for_its_caller(
+        self, desk: Desk, submit: Submit
+    ) -> None:
+        claim = submit("deep-dream", SHORT)
+        work(desk, claim, "jobs")
+        blobs, result = desk.stores.blobs, read(desk, claim).result
+        stored = [blobs.read(claim.job_id, name) or b"" for name in result_names(result)]
+        assert len(stored) == 2
+        assert desk.stores.kept.bytes_of("nobody") == sum(map(len, stored)) > 0
+
     @pytest.mark.usefixtures("invented")
     def test_the_pictures_of_a_slot_keep_their_order(self, desk: Desk) -> None:
         job_id = new_id()
