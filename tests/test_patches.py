@@ -11,6 +11,7 @@ from lantern.artifact import Heatmap
 from lantern.image import Image
 from lantern.patches import patches
 from lantern.run import run
+from lantern.techniques.occlusion import OcclusionParams
 from lantern.vision_model import VisionModel
 
 
@@ -42,3 +43,29 @@ def test_a_picture_may_be_covered_here_and_there(
     assert isinstance(result.principal, Heatmap)
     assert bool(result.principal.values.isfinite().all())
     assert result.facts["patches"] == len(range(0, 32, stride)) ** 2
+
+
+@pytest.mark.parametrize(
+    ("side", "patch", "stride"), [(224, 32, 16), (64, 9, 5), (32, 5, 2), (28, 4, 2), (4, 1, 1)]
+)
+def test_usual_patches_are_a_share_of_the_view(side: int, patch: int, stride: int) -> None:
+    assert OcclusionParams().steps_over(side) == (patch, stride)
+    assert OcclusionParams(patch=7).steps_over(side) == (7, stride)
+    assert OcclusionParams(stride=3).steps_over(side) == (patch, 3)
+
+
+@pytest.mark.parametrize("side", [28, 32])
+def test_the_defaults_explain_small_networks(
+    side: int, small_model: VisionModel, photo: Image
+) -> None:
+    model = VisionModel(
+        "smaller", small_model.network, mean=(0.5,) * 3, std=(0.2,) * 3, input_size=side,
+        resize_size=side, labels=(), cam_layer="conv2",
+    )  # fmt: skip
+    facts = run("occlusion", {"image": photo}, {"evidence": 0}, model=model).facts
+    assert not facts["degenerate"]
+    assert facts["patches"] == len(patches(side, facts["patch"], facts["stride"])) > 100
+    assert facts["estimate"]["passes"] == 1 + facts["patches"]
+    given = {"methods": ["occlusion", "saliency"], "evidence": 0}
+    compared = run("compare-methods", {"image": photo}, given, model=model).facts
+    assert "refused" not in compared["methods"]["occlusion"]

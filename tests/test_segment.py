@@ -123,7 +123,7 @@ class TestSegment:
         mask = result.artifacts[1]
         assert isinstance(mask, Heatmap)
         assert mask.values.shape == size
-        assert set(mask.values.unique().tolist()) <= {0.0, 1.0}
+        assert bool(((mask.values == 0) | (mask.values == 1)).all())
         if size == (1, 1):
             assert any("GrabCut found nothing" in said for said in result.facts["warnings"])
 

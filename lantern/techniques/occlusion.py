@@ -36,8 +36,18 @@ STEP = 16
 class OcclusionParams(NeuronParams):
     """What covers the picture, and what is watched."""
 
-    patch: int = Field(32, ge=1, le=512, description="side of the patch, px of the network's view")
-    stride: int = Field(16, ge=1, le=512, description="step from patch to patch, px of the view")
+    patch: int | None = Field(
+        None,
+        ge=1,
+        le=512,
+        description="side of the patch, px of the network's view; a seventh of its side if absent",
+    )
+    stride: int | None = Field(
+        None,
+        ge=1,
+        le=512,
+        description="step from patch to patch, px of the view; a fourteenth of its side if absent",
+    )
     fill: Literal["grey", "mean", "blur", "black"] = Field(
         "grey",
         description="what covers: the network's grey, the picture's mean colour, the picture "
@@ -61,8 +71,20 @@ class OcclusionParams(NeuronParams):
     )
 
 
+    def steps_over(self, side: int) -> tuple[int, int]:
+        """Return the patch and the stride for a network that looks at so many px."""
+        # 32 and 16 of the usual 224
+        usual = (max(1, round(side / parts)) for parts in (7, 14))
+        patch, stride = (
+            default if given is None else given
+            for given, default in zip((self.patch, self.stride), usual, strict=True)
+        )
+        return patch, stride
+
+
 def _work(params: OcclusionParams, sizes: Sizes, model: VisionModel) -> Work:
-    return effort(params, model, 1 + len(patches(model.input_size, params.patch, params.stride)))
+    side = model.input_size
+    return effort(params, model, 1 + len(patches(side, *params.steps_over(side))))
 
 
 @technique(
@@ -88,7 +110,8 @@ def occlusion(
     With a layer, one of its neurons is watched: that at a place of a channel, or the strongest.
     """
     params.check()
-    boxes = patches(model.input_size, params.patch, params.stride)
+    patch, stride = params.steps_over(model.input_size)
+    boxes = patches(model.input_size, patch, stride)
     told = Told(progress)
 
     def explain(network: VisionModel, pixels: Tensor, target: int | None) -> Attribution:
@@ -116,7 +139,7 @@ def occlusion(
             quick = None if plainly else compiled_scorer(network, len(boxes))
             falls, taken = coarse_to_fine(fall, boxes, params.coarse)
             field = spread(falls, boxes, pixels.shape[-1])
-        facts = {"patches": len(boxes), "taken": taken}
+        facts = {"patch": patch, "stride": stride, "patches": len(boxes), "taken": taken}
         return Attribution(field.clone(), logits.clone(), chosen, facts, neuron=neuron)
 
     return explained(model, image, params, explain)
