@@ -74,7 +74,9 @@ def rise(
         with torch.inference_mode():
             logits = network.logits(pixels)
             target = choose_class(network, logits, target)
-            field, facts = _through_masks(network, pixels, target, params, generator, tell, kept)
+            # a random network looks through the same masks: maps are to differ by weights alone
+            chance = generator.clone_state()
+            field, facts = _through_masks(network, pixels, target, params, chance, tell, kept)
         return Attribution(field.clone(), logits.clone(), target, facts)
 
     return explained(model, image, params, explain)
