@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+from lantern.artifact import Heatmap, Result
 from lantern.checkpoint import Checkpoints
-from lantern.faithfulness import What
+from lantern.faithfulness import RANDOMISED, What, randomised, rank_correlation
 from lantern.image import Image
 from lantern.progress import Step
 from lantern.run import run
@@ -67,3 +68,33 @@ def test_a_twin_of_the_same_weights_has_the_same_map(
     facts = go(Checkpoints(saved=saved[-1] if saved else None), lambda step: None)
     assert facts["sanity"]["head_randomised"] == pytest.approx(1, abs=1e-3)
     assert facts["sanity"]["all_randomised"] == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "own"), [("guided-backprop", {"rule": "guided"}), ("occlusion", {"patch": 6})]
+)
+@pytest.mark.parametrize("layer", ["conv2", "fc"])
+def test_twins_are_asked_for_the_same_neuron(
+    name: str, own: dict[str, Any], layer: str, small_model: VisionModel, picture: Image
+) -> None:
+    def ask(model: VisionModel, **params: Any) -> Result:
+        given = {"layer": layer, "evidence": 0, "target": 1} | own | params
+        return run(name, {"image": picture}, given, model=model)
+
+    def raw(result: Result) -> torch.Tensor:
+        assert isinstance(result.principal, Heatmap)
+        assert result.principal.raw is not None
+        return result.principal.raw
+
+    found = ask(small_model, sanity=True)
+    index = found.facts["neuron"]["index"]
+    chosen = dict(zip(("channel", "row", "column"), index, strict=False))
+    is_other = []
+    for what in RANDOMISED:
+        twin = randomised(small_model, what)
+        is_other.append(ask(twin).facts["neuron"]["index"] != index)
+        alike = rank_correlation(raw(found), raw(ask(twin, **chosen)))
+        assert alike is not None
+        wanted = pytest.approx(abs(alike), abs=1e-4)
+        assert found.facts["sanity"][f"{what}_randomised"] == wanted
+    assert any(is_other), "the twins would have chosen another one"

@@ -22,7 +22,7 @@ from lantern.registry import technique
 from lantern.scoring import Scorer, compiled_scorer
 from lantern.techniques.effort import effort
 from lantern.techniques.explained import Attribution, explained, turn
-from lantern.techniques.neuron import NeuronParams, find_neuron, neuron_facts
+from lantern.techniques.neuron import NeuronParams, Watched, neuron_facts
 from lantern.techniques.target import choose_class, require_whole
 from lantern.vision_model import TOGETHER, VisionModel
 from lantern.work import Sizes, Work
@@ -112,7 +112,7 @@ def occlusion(
     params.check()
     patch, stride = params.steps_over(model.input_size)
     boxes = patches(model.input_size, patch, stride)
-    told = Told(progress)
+    told, watched = Told(progress), Watched(params)
 
     def explain(network: VisionModel, pixels: Tensor, target: int | None) -> Attribution:
         filling = _filling(network, pixels, params)
@@ -120,7 +120,7 @@ def occlusion(
             logits = network.logits(pixels)
             chosen = choose_class(network, logits, target)
             _, tell, kept = turn(network, model, told, checkpoints)
-            neuron = _neuron(network, pixels, params)
+            neuron = _neuron(network, pixels, params.layer, watched)
             total = _most_steps(len(boxes), params.coarse)
             steps = Steps.begun(tell, kept, total, pixels, filling)
 
@@ -254,19 +254,20 @@ def _few(boxes: list[Box]) -> Iterator[list[Box]]:
 
 
 @torch.inference_mode()
-def _neuron(model: VisionModel, pixels: Tensor, params: OcclusionParams) -> dict[str, Any] | None:
+def _neuron(
+    model: VisionModel, pixels: Tensor, layer: str | None, watched: Watched
+) -> dict[str, Any] | None:
     """Say which neuron is watched, found on the picture while nothing covers it.
 
     Raises:
         InvalidParameter: the layer has no such channel or place, or runs on parts of the picture.
     """
-    if params.layer is None:
+    if layer is None:
         return None
-    with model.capture([params.layer]) as features:
-        made = features(pixels)[params.layer]
-    require_whole(made, params.layer, 1)
-    found = find_neuron(made[0], params, params.layer)
-    return neuron_facts(params.layer, found, made[0])
+    with model.capture([layer]) as features:
+        made = features(pixels)[layer]
+    require_whole(made, layer, 1)
+    return neuron_facts(layer, watched.index(made[0], layer), made[0])
 
 
 def _filling(model: VisionModel, pixels: Tensor, params: OcclusionParams) -> Tensor:
