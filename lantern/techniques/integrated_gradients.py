@@ -18,13 +18,22 @@ from lantern.optimize.regularize import blur
 from lantern.progress import Progress, Step, Told
 from lantern.registry import technique
 from lantern.techniques.effort import effort
-from lantern.techniques.explained import Attribution, GradientsParams, explained, preview, turn
+from lantern.techniques.explained import (
+    Attribution,
+    GradientsParams,
+    explained,
+    preview,
+    rounding_of_logits,
+    turn,
+)
 from lantern.techniques.target import choose_class
 from lantern.vision_model import TOGETHER, VisionModel
 from lantern.work import Sizes, Work
 
 # Sigma of the blurred baseline, px at 224.
 BLUR = 12.0
+# Share of the largest logit: of a smaller change rounding hides the usual gap.
+LEAST_CHANGE = 1e-3
 
 Baseline = Literal["grey", "black", "white", "blur"]
 
@@ -84,6 +93,7 @@ def integrated_gradients(
             logits = network.logits(torch.cat([pixels, nothing]))
         target = choose_class(network, logits[:1], target)
         change = float(logits[0, target] - logits[1, target])
+        least = max(LEAST_CHANGE * float(logits.abs().max()), 1e-6)
         is_asked, tell, kept = turn(network, model, told, checkpoints)
         gradients = params.gradients(network, params.steps if is_asked else 1)
         so_far = Sum.begun(params.steps, pixels, kept)
@@ -96,7 +106,7 @@ def integrated_gradients(
             tell_of = tell if steps == params.steps else told.again
             shares = integrate(gradients, pixels, nothing, target, so_far, tell_of, kept)
             total = float(shares.sum())
-            gap = abs(total - change) / max(abs(change), 1e-6)
+            gap = abs(total - change) / max(abs(change), least)
             if gap <= params.gap or 2 * steps > params.most_steps:
                 break
             so_far = Sum.nothing(2 * steps, pixels)
@@ -113,6 +123,7 @@ def integrated_gradients(
             {"completeness": completeness},
             warnings=_missing(gap, steps) if gap > params.gap else (),
             are_shares=True,
+            rounding=rounding_of_logits(logits),
         )
 
     return explained(model, image, params, explain)

@@ -21,7 +21,14 @@ from lantern.progress import Progress, Step, Told
 from lantern.registry import technique
 from lantern.scoring import Scorer, compiled_scorer
 from lantern.techniques.effort import effort
-from lantern.techniques.explained import Attribution, explained, turn
+from lantern.techniques.explained import (
+    ROUNDING,
+    Attribution,
+    explained,
+    rounding_of_logits,
+    rounding_of_probability,
+    turn,
+)
 from lantern.techniques.neuron import NeuronParams, Watched, neuron_facts
 from lantern.techniques.target import choose_class, require_whole
 from lantern.vision_model import TOGETHER, VisionModel
@@ -139,10 +146,28 @@ def occlusion(
             quick = None if plainly else compiled_scorer(network, len(boxes))
             falls, taken = coarse_to_fine(fall, boxes, params.coarse)
             field = spread(falls, boxes, pixels.shape[-1])
+            rounding = _rounding(network, logits, chosen, neuron, params)
         facts = {"patch": patch, "stride": stride, "patches": len(boxes), "taken": taken}
-        return Attribution(field.clone(), logits.clone(), chosen, facts, neuron=neuron)
+        return Attribution(
+            field.clone(), logits.clone(), chosen, facts, neuron=neuron, rounding=rounding
+        )
 
     return explained(model, image, params, explain)
+
+
+def _rounding(
+    model: VisionModel,
+    logits: Tensor,
+    target: int,
+    neuron: Mapping[str, Any] | None,
+    params: OcclusionParams,
+) -> float:
+    """Return how far apart two scores may lie by rounding alone."""
+    if neuron is not None:
+        return ROUNDING * abs(float(neuron["value"]))
+    if params.score == "logit":
+        return rounding_of_logits(logits)
+    return rounding_of_probability(model, logits, target)
 
 
 def _most_steps(count: int, coarse: float) -> int:

@@ -93,7 +93,7 @@ def segment(
     if params.method == "saliency":
         seeds = blur(seeds[None, None], CLOSING * min(seeds.shape))[0, 0]
     warnings = list(outcome.facts.get("warnings", ()))
-    if seeds.min() == seeds.max():
+    if outcome.facts["degenerate"] or seeds.min() == seeds.max():
         warnings.append(_FLAT)
         seeds = _middle(seeds)
     labels = seed_labels(seeds, params)
