@@ -25,6 +25,8 @@ from lantern.vision_model import VisionModel
 # What rounding, and quicker arithmetic, may move a score by: a share of the largest one, and of a
 # probability itself.
 ROUNDING, ROUNDING_OF_ONE = 1e-5, 1e-6
+# Share of the largest logit: of a smaller change rounding hides the usual gap.
+LEAST_CHANGE = 1e-3
 
 _NOT_OF_A_CLASS = (
     "the map explains a neuron; insertion and deletion judge maps of a class and are left out"
@@ -136,6 +138,20 @@ def rounding_of_probability(model: VisionModel, logits: Tensor, target: int) -> 
     """Return how far apart two probabilities may lie by rounding alone; `logits` is `[1,C]`."""
     one = float(model.probabilities(logits)[0, target])
     return one * ((1 - one) * rounding_of_logits(logits) + ROUNDING_OF_ONE)
+
+
+def gap_of(change: float, total: float, logits: Tensor) -> float:
+    """Return the share of the change of a logit that a sum of shares misses, or has too much.
+
+    `logits` say how large they are: a change that is next to none of that counts as larger.
+    """
+    least = max(LEAST_CHANGE * float(logits.abs().max()), 1e-6)
+    return abs(total - change) / max(abs(change), least)
+
+
+def completeness(change: float, total: float, gap: float) -> dict[str, float]:
+    """Say how well shares add up to the change of a logit."""
+    return {"change": round(change, 6), "sum": round(total, 6), "gap": round(gap, 6)}
 
 
 class Turn(NamedTuple):

@@ -21,7 +21,9 @@ from lantern.techniques.effort import effort
 from lantern.techniques.explained import (
     Attribution,
     GradientsParams,
+    completeness,
     explained,
+    gap_of,
     preview,
     rounding_of_logits,
     turn,
@@ -32,8 +34,6 @@ from lantern.work import Sizes, Work
 
 # Sigma of the blurred baseline, px at 224.
 BLUR = 12.0
-# Share of the largest logit: of a smaller change rounding hides the usual gap.
-LEAST_CHANGE = 1e-3
 
 Baseline = Literal["grey", "black", "white", "blur"]
 
@@ -93,7 +93,6 @@ def integrated_gradients(
             logits = network.logits(torch.cat([pixels, nothing]))
         target = choose_class(network, logits[:1], target)
         change = float(logits[0, target] - logits[1, target])
-        least = max(LEAST_CHANGE * float(logits.abs().max()), 1e-6)
         is_asked, tell, kept = turn(network, model, told, checkpoints)
         gradients = params.gradients(network, params.steps if is_asked else 1)
         so_far = Sum.begun(params.steps, pixels, kept)
@@ -106,21 +105,15 @@ def integrated_gradients(
             tell_of = tell if steps == params.steps else told.again
             shares = integrate(gradients, pixels, nothing, target, so_far, tell_of, kept)
             total = float(shares.sum())
-            gap = abs(total - change) / max(abs(change), least)
+            gap = gap_of(change, total, logits)
             if gap <= params.gap or 2 * steps > params.most_steps:
                 break
             so_far = Sum.nothing(2 * steps, pixels)
-        completeness = {
-            "change": round(change, 6),
-            "sum": round(total, 6),
-            "gap": round(gap, 6),
-            "steps": steps,
-        }
         return Attribution(
             shares.sum(0).to(pixels),
             logits[:1].clone(),
             target,
-            {"completeness": completeness},
+            {"completeness": completeness(change, total, gap) | {"steps": steps}},
             warnings=_missing(gap, steps) if gap > params.gap else (),
             are_shares=True,
             rounding=rounding_of_logits(logits),
