@@ -77,7 +77,6 @@ class OcclusionParams(NeuronParams):
         "by this share of its largest move; 0 takes all",
     )
 
-
     def steps_over(self, side: int) -> tuple[int, int]:
         """Return the patch and the stride for a network that looks at so many px."""
         # 32 and 16 of the usual 224
