@@ -37,11 +37,14 @@ def colourise(values: Tensor, colormap: Colormap, *, quantile: float = 1.0) -> T
     """Colour a signed map `[H,W]` as `[3,H,W]`, sRGB 0..1.
 
     The diverging map is symmetric about zero; the others run from zero (or the smallest value,
-    where there are negative ones) to the largest. A constant map takes the lowest colour. Values
-    beyond the `quantile` take its colour, as a few extremes would leave nothing to see of the rest.
+    where there are negative ones) to the largest. A constant map takes the lowest colour, of the
+    diverging one the middle: it says nothing of any place. Values beyond the `quantile` take its
+    colour, as a few extremes would leave nothing to see of the rest.
     """
     values = values.detach().float().cpu()
     low, high = float(values.min()), float(values.max())
+    if low == high:
+        low, high, values = 0.0, 0.0, torch.zeros_like(values)
     if quantile < 1:
         reach = _quantile(values.abs(), quantile)
         low, high = max(low, -reach), min(high, reach)

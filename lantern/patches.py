@@ -18,6 +18,8 @@ MOST_PATCHES = 20_000
 def patches(side: int, patch: int, stride: int) -> list[Box]:
     """Return where patches lie on a square, row by row; those at the end are cut off.
 
+    None is empty: where patches do not meet, the last pixels may have none.
+
     Raises:
         InvalidParameter: the patch is larger than the square, or there are too many of them.
     """
@@ -25,7 +27,8 @@ def patches(side: int, patch: int, stride: int) -> list[Box]:
         raise InvalidParameter(
             f"patch is {patch}; the network looks at {side} px", pointer="/params/patch"
         )
-    count = 1 + math.ceil((side - patch) / stride)
+    # where patches do not meet, one more would begin behind the end
+    count = min(1 + math.ceil((side - patch) / stride), math.ceil(side / stride))
     if count**2 > MOST_PATCHES:
         raise InvalidParameter(
             f"these would be {count**2} patches; at most {MOST_PATCHES} are taken: choose a "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
@@ -15,9 +16,18 @@ Rule = Literal["vanilla", "deconvnet", "guided"]
 # Steps of an ascent in which silent units are woken.
 WAKES = 16
 
-_IN_PLACE: set[Any] = {torch.relu_, Tensor.relu_, F.relu_}
-_RELU: set[Any] = {F.relu, torch.relu, Tensor.relu, *_IN_PLACE}
-_RELU6: set[Any] = {F.relu6, F.hardtanh, F.hardtanh_}
+_IN_PLACE: set[Any] = {
+    torch.relu_, Tensor.relu_, F.relu_, F.hardtanh_, torch.threshold_,
+    torch.clamp_, Tensor.clamp_, torch.clamp_min_, Tensor.clamp_min_, torch.clip_, Tensor.clip_,
+}  # fmt: skip
+_RELU: set[Any] = {F.relu, torch.relu, Tensor.relu, torch.relu_, Tensor.relu_, F.relu_}
+_HARDTANH: set[Any] = {F.hardtanh, F.hardtanh_}
+_THRESHOLD: set[Any] = {F.threshold, torch.threshold, torch.threshold_}
+_CLAMP: set[Any] = {
+    torch.clamp, Tensor.clamp, torch.clamp_, Tensor.clamp_,
+    torch.clip, Tensor.clip, torch.clip_, Tensor.clip_,
+    torch.clamp_min, Tensor.clamp_min, torch.clamp_min_, Tensor.clamp_min_,
+}  # fmt: skip
 
 
 def waking(step: int) -> AbstractContextManager[object]:
@@ -36,7 +46,7 @@ class ReluRule(TorchFunctionMode):
     what is both. `redirected` is for a loss that is descended: of a sample of which a ReLU would
     let nothing through, it lets through what switches units on. Calls of functions are caught, not
     modules: so functional, reused and in-place ReLUs follow the rule too, and the network is left
-    alone. `reached` counts them.
+    alone, also where they are written as clamps or thresholds. `reached` counts them.
 
     Source: Zeiler and Fergus 2014, arXiv:1311.2901, section 2.1; Springenberg et al. 2015,
     arXiv:1412.6806, section 3.4; lucid, misc/redirected_relu_grad.py, for `redirected`.
@@ -49,16 +59,15 @@ class ReluRule(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func in _RELU:
-            return self._rectify(func, float("inf"), args, kwargs)
-        if func in _RELU6 and _is_relu6(func, args, kwargs):
-            return self._rectify(func, 6.0, args, kwargs)
-        return func(*args, **kwargs)
+        ceiling = _ceiling(func, args, kwargs)
+        if ceiling is None:
+            return func(*args, **kwargs)
+        return self._rectify(func, ceiling, args, kwargs)
 
     def _rectify(self, func: Any, ceiling: float, args: Any, kwargs: Any) -> Tensor:
         self.reached += 1
         given: Tensor = args[0] if args else kwargs["input"]
-        in_place = func in _IN_PLACE or func is F.hardtanh_ or _option(args, kwargs, func)
+        in_place = func in _IN_PLACE or _option(args, kwargs, func)
         out: Tensor = _Rectifier.apply(given, ceiling, self._rule)  # type: ignore[no-untyped-call]
         # whoever holds the tensor that was to be written over sees the same as always
         return given.copy_(out) if in_place else out
@@ -98,15 +107,46 @@ def _redirected(gradient: Tensor, is_on: Tensor, is_off: Tensor) -> Tensor:
     return torch.where(is_silent.view(-1, *[1] * (gradient.dim() - 1)), gradient * helps, usual)
 
 
-def _is_relu6(func: Any, args: Any, kwargs: Any) -> bool:
-    """Tell a ReLU6, which may be written as a hard hyperbolic tangent, from others of that name."""
+def _ceiling(func: Any, args: Any, kwargs: Any) -> float | None:
+    """Return where a call of a ReLU, however it is written, cuts off above; None of another call.
+
+    A ReLU may be written as a hard hyperbolic tangent, as a threshold and as a clamp.
+    """
+    if func in _RELU:
+        return math.inf
     if func is F.relu6:
-        return True
-    given = dict(zip(("input", "min_val", "max_val"), args, strict=False)) | kwargs
-    return (given.get("min_val", -1.0), given.get("max_val", 1.0)) == (0.0, 6.0)
+        return 6.0
+    if func in _HARDTANH:
+        bounds = _given(("min_val", "max_val"), args, kwargs, (-1.0, 1.0))
+        return 6.0 if bounds == (0.0, 6.0) else None
+    if func in _THRESHOLD:
+        bounds = _given(("threshold", "value"), args, kwargs, (None, None))
+        return math.inf if bounds == (0, 0) else None
+    if func in _CLAMP and _is_on_the_way_back(args, kwargs):
+        low, high = _given(("min", "max"), args, kwargs, (None, None))
+        is_number = all(isinstance(bound, int | float | None) for bound in (low, high))
+        if is_number and low == 0 and high in (None, 6, math.inf):
+            return math.inf if high is None else float(high)
+    return None
+
+
+def _given(names: tuple[str, str], args: Any, kwargs: Any, default: tuple[Any, Any]) -> Any:
+    """Return two arguments, which come behind the tensor or by name."""
+    found = dict(zip(names, default, strict=True))
+    found |= dict(zip(names, args[1:], strict=False))
+    return tuple((found | kwargs)[name] for name in names)
+
+
+def _is_on_the_way_back(args: Any, kwargs: Any) -> bool:
+    """Tell what is computed from the picture from indices and the like, which are clamped too."""
+    given = args[0] if args else kwargs.get("input")
+    is_value = isinstance(given, Tensor) and given.is_floating_point() and given.requires_grad
+    return is_value and "out" not in kwargs
 
 
 def _option(args: Any, kwargs: Any, func: Any) -> bool:
     """Return the argument `inplace` of a function of `torch.nn.functional`."""
-    place = 3 if func is F.hardtanh else 1
+    if func in _CLAMP:
+        return False
+    place = 3 if func in (F.hardtanh, F.threshold) else 1
     return bool(kwargs.get("inplace", args[place] if len(args) > place else False))

@@ -130,9 +130,8 @@ class VisionModel:
 
     def noise(self, count: int) -> Tensor:
         """Return always the same pixels `[N,3,S,S]`, for which no unit is dead."""
-        chance = torch.Generator().manual_seed(0)
-        drawn = torch.rand(count, 3, self.input_size, self.input_size, generator=chance)
-        return drawn.to(self.device)
+        chance, side = torch.Generator().manual_seed(0), self.input_size
+        return torch.rand(count, 3, side, side, generator=chance).to(self.device)
 
     def around(self, network: nn.Module) -> VisionModel:
         """Return this with another network in it."""
@@ -145,8 +144,7 @@ class VisionModel:
     def to(self, device: torch.device | str) -> VisionModel:
         """Move network and normalisation to `device`, in place."""
         self.network.to(device)
-        self.kept = {}
-        self._mean, self._std = self._mean.to(device), self._std.to(device)
+        self.kept, self._mean, self._std = {}, self._mean.to(device), self._std.to(device)
         return self
 
     def frame(self, image: Image, fit: str = "squash") -> Framing:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lantern.artifact import Heatmap
 from lantern.attention_flow import AttentionFlow, Flow, flow_back
 from lantern.errors import InvalidParameter
 from lantern.image import Image
@@ -238,6 +239,43 @@ def test_kinds_of_attention_that_are_not_followed_are_refused() -> None:
     query = torch.rand(1, 2, 4, 8, requires_grad=True)
     with AttentionFlow("rollout"), pytest.raises(InvalidParameter, match="causal"):
         F.scaled_dot_product_attention(query, query, query, is_causal=True)
+
+
+class Linear(nn.Module):
+    """Has even attention and otherwise nothing that is not linear, or a division."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = nn.Conv2d(3, 4, 8, 8, bias=False)
+        chance = torch.Generator().manual_seed(2)
+        self.patch.weight.data = torch.randn(4, 3, 8, 8, generator=chance)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.patch(x).flatten(2).transpose(1, 2)
+        even = torch.zeros(1, 16, 16).softmax(-1) @ tokens
+        return F.rms_norm(even + tokens, (4,)).mean(1)
+
+
+@pytest.mark.parametrize("is_linear", [True, False])
+def test_how_much_of_the_score_the_patches_have_is_said(is_linear: bool, pixels: Tensor) -> None:
+    linear = VisionModel(
+        "linear", Linear(), mean=(0.5,) * 3, std=(0.2,) * 3, input_size=32, resize_size=32,
+        labels=(),
+    )  # fmt: skip
+    model, image = linear if is_linear else tiny_vit(), {"image": Image(pixels[0])}
+    result = run("attention-map", image, {"evidence": 0, "target": 1}, model=model)
+    said = result.facts["completeness"]
+    assert isinstance(result.principal, Heatmap)
+    assert result.principal.raw is not None
+    total = float(result.principal.raw.sum())
+    assert said["sum"] == pytest.approx(total, abs=1e-5)
+    with torch.inference_mode():
+        score = float(model.logits(pixels)[0, 1])
+    assert said["change"] == pytest.approx(score, abs=1e-5)
+    assert said["gap"] == pytest.approx(abs(total - score) / abs(score), abs=1e-4)
+    assert (said["gap"] < 1e-4) == is_linear
+    blind = {"evidence": 0, "method": "rollout"}
+    assert "completeness" not in run("attention-map", image, blind, model=tiny_vit()).facts
 
 
 # --- A transformer that has learnt where to look --------------------------------------------------

@@ -73,7 +73,7 @@ class TestAnOwnNetwork:
     @pytest.mark.parametrize(
         ("technique", "params"),
         [
-            ("grad-cam", {}), ("saliency", {}), ("occlusion", {"patch": 16}), ("filters", {}),
+            ("grad-cam", {}), ("saliency", {}), ("occlusion", {}), ("filters", {}),
             ("activations", {}), ("guided-backprop", {}), ("style-transfer", {"steps": 10}),
             ("deep-dream", {"steps": 2, "octaves": 1}),
             ("activation-maximization", {"steps": 16, "objectives": ["class:1"]}),
@@ -129,7 +129,7 @@ class TestAnOwnNetwork:
         assert known.cam_layer == networks.record(entry.id).cam_layer
         assert any(layer.name == known.cam_layer for layer in layers(known))
         model = Zoo(find=networks.record).load(entry.id)
-        assert run("occlusion", {"image": photo}, {"patch": 32}, model=model).artifacts
+        assert run("occlusion", {"image": photo}, {}, model=model).artifacts
 
     @pytest.mark.parametrize("architecture", ["resnet10t", "vit_tiny_patch16_224"])
     def test_architectures_of_timm_serve(

@@ -70,8 +70,10 @@ def test_a_constant_map_has_one_finite_colour(colormap: Colormap, value: float) 
     assert colours.shape == (3, 4, 5)
     assert torch.isfinite(colours).all()
     assert torch.equal(colours, colours[:, :1, :1].expand(3, 4, 5))
-    if value == 0 and colormap in ("auto", "inferno"):
-        assert [round(float(v) * 255) for v in colours[:, 0, 0]] == [0, 0, 4]
+    # the lowest one, and where zero is the middle, that
+    shown: Colormap = "inferno" if colormap == "auto" else colormap
+    wanted = colourise(torch.tensor([[-1.0, 0.0, 1.0]]), shown)
+    assert torch.equal(colours[:, 0, 0], wanted[:, 0, int(colormap == "diverging")])
 
 
 @pytest.mark.parametrize("colormap", get_args(Colormap))

@@ -471,6 +471,7 @@ def trace(model: VisionModel) -> dict[str, Any]:
         "python random": random.getstate(),
         "gradients on": torch.is_grad_enabled(),
         "inference on": torch.is_inference_mode_enabled(),
+        "functions caught": torch._C._len_torch_function_stack(),
         "threads": torch.get_num_threads(),
         "type": torch.get_default_dtype(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),

@@ -11,7 +11,7 @@ from lantern.artifact import Result
 from lantern.image import Image
 from lantern.run import run
 from lantern.vision_model import VisionModel
-from tests.test_every_technique import cheap, pictures, trace
+from tests.test_every_technique import Boom, cheap, failing, pictures, trace
 from tests.transformers import tiny_vit
 
 LAYER = "_blocks.8"
@@ -75,3 +75,30 @@ def test_a_variant_leaves_no_trace(variant: str, model: VisionModel, photo: Imag
 @pytest.mark.parametrize("variant", OF_A_TRANSFORMER)
 def test_a_variant_leaves_no_trace_in_a_transformer(variant: str, photo: Image) -> None:
     assert_clean(*OF_A_TRANSFORMER[variant], tiny_vit(), photo)
+
+
+def assert_clean_after_a_failure(
+    name: str, params: dict[str, Any], at: int, model: VisionModel, photo: Image
+) -> None:
+    """Hold that a variant leaves no trace in a network that fails in one of its passes."""
+    before = trace(model)
+    with failing(model, at) as passes, pytest.raises(Boom):
+        judged(name, params, model, photo)
+    assert len(passes) == at
+    assert trace(model) == before
+
+
+@pytest.mark.parametrize("at", [1, 2])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_network_that_fails_in_a_variant_is_left_clean(
+    variant: str, at: int, model: VisionModel, photo: Image
+) -> None:
+    assert_clean_after_a_failure(*VARIANTS[variant], at, model, photo)
+
+
+@pytest.mark.parametrize("at", [1, 2])
+@pytest.mark.parametrize("variant", OF_A_TRANSFORMER)
+def test_a_transformer_that_fails_in_a_variant_is_left_clean(
+    variant: str, at: int, photo: Image
+) -> None:
+    assert_clean_after_a_failure(*OF_A_TRANSFORMER[variant], at, tiny_vit(), photo)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lantern import compiled as compilation
 from lantern import gradients as module
 from lantern.backward import CannotRecord, backward_network
-from lantern.gradients import WORTH, compiled_gradients, gradients, plain_gradients
+from lantern.gradients import WORTH, Gradients, compiled_gradients, gradients, plain_gradients
 from lantern.image import Image
 from lantern.run import run
 from lantern.vision_model import VisionModel
@@ -130,6 +130,19 @@ def test_what_cannot_be_written_down_is_refused(name: str) -> None:
 
     with pytest.raises((CannotRecord, RuntimeError)):
         made()
+
+
+@pytest.mark.parametrize("way", [plain_gradients, lambda model: gradients(model, WORTH)])
+def test_those_of_a_batch_are_those_of_each_picture(
+    way: Callable[[VisionModel], Gradients], small_model: VisionModel
+) -> None:
+    found = way(small_model)
+    pixels = torch.rand(5, 3, 32, 32, generator=seeded(6))
+    together = found(pixels, 2)
+    alone = torch.cat([found(one[None], 2) for one in pixels])
+    assert together.shape == pixels.shape
+    assert (together - alone).abs().max() <= 1e-6 * alone.abs().max()
+    assert (alone[0] - alone[1]).abs().max() > 1e-2 * alone.abs().max()
 
 
 class TestOfNetworks:

@@ -116,6 +116,21 @@ class TestFilters:
             place = sheet[:, :, 2 * (at // 3), 2 * (at % 3)]
             assert torch.allclose(place, own[:5, at, 0, 0, None].expand(-1, 3), atol=1e-6)
 
+    @pytest.mark.parametrize("scaling", ["filter", "global", "symmetric"])
+    @pytest.mark.parametrize(("name", "slices"), [("_conv_stem", 3), ("_blocks.1._expand_conv", 9)])
+    def test_the_arrays_are_the_weights(
+        self, model: VisionModel, name: str, slices: int, scaling: str
+    ) -> None:
+        given: dict[str, object] = {"layer": name, "scaling": scaling, "most": 5}
+        given |= {"slices": slices, "enlarge": 3}
+        with np.load(io.BytesIO(run("filters", {}, given, model=model).npz())) as arrays:
+            found = arrays["filters"]
+        assert found.dtype == np.float32
+        own = weights(model, name)
+        assert np.array_equal(found, own[:5, :slices].numpy())
+        grid, _ = filters(model, **given)
+        assert not np.shares_memory(grid.arrays()["filters"], own.numpy())
+
     def test_a_layer_without_filters_is_refused(self, model: VisionModel) -> None:
         with pytest.raises(InvalidParameter, match="no convolution") as caught:
             filters(model, layer="_bn0")

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Literal
+
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lantern.artifact import Table
@@ -88,3 +94,82 @@ def test_silent_neurons_of_other_networks_are_woken(name: str, layer: str) -> No
 def test_silent_neurons_behind_a_relu6_are_woken(model: VisionModel) -> None:
     values = reached(model, silent(model, "_blocks.12._swish", 12))
     assert sum(value > 0 for value in values) >= 10, values
+
+
+WRITTEN: dict[str, Callable[[Tensor], Tensor]] = {
+    "clamp": lambda x: x.clamp(0),
+    "clamp by name": lambda x: x.clamp(min=0),
+    "torch.clamp": lambda x: torch.clamp(x, min=0.0),
+    "torch.clamp by name": lambda x: torch.clamp(input=x, min=0, max=None),
+    "clip": lambda x: torch.clip(x, 0, math.inf),
+    "clamp_min": lambda x: x.clamp_min(0),
+    "torch.clamp_min": lambda x: torch.clamp_min(x, min=0),
+    "clamp_": lambda x: (x * 1).clamp_(min=0),
+    "clamp_min_": lambda x: (x * 1).clamp_min_(0),
+    "threshold": lambda x: F.threshold(x, 0, 0),
+    "threshold_": lambda x: torch.threshold_(x * 1, 0.0, 0.0),
+    "threshold in place": lambda x: F.threshold(x * 1, 0, 0, True),
+    "its module": lambda x: nn.Threshold(0, 0, inplace=True)(x * 1),
+}
+WRITTEN_6: dict[str, Callable[[Tensor], Tensor]] = {
+    "clamp": lambda x: x.clamp(0, 6),
+    "torch.clamp": lambda x: torch.clamp(x, min=0, max=6.0),
+    "clamp_": lambda x: (x * 1).clamp_(0, 6),
+    "hardtanh": lambda x: F.hardtanh(x, 0, 6),
+}
+OTHERS: dict[str, Callable[[Tensor], Tensor]] = {
+    "clamp to 1": lambda x: x.clamp(0, 1),
+    "clamp above": lambda x: x.clamp(max=6),
+    "from a little": lambda x: x.clamp(min=1e-6),
+    "clamp_min of 1": lambda x: x.clamp_min(1),
+    "by tensors": lambda x: x.clamp(min=torch.zeros(())),
+    "threshold of 1": lambda x: F.threshold(x, 1, 0),
+    "threshold to 1": lambda x: F.threshold(x, 0, 1),
+    "hardtanh": F.hardtanh,
+}
+
+
+@pytest.mark.parametrize("rule", ["vanilla", "deconvnet", "guided", "redirected"])
+@pytest.mark.parametrize(
+    ("written", "relu"), [*((w, F.relu) for w in WRITTEN.values()),
+                          *((w, F.relu6) for w in WRITTEN_6.values())],
+    ids=[*WRITTEN, *(f"{name}, 6" for name in WRITTEN_6)],
+)  # fmt: skip
+def test_however_a_relu_is_written_it_follows_the_rule(
+    written: Callable[[Tensor], Tensor],
+    relu: Callable[[Tensor], Tensor],
+    rule: Literal["vanilla", "deconvnet", "guided", "redirected"],
+) -> None:
+    slopes = torch.tensor([[1.0, -1.0, 2.0, -2.0, 3.0], [-1.0, -2.0, 0.0, 1.0, 1.0]])
+    found = []
+    for way in (relu, written):
+        leaf = torch.tensor([[-1.0, 2.0, 3.0, -4.0, 7.0], [-1.0, -2.0, -3.0, -4.0, -5.0]])
+        leaf.requires_grad_()
+        with ReluRule(rule) as reached:
+            out = way(leaf)
+        found.append((out.detach(), *torch.autograd.grad((out * slopes).sum(), leaf)))
+        assert reached.reached == 1
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS)
+def test_what_is_no_relu_is_left_alone(other: Callable[[Tensor], Tensor]) -> None:
+    found = []
+    for way in (nullcontext(), ReluRule("guided")):
+        leaf = torch.tensor([-1.0, 0.5, 2.0, 7.0], requires_grad=True)
+        with way as reached:
+            out = other(leaf)
+        found.append((out.detach(), *torch.autograd.grad((out * -1).sum(), leaf)))
+    assert reached is not None
+    assert reached.reached == 0
+    for one, two in zip(*found, strict=True):
+        assert torch.equal(one, two)
+
+
+def test_places_that_are_clamped_stay_places() -> None:
+    with ReluRule("guided") as reached:
+        places = torch.tensor([-2, 3]).clamp(min=0)
+        levels = torch.tensor([-2.0, 3.0]).clamp(min=0)  # not of the picture
+    assert places.dtype == torch.int64
+    assert (places.tolist(), levels.tolist(), reached.reached) == ([0, 3], [0, 3], 0)

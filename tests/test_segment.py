@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lantern.artifact import Heatmap, Picture
+from lantern.errors import InvalidParameter
 from lantern.image import Image
 from lantern.run import run
 from lantern.techniques.segment import MAYBE, NOT, SURE, SegmentParams, seed_labels
@@ -99,6 +100,32 @@ class TestSegment:
         labels = seed_labels(values, SegmentParams())
         assert (labels[values == 1] == SURE).all()
         assert (labels[values == 0] == NOT).all()
+
+    @pytest.mark.parametrize(("background", "foreground"), [(0.9, 0.5), (0.6, 0.6)])
+    def test_what_is_the_object_is_not_background_too(
+        self, background: float, foreground: float, red: VisionModel
+    ) -> None:
+        params = {"background": background, "foreground": foreground}
+        with pytest.raises(InvalidParameter, match="smaller one") as caught:
+            run("segment", {"image": blob()[0]}, params, model=red)
+        assert caught.value.pointer == "/params/background"
+        assert str(background) in caught.value.detail
+        assert str(foreground) in caught.value.detail
+
+    @pytest.mark.parametrize("size", [(1, 1), (1, 2), (2, 2), (2, 1), (1, 40), (3, 3)])
+    @pytest.mark.parametrize("method", ["grad-cam", "saliency"])
+    def test_the_smallest_pictures_have_a_mask(
+        self, size: tuple[int, int], method: str, red: VisionModel
+    ) -> None:
+        image = Image(torch.rand(3, *size, generator=torch.Generator().manual_seed(0)))
+        params = {"target": 1, "method": method, "evidence": 0}
+        result = run("segment", {"image": image}, params, model=red)
+        mask = result.artifacts[1]
+        assert isinstance(mask, Heatmap)
+        assert mask.values.shape == size
+        assert bool(((mask.values == 0) | (mask.values == 1)).all())
+        if size == (1, 1):
+            assert any("GrabCut found nothing" in said for said in result.facts["warnings"])
 
     def test_only_one_piece_is_kept(self, model: VisionModel, photo: Image) -> None:
         from scipy import ndimage

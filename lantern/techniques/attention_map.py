@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 from torch import Tensor
@@ -11,7 +11,13 @@ from lantern.artifact import Outcome
 from lantern.attention_flow import Flow, flow_back
 from lantern.image import Image
 from lantern.registry import technique
-from lantern.techniques.explained import Attribution, ExplainParams, explained
+from lantern.techniques.explained import (
+    Attribution,
+    ExplainParams,
+    completeness,
+    explained,
+    gap_of,
+)
 from lantern.techniques.target import choose_class
 from lantern.vision_model import VisionModel
 
@@ -47,6 +53,8 @@ def attention_map(
 
     For ViT, Swin and others that cut a picture into patches. `attn-lrp` shares out the class score
     among the patches, through attention and all other layers; `rollout` follows attention alone.
+    `completeness` says how much of the score the patches have: the rest is that of biases, of
+    tokens of no patch, and of softmax, by whose rule shares change their sum.
     """
 
     def explain(model: VisionModel, pixels: Tensor, target: int | None) -> Attribution:
@@ -59,7 +67,10 @@ def attention_map(
 
         found = flow_back(model.logits, pixels, choose, params.method)
         assert chosen is not None
-        facts = {"grid": list(found.field.shape), "attention_layers": found.layers}
+        facts: dict[str, Any] = {"grid": list(found.field.shape), "attention_layers": found.layers}
+        if params.method == "attn-lrp":
+            score, total = float(found.logits[0, chosen]), float(found.field.sum())
+            facts["completeness"] = completeness(score, total, gap_of(score, total, found.logits))
         return Attribution(
             found.field, found.logits, chosen, facts, warnings=warnings, are_shares=True
         )

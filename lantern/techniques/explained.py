@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -20,6 +21,12 @@ from lantern.progress import Progress, Told
 from lantern.techniques.classify import Fit
 from lantern.techniques.target import LARGEST_MAP, class_facts
 from lantern.vision_model import VisionModel
+
+# What rounding, and quicker arithmetic, may move a score by: a share of the largest one, and of a
+# probability itself.
+ROUNDING, ROUNDING_OF_ONE = 1e-5, 1e-6
+# Share of the largest logit: of a smaller change rounding hides the usual gap.
+LEAST_CHANGE = 1e-3
 
 _NOT_OF_A_CLASS = (
     "the map explains a neuron; insertion and deletion judge maps of a class and are left out"
@@ -70,7 +77,8 @@ class Attribution:
 
     `more` are further maps, by name. `neuron` says which one is explained where it is not the
     class. `are_shares` where the values add up to something, which they then do over a picture
-    of any size too.
+    of any size too. `rounding` is how far apart the values may lie by that alone, where they are
+    differences of scores.
     """
 
     field: Tensor
@@ -81,11 +89,20 @@ class Attribution:
     neuron: Mapping[str, Any] | None = None
     warnings: Sequence[str] = ()
     are_shares: bool = False
+    rounding: float = 0.0
 
     @property
     def is_degenerate(self) -> bool:
-        """Whether the map says the same of every place."""
-        return bool(self.field.min() == self.field.max())
+        """Whether the map says the same of every place, but for rounding."""
+        return bool(self.field.max() - self.field.min() <= self.rounding)
+
+    @property
+    def told(self) -> Tensor:
+        """The map without what rounding alone made of it: where it is degenerate, even."""
+        if not self.is_degenerate:
+            return self.field
+        level = float(self.field.mean())
+        return torch.full_like(self.field, level if abs(level) > self.rounding else 0.0)
 
 
 Explain = Callable[[VisionModel, Tensor, int | None], Attribution]
@@ -98,10 +115,11 @@ def explained(model: VisionModel, image: Image, params: ExplainParams, explain: 
     framing = model.frame(image, params.fit)
     found = explain(model, framing.pixels, params.target)
     lay = framing.spread if found.are_shares else framing.to_picture
-    fields = {"heatmap": found.field, **found.more}
+    fields = {"heatmap": (found.told, found.field)}
+    fields |= {name: (field, field) for name, field in found.more.items()}
     heatmaps = tuple(
-        Heatmap(name, lay(field), image, raw=field)
-        for name, field in ((name, each.detach().cpu()) for name, each in fields.items())
+        Heatmap(name, lay(told.detach().cpu()), image, raw=field.detach().cpu())
+        for name, (told, field) in fields.items()
     )
 
     def judged() -> dict[str, Any]:
@@ -109,6 +127,31 @@ def explained(model: VisionModel, image: Image, params: ExplainParams, explain: 
 
     facts = _facts(model, found, params) | {"map_size": [image.height, image.width]}
     return Outcome(heatmaps, facts, evidence=None if found.is_degenerate else judged)
+
+
+def rounding_of_logits(logits: Tensor) -> float:
+    """Return how far apart two logits may lie by rounding alone; they are of the size of these."""
+    return ROUNDING * float(logits.abs().max())
+
+
+def rounding_of_probability(model: VisionModel, logits: Tensor, target: int) -> float:
+    """Return how far apart two probabilities may lie by rounding alone; `logits` is `[1,C]`."""
+    one = float(model.probabilities(logits)[0, target])
+    return one * ((1 - one) * rounding_of_logits(logits) + ROUNDING_OF_ONE)
+
+
+def gap_of(change: float, total: float, logits: Tensor) -> float:
+    """Return the share of the change of a logit that a sum of shares misses, or has too much.
+
+    `logits` say how large they are: a change that is next to none of that counts as larger.
+    """
+    least = max(LEAST_CHANGE * float(logits.abs().max()), 1e-6)
+    return abs(total - change) / max(abs(change), least)
+
+
+def completeness(change: float, total: float, gap: float) -> dict[str, float]:
+    """Say how well shares add up to the change of a logit."""
+    return {"change": round(change, 6), "sum": round(total, 6), "gap": round(gap, 6)}
 
 
 class Turn(NamedTuple):
@@ -162,7 +205,7 @@ def _evidence(
     if params.sanity:
 
         def of_random(what: What) -> Tensor:
-            return explain(randomised(model, what), pixels, found.target).field
+            return explain(randomised(model, what), pixels, found.target).told
 
         facts["sanity"], warnings = sanity(found.field, of_random)
         facts |= {"warnings": warnings} if warnings else {}

@@ -45,7 +45,8 @@ class FiltersParams(Params):
     runs="interactive",
     source="Krizhevsky et al. 2012, figure 3; CS231n, Visualizing and Understanding",
     outputs={
-        "filters": "filters row by row; of the first layer in colour, of deeper ones as slices",
+        "filters": "filters row by row; of the first layer in colour, of deeper ones as slices; "
+        "raw, the weights themselves",
         "ranges": "weights that are black and white on each tile, which undo its scaling",
     },
 )
@@ -62,6 +63,7 @@ def filters(model: VisionModel, params: FiltersParams) -> Outcome:
     reach = shown.flatten(1).abs().amax(1)
     low, high = _bounds(shown, params.scaling)
     scaled = (shown - low) / (high - low).clamp_min(1e-12)
+    drawn = (shown if _is_in_colour(layer) else shown[:, : params.slices]).clone()
     tiles = scaled if _is_in_colour(layer) else _slices(scaled[:, : params.slices])
     large = tiles.repeat_interleave(params.enlarge, 2).repeat_interleave(params.enlarge, 3)
     facts = {
@@ -71,7 +73,7 @@ def filters(model: VisionModel, params: FiltersParams) -> Outcome:
         "range": [float(shown.min()), float(shown.max())],
         "faint": int((reach < FAINT * reach.max()).sum()),
     }
-    sheet = Grid("filters", large, squarish(len(large)))
+    sheet = Grid("filters", large, squarish(len(large)), raw=drawn)
     return Outcome((sheet, _ranges(low, high, len(shown))), facts)
 
 

@@ -14,7 +14,7 @@ from lantern.image import Image
 from lantern.registry import technique
 from lantern.relu_rule import ReluRule, Rule
 from lantern.techniques.explained import Attribution, explained
-from lantern.techniques.neuron import NeuronParams, find_neuron, neuron_facts
+from lantern.techniques.neuron import NeuronParams, Watched, neuron_facts
 from lantern.techniques.target import LARGEST_MAP, choose_class, require_whole
 from lantern.vision_model import LOGITS, VisionModel
 
@@ -55,9 +55,10 @@ def guided_backprop(
     """
     params.check()
     seen: list[Tensor] = []
+    watched = Watched(params)
 
     def explain(model: VisionModel, pixels: Tensor, target: int | None) -> Attribution:
-        found, logits, neuron, relus = _go_back(model, pixels, target, params)
+        found, logits, neuron, relus = _go_back(model, pixels, target, params, watched)
         seen.append(found)
         chosen = choose_class(model, logits, target)
         field = found.abs().amax(0)
@@ -102,7 +103,11 @@ def _require_relus(model: VisionModel, reached: ReluRule, rule: Rule, pointer: s
 
 
 def _go_back(
-    model: VisionModel, pixels: Tensor, target: int | None, params: GuidedBackpropParams
+    model: VisionModel,
+    pixels: Tensor,
+    target: int | None,
+    params: GuidedBackpropParams,
+    watched: Watched,
 ) -> tuple[Tensor, Tensor, dict[str, object] | None, int]:
     if params.layer is None:
         gradient, logits, relus = rule_gradient(model, pixels, target, params.rule)
@@ -116,7 +121,7 @@ def _go_back(
         found = features(leaf)
         require_whole(found[params.layer], params.layer, 1)
         activation = found[params.layer][0]
-        neuron = find_neuron(activation, params, params.layer)
+        neuron = watched.index(activation, params.layer)
         (gradient,) = torch.autograd.grad(activation[neuron], leaf)
     _require_relus(model, reached, params.rule, "/params/rule")
     at = neuron_facts(params.layer, neuron, activation)

@@ -18,7 +18,16 @@ from lantern.optimize.regularize import blur
 from lantern.progress import Progress, Step, Told
 from lantern.registry import technique
 from lantern.techniques.effort import effort
-from lantern.techniques.explained import Attribution, GradientsParams, explained, preview, turn
+from lantern.techniques.explained import (
+    Attribution,
+    GradientsParams,
+    completeness,
+    explained,
+    gap_of,
+    preview,
+    rounding_of_logits,
+    turn,
+)
 from lantern.techniques.target import choose_class
 from lantern.vision_model import TOGETHER, VisionModel
 from lantern.work import Sizes, Work
@@ -96,23 +105,18 @@ def integrated_gradients(
             tell_of = tell if steps == params.steps else told.again
             shares = integrate(gradients, pixels, nothing, target, so_far, tell_of, kept)
             total = float(shares.sum())
-            gap = abs(total - change) / max(abs(change), 1e-6)
+            gap = gap_of(change, total, logits)
             if gap <= params.gap or 2 * steps > params.most_steps:
                 break
             so_far = Sum.nothing(2 * steps, pixels)
-        completeness = {
-            "change": round(change, 6),
-            "sum": round(total, 6),
-            "gap": round(gap, 6),
-            "steps": steps,
-        }
         return Attribution(
             shares.sum(0).to(pixels),
             logits[:1].clone(),
             target,
-            {"completeness": completeness},
+            {"completeness": completeness(change, total, gap) | {"steps": steps}},
             warnings=_missing(gap, steps) if gap > params.gap else (),
             are_shares=True,
+            rounding=rounding_of_logits(logits),
         )
 
     return explained(model, image, params, explain)

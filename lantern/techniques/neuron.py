@@ -76,6 +76,27 @@ def find_neuron(activation: Tensor, params: NeuronParams, layer: str) -> tuple[i
     return channel, *(int(i) for i in place)
 
 
+class Watched:
+    """The neuron that is explained: found on the network that is asked, and kept for its twins.
+
+    Those have random weights, by which another one would be the strongest.
+    """
+
+    def __init__(self, params: NeuronParams) -> None:
+        self._params = params
+        self._index: tuple[int, ...] | None = None
+
+    def index(self, activation: Tensor, layer: str) -> tuple[int, ...]:
+        """Return its index in what a layer made of a picture, `[C,h,w]` or `[C]`.
+
+        Raises:
+            InvalidParameter: the layer has no such channel or place.
+        """
+        if self._index is None:
+            self._index = find_neuron(activation, self._params, layer)
+        return self._index
+
+
 def _check_place(row: int, column: int, activation: Tensor, layer: str) -> None:
     if activation.dim() != 3:
         raise InvalidParameter(

@@ -21,8 +21,15 @@ from lantern.progress import Progress, Step, Told
 from lantern.registry import technique
 from lantern.scoring import Scorer, compiled_scorer
 from lantern.techniques.effort import effort
-from lantern.techniques.explained import Attribution, explained, turn
-from lantern.techniques.neuron import NeuronParams, find_neuron, neuron_facts
+from lantern.techniques.explained import (
+    ROUNDING,
+    Attribution,
+    explained,
+    rounding_of_logits,
+    rounding_of_probability,
+    turn,
+)
+from lantern.techniques.neuron import NeuronParams, Watched, neuron_facts
 from lantern.techniques.target import choose_class, require_whole
 from lantern.vision_model import TOGETHER, VisionModel
 from lantern.work import Sizes, Work
@@ -36,8 +43,18 @@ STEP = 16
 class OcclusionParams(NeuronParams):
     """What covers the picture, and what is watched."""
 
-    patch: int = Field(32, ge=1, le=512, description="side of the patch, px of the network's view")
-    stride: int = Field(16, ge=1, le=512, description="step from patch to patch, px of the view")
+    patch: int | None = Field(
+        None,
+        ge=1,
+        le=512,
+        description="side of the patch, px of the network's view; a seventh of its side if absent",
+    )
+    stride: int | None = Field(
+        None,
+        ge=1,
+        le=512,
+        description="step from patch to patch, px of the view; a fourteenth of its side if absent",
+    )
     fill: Literal["grey", "mean", "blur", "black"] = Field(
         "grey",
         description="what covers: the network's grey, the picture's mean colour, the picture "
@@ -60,9 +77,20 @@ class OcclusionParams(NeuronParams):
         "by this share of its largest move; 0 takes all",
     )
 
+    def steps_over(self, side: int) -> tuple[int, int]:
+        """Return the patch and the stride for a network that looks at so many px."""
+        # 32 and 16 of the usual 224
+        usual = (max(1, round(side / parts)) for parts in (7, 14))
+        patch, stride = (
+            default if given is None else given
+            for given, default in zip((self.patch, self.stride), usual, strict=True)
+        )
+        return patch, stride
+
 
 def _work(params: OcclusionParams, sizes: Sizes, model: VisionModel) -> Work:
-    return effort(params, model, 1 + len(patches(model.input_size, params.patch, params.stride)))
+    side = model.input_size
+    return effort(params, model, 1 + len(patches(side, *params.steps_over(side))))
 
 
 @technique(
@@ -88,8 +116,9 @@ def occlusion(
     With a layer, one of its neurons is watched: that at a place of a channel, or the strongest.
     """
     params.check()
-    boxes = patches(model.input_size, params.patch, params.stride)
-    told = Told(progress)
+    patch, stride = params.steps_over(model.input_size)
+    boxes = patches(model.input_size, patch, stride)
+    told, watched = Told(progress), Watched(params)
 
     def explain(network: VisionModel, pixels: Tensor, target: int | None) -> Attribution:
         filling = _filling(network, pixels, params)
@@ -97,7 +126,7 @@ def occlusion(
             logits = network.logits(pixels)
             chosen = choose_class(network, logits, target)
             _, tell, kept = turn(network, model, told, checkpoints)
-            neuron = _neuron(network, pixels, params)
+            neuron = _neuron(network, pixels, params.layer, watched)
             total = _most_steps(len(boxes), params.coarse)
             steps = Steps.begun(tell, kept, total, pixels, filling)
 
@@ -116,10 +145,28 @@ def occlusion(
             quick = None if plainly else compiled_scorer(network, len(boxes))
             falls, taken = coarse_to_fine(fall, boxes, params.coarse)
             field = spread(falls, boxes, pixels.shape[-1])
-        facts = {"patches": len(boxes), "taken": taken}
-        return Attribution(field.clone(), logits.clone(), chosen, facts, neuron=neuron)
+            rounding = _rounding(network, logits, chosen, neuron, params)
+        facts = {"patch": patch, "stride": stride, "patches": len(boxes), "taken": taken}
+        return Attribution(
+            field.clone(), logits.clone(), chosen, facts, neuron=neuron, rounding=rounding
+        )
 
     return explained(model, image, params, explain)
+
+
+def _rounding(
+    model: VisionModel,
+    logits: Tensor,
+    target: int,
+    neuron: Mapping[str, Any] | None,
+    params: OcclusionParams,
+) -> float:
+    """Return how far apart two scores may lie by rounding alone."""
+    if neuron is not None:
+        return ROUNDING * abs(float(neuron["value"]))
+    if params.score == "logit":
+        return rounding_of_logits(logits)
+    return rounding_of_probability(model, logits, target)
 
 
 def _most_steps(count: int, coarse: float) -> int:
@@ -231,19 +278,20 @@ def _few(boxes: list[Box]) -> Iterator[list[Box]]:
 
 
 @torch.inference_mode()
-def _neuron(model: VisionModel, pixels: Tensor, params: OcclusionParams) -> dict[str, Any] | None:
+def _neuron(
+    model: VisionModel, pixels: Tensor, layer: str | None, watched: Watched
+) -> dict[str, Any] | None:
     """Say which neuron is watched, found on the picture while nothing covers it.
 
     Raises:
         InvalidParameter: the layer has no such channel or place, or runs on parts of the picture.
     """
-    if params.layer is None:
+    if layer is None:
         return None
-    with model.capture([params.layer]) as features:
-        made = features(pixels)[params.layer]
-    require_whole(made, params.layer, 1)
-    found = find_neuron(made[0], params, params.layer)
-    return neuron_facts(params.layer, found, made[0])
+    with model.capture([layer]) as features:
+        made = features(pixels)[layer]
+    require_whole(made, layer, 1)
+    return neuron_facts(layer, watched.index(made[0], layer), made[0])
 
 
 def _filling(model: VisionModel, pixels: Tensor, params: OcclusionParams) -> Tensor:

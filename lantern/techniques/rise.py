@@ -16,7 +16,14 @@ from lantern.registry import technique
 from lantern.scoring import scorer
 from lantern.sums import Sums
 from lantern.techniques.effort import effort
-from lantern.techniques.explained import Attribution, ExplainParams, explained, preview, turn
+from lantern.techniques.explained import (
+    Attribution,
+    ExplainParams,
+    explained,
+    preview,
+    rounding_of_probability,
+    turn,
+)
 from lantern.techniques.target import choose_class
 from lantern.vision_model import TOGETHER, VisionModel
 from lantern.work import Sizes, Work
@@ -74,8 +81,11 @@ def rise(
         with torch.inference_mode():
             logits = network.logits(pixels)
             target = choose_class(network, logits, target)
-            field, facts = _through_masks(network, pixels, target, params, generator, tell, kept)
-        return Attribution(field.clone(), logits.clone(), target, facts)
+            # a random network looks through the same masks: maps are to differ by weights alone
+            chance = generator.clone_state()
+            field, facts = _through_masks(network, pixels, target, params, chance, tell, kept)
+            rounding = rounding_of_probability(network, logits, target)
+        return Attribution(field.clone(), logits.clone(), target, facts, rounding=rounding)
 
     return explained(model, image, params, explain)
 

@@ -85,7 +85,9 @@ def saliency(
             logits = network.logits(pixels)
         target = choose_class(network, logits, target)
         gradients = params.gradients(network, params.samples if is_asked else 1)
-        field = _over_copies(gradients, pixels, target, params, generator, tell, kept)
+        # a random network sees the same copies: the maps are to differ by the weights alone
+        chance = generator.clone_state()
+        field = _over_copies(gradients, pixels, target, params, chance, tell, kept)
         return Attribution(field, logits, target)
 
     return explained(model, image, params, explain)

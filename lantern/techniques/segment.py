@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lantern.artifact import Heatmap, Outcome, Picture
 from lantern.checkpoint import Checkpoints
+from lantern.errors import InvalidParameter
 from lantern.image import Image
 from lantern.optimize.regularize import blur
 from lantern.progress import silent
@@ -40,10 +41,26 @@ class SegmentParams(ExplainParams):
         0.95, ge=0.5, le=0.999, description="quantile of the map above which a pixel is the object"
     )
     background: float = Field(
-        0.3, ge=0.0, le=0.9, description="quantile below which a pixel is probably not"
+        0.3,
+        ge=0.0,
+        le=0.9,
+        description="quantile below which a pixel is probably not; less than `foreground`",
     )
     iterations: int = Field(5, ge=1, le=20, description="rounds of GrabCut")
     largest: bool = Field(True, description="keep only the largest connected piece")
+
+    def check(self) -> None:
+        """Make sure that no pixel is both the object and probably not.
+
+        Raises:
+            InvalidParameter: the background's quantile is not below the foreground's.
+        """
+        if self.background >= self.foreground:
+            raise InvalidParameter(
+                f"background is {self.background:g} and foreground {self.foreground:g}: lower "
+                "background, or raise foreground, until background is the smaller one",
+                pointer="/params/background",
+            )
 
 
 @technique(
@@ -67,6 +84,7 @@ def segment(
     What the map is surest of is the object, what it ignores is probably not; GrabCut finds the
     border between their colours. With `truth` the facts say how well both agree (`iou`).
     """
+    params.check()
     outcome = _explained(model, image, params)
     heatmap = outcome.artifacts[0]
     assert isinstance(heatmap, Heatmap)
@@ -75,7 +93,7 @@ def segment(
     if params.method == "saliency":
         seeds = blur(seeds[None, None], CLOSING * min(seeds.shape))[0, 0]
     warnings = list(outcome.facts.get("warnings", ()))
-    if seeds.min() == seeds.max():
+    if outcome.facts["degenerate"] or seeds.min() == seeds.max():
         warnings.append(_FLAT)
         seeds = _middle(seeds)
     labels = seed_labels(seeds, params)
@@ -139,9 +157,15 @@ def _middle(field: Tensor) -> Tensor:
 
 
 def _grab_cut(image: Image, labels: Tensor, iterations: int) -> Tensor:
-    """Return 1 where GrabCut finds the object, `[H,W]`; its global random state is seeded."""
+    """Return 1 where GrabCut finds the object, `[H,W]`; its global random state is seeded.
+
+    It needs colours of both: without one of them there is no border to find.
+    """
     import cv2
 
+    may_be = labels != NOT
+    if may_be.all() or not may_be.any():
+        return may_be.float()
     levels = image.pixels.mul(255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
     mask = labels.to(torch.uint8).numpy().copy()
     cv2.setRNGSeed(0)
