@@ -150,9 +150,12 @@ class Checkpoints:
         self._keep(lambda: passed | _written(losses, optimizer, generator))
 
     def restore_tensors(self) -> dict[str, torch.Tensor] | None:
-        """Return what `keep_tensors` kept last; None where the run begins anew."""
+        """Return what `keep_tensors` kept last; None where the run begins anew, or optimises."""
+        if self._state is None or "tensors" not in self._state:
+            return None
         state, self._state = self._state, None
-        return None if state is None else state.get("tensors")
+        tensors: dict[str, torch.Tensor] = state["tensors"]
+        return tensors
 
     def keep_tensors(self, tensors: Callable[[], dict[str, torch.Tensor]]) -> None:
         """Save the state of a run without an optimiser, as `keep` does.
@@ -223,9 +226,15 @@ class Checkpoints:
 
         For what a run makes of a stage that is over, where that is smaller than its parameters.
         """
-        if name not in self._remembered:
-            self._remembered[name] = make().detach().cpu()
-        return self._remembered[name]
+        return self.remember_all([name], lambda: {name: make()})[name]
+
+    def remember_all(
+        self, names: Sequence[str], make: Callable[[], Mapping[str, torch.Tensor]]
+    ) -> dict[str, torch.Tensor]:
+        """Do so for several names, whose tensors are made together."""
+        if not all(name in self._remembered for name in names):
+            self._remembered |= {name: made.detach().cpu() for name, made in make().items()}
+        return {name: self._remembered[name] for name in names}
 
 
 def _origin(technique: str) -> dict[str, str]:

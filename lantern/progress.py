@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lantern.checkpoint import Checkpoints
     from lantern.image import Image
 
 
@@ -35,35 +34,6 @@ class Step:
 
 
 Progress = Callable[[Step], None]
-
-
-@dataclass(frozen=True)
-class Looks:
-    """Tells of the pictures that are looked at before a run's own `steps`, `batch` by batch.
-
-    A run that is to go on later stops behind a batch, and looks at all of them again.
-    """
-
-    progress: Progress
-    checkpoints: Checkpoints
-    count: int
-    batch: int
-    steps: int
-
-    @property
-    def span(self) -> tuple[int, int]:
-        """How many steps of progress the looks take, and all there are with the run's own."""
-        batches = -(-self.count // self.batch)
-        return batches, batches + self.steps
-
-    def looked(self, at: int, preview: Callable[[], Image]) -> None:
-        """Tell that the batch that begins at a picture has been looked at.
-
-        Raises:
-            Suspended: the run is to go on later.
-        """
-        self.progress(Step(at // self.batch + 1, self.span[1], 0.0, preview))
-        self.checkpoints.heed()
 
 
 @dataclass
