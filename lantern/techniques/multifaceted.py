@@ -149,10 +149,7 @@ def multifaceted(
     count = sum(len(facet.members) for facet in facets)
     facts = {
         "class": {"index": target, "label": model.label(target)},
-        "pictures": {
-            "from": "image" if image else "collection",
-            "count": sum(len(facet.members) for facet in facets),
-        },
+        "pictures": {"from": "image" if image else "collection", "count": count},
         "feature_cosine": likeness,
         "layer": layer,
         "steps": len(trace.losses),
