@@ -202,7 +202,11 @@ class Checkpoints:
             raise Suspended
 
     def aside(self) -> Checkpoints:
-        """Return those of work that a resumed run does again: they keep nothing, only heed."""
+        """Return those of work that a resumed run does again: they keep nothing, only heed.
+
+        Nothing at all is saved on the way, as such work may draw from a generator whose state is
+        kept as it was before.
+        """
         return Checkpoints(suspend=self._suspend)
 
     def _keep(self, written: Callable[[], dict[str, Any]]) -> None:
@@ -270,6 +274,15 @@ class _Part(Checkpoints):
         super().__init__(suspend=whole._suspend)
         self._whole, self._name = whole, name
 
+    def heed(self) -> None:
+        """Hear whether to stop; what the others have found is saved then.
+
+        Raises:
+            Suspended: the run is to go on later.
+        """
+        if self._suspend():
+            self._whole._keep_parts()
+
     def part(self, name: str) -> Checkpoints:
         """Return those of a run within this one."""
         return self._whole.part(f"{self._name}/{name}")
@@ -279,15 +292,6 @@ class _Part(Checkpoints):
 
     def _keep_part(self, name: str, tensors: Callable[[], Tensors]) -> None:
         self._whole._keep_part(self._name, tensors)
-
-    def heed(self) -> None:
-        """Hear whether to stop; what the others have found is kept then.
-
-        Raises:
-            Suspended: the run is to go on later.
-        """
-        if self._suspend():
-            self._whole._keep_parts()
 
 
 def _origin(technique: str) -> dict[str, str]:

@@ -15,6 +15,7 @@ from lantern.artifact import Grid, Heatmap, Outcome, with_evidence
 from lantern.checkpoint import Checkpoints, DamagedCheckpoint
 from lantern.errors import InvalidParameter, LanternError
 from lantern.image import Image
+from lantern.judging import Judging
 from lantern.progress import Progress, Step, Told
 from lantern.registry import Technique, technique
 from lantern.techniques.effort import effort
@@ -52,6 +53,10 @@ class CompareMethodsParams(ExplainParams):
         "left out",
     )
     size: int = Field(224, ge=64, le=512, description="longer side of each picture, px")
+
+    def steps_of_evidence(self, own: int) -> int:
+        """Return how many steps the evidence of all methods takes."""
+        return own * super().steps_of_evidence(own)
 
 
 def _work(params: CompareMethodsParams, sizes: Sizes, model: VisionModel) -> Work:
@@ -100,8 +105,10 @@ def compare_methods(
     facts = {"class": next(iter(outcomes.values())).facts["class"]}
     warnings = _warnings(outcomes, refused)
 
-    def judged() -> dict[str, Any]:
-        found = {method: _judged(outcome) for method, outcome in outcomes.items()}
+    def judged(judging: Judging) -> dict[str, Any]:
+        found = {
+            method: _judged(outcome, judging.part(method)) for method, outcome in outcomes.items()
+        }
         found |= {method: {"refused": reason} for method, reason in refused.items()}
         return {"methods": {m: found[m] for m in dict.fromkeys(params.methods)}}
 
@@ -128,7 +135,7 @@ def _ask(
     outcomes: dict[str, Outcome] = {}
     refused: dict[str, str] = {}
     methods = list(dict.fromkeys(params.methods))
-    told = Told(progress, Step(0, len(methods), 0.0, lambda: image))
+    told = Told(progress, Step(0, len(methods), 0.0, lambda: image, is_even=False))
     kept = checkpoints.restore_tensors()
     ended = int(kept["ended"]) if kept else 0
     for number, method in enumerate(methods, 1):
@@ -146,7 +153,8 @@ def _ask(
             refused[method] = error.detail
         else:  # of the first one, where the network chose it
             shared["target"] = outcomes[method].facts["class"]["index"]
-        step = Step(number, len(methods), 0.0, partial(_shown, outcomes.get(method), image))
+        shown = partial(_shown, outcomes.get(method), image)
+        step = Step(number, len(methods), 0.0, shown, is_even=False)
         if number >= ended:  # of a run that goes on, where it was
             told.step(step)
         if number > ended:
@@ -188,9 +196,9 @@ def _warnings(outcomes: dict[str, Outcome], refused: dict[str, str]) -> list[str
     ]
 
 
-def _judged(outcome: Outcome) -> dict[str, Any]:
+def _judged(outcome: Outcome, judging: Judging) -> dict[str, Any]:
     own = {name: fact for name, fact in outcome.facts.items() if name != "class"}
-    return with_evidence(own, outcome.evidence)
+    return with_evidence(own, outcome.evidence_by(judging))
 
 
 _OF_GRAD_CAM = (
