@@ -61,7 +61,7 @@ class Looks:
 
     def looked(self, at: int, preview: Callable[[], Image]) -> None:
         """Tell that the batch that begins at a picture has been looked at."""
-        self.progress(Step(at // self.batch + 1, self.span[1], 0.0, preview))
+        self.progress(Step(at // self.batch + 1, self.span[1], 0.0, preview, is_even=False))
 
 
 def _together(parts: list[Found]) -> Found:
