@@ -179,11 +179,12 @@ def test_evidence_that_is_broken_off_again_and_again_is_the_same(
     name: str, small_model: VisionModel
 ) -> None:
     picture = Image(torch.rand(3, 32, 32))
-    params: dict[str, Any] = {
+    cases: dict[str, dict[str, Any]] = {
         "rise": {"masks": 64, "error": 1e-6},
         "saliency": {"method": "smooth-grad", "samples": 12},
         "compare-methods": {"methods": ["smooth-grad", "grad-cam", "rise"]},
-    }[name]
+    }
+    params = cases[name]
 
     def go(checkpoints: Checkpoints, watch: Progress = silent) -> Result:
         return run(
