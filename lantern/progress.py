@@ -73,8 +73,8 @@ class Onward:
     last: Step | None = None
 
     def step(self, step: Step) -> None:
-        """Tell of a step of the run's own; of the last one again where that was passed."""
-        if self.last is None or step.done >= self.last.done:
+        """Tell of a step of the run's own; of the last one again where it comes no further."""
+        if self.last is None or step.done > self.last.done:
             self.own = step.total
             self.last = replace(step, total=step.total + self.more(step.total))
         self.progress(self.last)
