@@ -7,7 +7,7 @@ import io
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,6 +26,9 @@ from lantern.artifacts.data import Table, Weights
 from lantern.artifacts.pictures import Animation, Grid, Heatmap, Picture, numbered
 from lantern.errors import check_size
 from lantern.params import Params
+
+if TYPE_CHECKING:
+    from lantern.judging import Judging
 
 __all__ = [
     "FORMS",
@@ -65,7 +68,11 @@ class Outcome:
 
     artifacts: tuple[Artifact, ...]
     facts: Mapping[str, Any] = field(default_factory=dict)
-    evidence: Callable[[], Mapping[str, Any]] | None = None
+    evidence: Callable[[Judging], Mapping[str, Any]] | None = None
+
+    def evidence_by(self, judging: Judging) -> Callable[[], Mapping[str, Any]] | None:
+        """Return how the evidence is found out, told of and kept so."""
+        return self.evidence and functools.partial(self.evidence, judging)
 
 
 class Facts(Mapping[str, Any]):

@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeGuard
 
 import torch
@@ -18,6 +19,7 @@ import lantern
 from lantern.errors import LanternError
 from lantern.progress import Suspended
 
+Tensors = dict[str, torch.Tensor]
 # Share of a run's time that keeping its state may take.
 MOST_COST = 0.02
 # How many of the last savings tell what one costs.
@@ -106,6 +108,12 @@ class Checkpoints:
         self._remembered: dict[str, torch.Tensor] = (
             dict(self._state.get("remembered", {})) if self._state else {}
         )
+        # what runs without an optimiser keep, by part
+        self._tensors: dict[str, Callable[[], Tensors]] = {}
+        if self._state and "tensors" in self._state:
+            kept, self._state = self._state["tensors"], None
+            with restoring():
+                self._tensors = {part: partial(dict, tensors) for part, tensors in kept.items()}
         self._saved_at = time.monotonic()
         self._costs_s: deque[float] = deque(maxlen=LATEST)
         self._size = 0
@@ -147,6 +155,7 @@ class Checkpoints:
         Raises:
             Suspended: the run is to go on later, from the state that was just saved.
         """
+        self._tensors.clear()  # of what came before the optimisation, and is over
         passed: dict[str, Any] = {
             "ended": list(self._ended),
             "remembered": dict(self._remembered),
@@ -154,19 +163,39 @@ class Checkpoints:
         }
         self._keep(lambda: passed | _written(losses, optimizer, generator))
 
-    def restore_tensors(self) -> dict[str, torch.Tensor] | None:
-        """Return what `keep_tensors` kept last; None where the run begins anew."""
-        state, self._state = self._state, None
-        return None if state is None else state.get("tensors")
+    def restore_tensors(self) -> Tensors | None:
+        """Return what `keep_tensors` kept last; None where the run begins anew, or optimises."""
+        return self._restore_part("")
 
-    def keep_tensors(self, tensors: Callable[[], dict[str, torch.Tensor]]) -> None:
+    def keep_tensors(self, tensors: Callable[[], Tensors]) -> None:
         """Save the state of a run without an optimiser, as `keep` does.
 
         Raises:
             Suspended: the run is to go on later, from the state that was just saved.
         """
+        self._keep_part("", tensors)
 
-        self._keep(lambda: {"ended": [], "tensors": tensors()})
+    def part(self, name: str) -> Checkpoints:
+        """Return those of a run within this one, whose tensors are kept beside those of the others.
+
+        What an ended one has kept stays in the state, which makes its tensors again when it is
+        saved: they must be as it left them.
+        """
+        return _Part(self, name)
+
+    def _restore_part(self, name: str) -> Tensors | None:
+        if name not in self._tensors:
+            return None
+        with restoring():
+            # cloned, as the run may go on in place before it keeps its own
+            return {key: value.clone() for key, value in self._tensors[name]().items()}
+
+    def _keep_part(self, name: str, tensors: Callable[[], Tensors]) -> None:
+        self._tensors[name] = tensors
+        self._keep_parts()
+
+    def _keep_parts(self) -> None:
+        self._keep(lambda: {"ended": [], "tensors": {n: t() for n, t in self._tensors.items()}})
 
     def heed(self) -> None:
         """Hear whether to stop where there is nothing new to keep: it will be done again.
@@ -178,7 +207,11 @@ class Checkpoints:
             raise Suspended
 
     def aside(self) -> Checkpoints:
-        """Return those of work that a resumed run does again: they keep nothing, only heed."""
+        """Return those of work that a resumed run does again: they keep nothing, only heed.
+
+        Nothing at all is saved on the way, as such work may draw from a generator whose state is
+        kept as it was before.
+        """
         return Checkpoints(suspend=self._suspend)
 
     def _keep(self, written: Callable[[], dict[str, Any]]) -> None:
@@ -228,9 +261,42 @@ class Checkpoints:
 
         For what a run makes of a stage that is over, where that is smaller than its parameters.
         """
-        if name not in self._remembered:
-            self._remembered[name] = make().detach().cpu()
-        return self._remembered[name]
+        return self.remember_all([name], lambda: {name: make()})[name]
+
+    def remember_all(
+        self, names: Sequence[str], make: Callable[[], Mapping[str, torch.Tensor]]
+    ) -> dict[str, torch.Tensor]:
+        """Do so for several names, whose tensors are made together."""
+        if not all(name in self._remembered for name in names):
+            self._remembered |= {name: made.detach().cpu() for name, made in make().items()}
+        return {name: self._remembered[name] for name in names}
+
+
+class _Part(Checkpoints):
+    """Those of a run within another."""
+
+    def __init__(self, whole: Checkpoints, name: str) -> None:
+        super().__init__(suspend=whole._suspend)
+        self._whole, self._name = whole, name
+
+    def heed(self) -> None:
+        """Hear whether to stop; what the others have found is saved then.
+
+        Raises:
+            Suspended: the run is to go on later.
+        """
+        if self._suspend():
+            self._whole._keep_parts()
+
+    def part(self, name: str) -> Checkpoints:
+        """Return those of a run within this one."""
+        return self._whole.part(f"{self._name}/{name}")
+
+    def _restore_part(self, name: str) -> Tensors | None:
+        return self._whole._restore_part(self._name)
+
+    def _keep_part(self, name: str, tensors: Callable[[], Tensors]) -> None:
+        self._whole._keep_part(self._name, tensors)
 
 
 def _origin(technique: str) -> dict[str, str]:

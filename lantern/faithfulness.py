@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from lantern.judging import Through, at_once
 from lantern.optimize.regularize import blur
 from lantern.vision_model import LOGITS, TOGETHER, VisionModel
 
@@ -16,13 +19,22 @@ BLUR = 5.0
 # Rank correlation with a random network's map above which a map tells little of the network.
 MOST_ALIKE = 0.4
 
+# Maps that are judged by curves: the method's own, and two to compare it with.
+JUDGED = 3
+
 What = Literal["head", "all"]
 # Which weights are made random, in words.
 RANDOMISED: dict[What, str] = {"head": "the last layer", "all": "every layer"}
 
 
 def evidence(
-    model: VisionModel, pixels: Tensor, field: Tensor, target: int, *, steps: int
+    model: VisionModel,
+    pixels: Tensor,
+    field: Tensor,
+    target: int,
+    *,
+    steps: int,
+    through: Through = at_once,
 ) -> dict[str, Any]:
     """Judge a map `[S,S]` of a class for pixels `[1,3,S,S]` by insertion and deletion.
 
@@ -40,7 +52,8 @@ def evidence(
         "random": torch.rand(side, side, generator=chance),
         "centre": _centre(side),
     }
-    inserted, deleted = curves(model, pixels, torch.stack(list(maps.values())), target, steps)
+    stacked = torch.stack(list(maps.values()))
+    inserted, deleted = curves(model, pixels, stacked, target, steps, through)
     return {
         "insertion": {name: round(float(v), 4) for name, v in zip(maps, inserted, strict=True)},
         "deletion": {name: round(float(v), 4) for name, v in zip(maps, deleted, strict=True)},
@@ -48,13 +61,24 @@ def evidence(
     }
 
 
+def curve_batches(steps: int) -> int:
+    """Return how many times pictures pass together for the evidence of one map."""
+    return 1 + 2 * -(-JUDGED * (steps - 1) // TOGETHER) if steps else 0
+
+
 @torch.inference_mode()
 def curves(
-    model: VisionModel, pixels: Tensor, maps: Tensor, target: int, steps: int
+    model: VisionModel,
+    pixels: Tensor,
+    maps: Tensor,
+    target: int,
+    steps: int,
+    through: Through = at_once,
 ) -> tuple[Tensor, Tensor]:
     """Return the areas under the insertion and the deletion curves of maps `[M,S,S]`, each `[M]`.
 
-    A curve has `steps` equal shares of the pixels; ties go by their place in the picture.
+    A curve has `steps` equal shares of the pixels; ties go by their place in the picture. `through`
+    goes through the pictures that are looked at together.
     """
     blank = model.grey.expand_as(pixels)
     blurred = blur(pixels, BLUR * pixels.shape[-1] / 224)
@@ -63,15 +87,17 @@ def curves(
     counts = torch.linspace(0, rank[0].numel(), steps + 1).round()[1:-1].tolist()
     kept = torch.cat([rank < count for count in counts])[:, None] if counts else rank[:0, None]
     # whole, blank and blurred are the ends of all curves
-    ends = torch.cat([pixels, blank, blurred])
-    probabilities = torch.cat(
-        [_seen(model, ends[at : at + 1], target) for at in range(3)]
-        + [
-            _seen(model, torch.where(kept[at : at + TOGETHER], *layers), target)
-            for layers in ((pixels, blurred), (blank, pixels))
-            for at in range(0, len(kept), TOGETHER)
-        ]
-    )
+
+    def of_ends() -> Tensor:
+        return torch.cat([_seen(model, end, target) for end in (pixels, blank, blurred)])
+
+    def between(at: int, first: Tensor, second: Tensor) -> Tensor:
+        return _seen(model, torch.where(kept[at : at + TOGETHER], first, second), target)
+
+    batches: list[Callable[[], Tensor]] = [of_ends]
+    for layers in ((pixels, blurred), (blank, pixels)):
+        batches += [partial(between, at, *layers) for at in range(0, len(kept), TOGETHER)]
+    probabilities = torch.cat(through(batches))
     whole, empty, dim = probabilities[:3]
     inner = probabilities[3:].view(2, steps - 1, len(maps))
     areas = inner.sum(1) + torch.stack([dim + whole, whole + empty])[:, None] / 2
@@ -88,7 +114,7 @@ def _centre(side: int) -> Tensor:
 
 
 def sanity(
-    field: Tensor, of_random: Callable[[What], Tensor]
+    field: Tensor, of_random: Callable[[What], Tensor], through: Through = at_once
 ) -> tuple[dict[str, float | None], list[str]]:
     """Compare a map with those of a network with random weights, given by `of_random`.
 
@@ -96,8 +122,16 @@ def sanity(
     """
     found: dict[str, float | None] = {}
     warnings = []
-    for what, where in RANDOMISED.items():
-        alike = rank_correlation(field, of_random(what))
+
+    def compared() -> Tensor:
+        alikes = [rank_correlation(field, of_random(what)) for what in RANDOMISED]
+        known = [math.nan if alike is None else alike for alike in alikes]
+        return torch.tensor(known, dtype=torch.double)
+
+    # together, as the second map may go on with the chance that the first has left
+    (alikes,) = through([compared])
+    for (what, where), one in zip(RANDOMISED.items(), alikes, strict=True):
+        alike = None if one.isnan() else float(one)
         found[f"{what}_randomised"] = None if alike is None else round(abs(alike), 4)
         if alike is None:
             warnings.append(

@@ -11,3 +11,7 @@ class Params(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=()
     )
+
+    def steps_of_evidence(self, own: int) -> int:
+        """Return how many steps of progress come behind a run's own: none without evidence."""
+        return 0

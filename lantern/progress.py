@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lantern.checkpoint import Checkpoints
     from lantern.image import Image
 
 
@@ -21,12 +20,16 @@ class Suspended(Cancelled):
 
 @dataclass(frozen=True)
 class Step:
-    """One finished step: `done` of `total`, the loss there, and a way to see the picture so far."""
+    """One finished step: `done` of `total`, the loss there, and a way to see the picture so far.
+
+    `is_even` where those that are left take about as long as this one.
+    """
 
     done: int
     total: int
     loss: float
     preview: Callable[[], Image]
+    is_even: bool = True
 
     @property
     def fraction(self) -> float:
@@ -35,35 +38,6 @@ class Step:
 
 
 Progress = Callable[[Step], None]
-
-
-@dataclass(frozen=True)
-class Looks:
-    """Tells of the pictures that are looked at before a run's own `steps`, `batch` by batch.
-
-    A run that is to go on later stops behind a batch, and looks at all of them again.
-    """
-
-    progress: Progress
-    checkpoints: Checkpoints
-    count: int
-    batch: int
-    steps: int
-
-    @property
-    def span(self) -> tuple[int, int]:
-        """How many steps of progress the looks take, and all there are with the run's own."""
-        batches = -(-self.count // self.batch)
-        return batches, batches + self.steps
-
-    def looked(self, at: int, preview: Callable[[], Image]) -> None:
-        """Tell that the batch that begins at a picture has been looked at.
-
-        Raises:
-            Suspended: the run is to go on later.
-        """
-        self.progress(Step(at // self.batch + 1, self.span[1], 0.0, preview))
-        self.checkpoints.heed()
 
 
 @dataclass
@@ -84,6 +58,33 @@ class Told:
     def again(self, step: Step) -> None:
         """Tell of the last step once more in the place of one that is not counted."""
         self.progress(self.last or step)
+
+
+@dataclass
+class Onward:
+    """Tells of a run's own steps, and of those of the evidence for its result, which come behind.
+
+    `more` says how many there are behind so many of its own.
+    """
+
+    progress: Progress
+    more: Callable[[int], int]
+    own: int = 0
+    last: Step | None = None
+
+    def step(self, step: Step) -> None:
+        """Tell of a step of the run's own; of the last one again where it comes no further."""
+        if self.last is None or step.done > self.last.done:
+            self.own = step.total
+            self.last = replace(step, total=step.total + self.more(step.total))
+        self.progress(self.last)
+
+    def beyond(self, count: int, preview: Callable[[], Image]) -> None:
+        """Tell of so many more steps of the evidence."""
+        last = self.last or Step(0, self.own + self.more(self.own), 0.0, preview)
+        done = max(last.done, self.own) + count  # a run that has settled leaves steps out
+        self.last = replace(last, done=done, total=max(done, last.total), is_even=True)
+        self.progress(self.last)
 
 
 def silent(step: Step) -> None:

@@ -20,8 +20,9 @@ from lantern.collections.library import Collections
 from lantern.decoders.library import Decoders
 from lantern.errors import InvalidParameter, InvalidParameters, MissingInput, NotFinite
 from lantern.image import Image
+from lantern.judging import Judging
 from lantern.params import Params
-from lantern.progress import Progress, silent
+from lantern.progress import Onward, Progress, silent
 from lantern.registry import Slot, Technique
 from lantern.styles.library import StyleLibrary
 from lantern.vision_model import VisionModel
@@ -64,12 +65,14 @@ def run(
     check_inputs(technique, images)
     pictures = {slot: _several(given) for slot, given in images.items()}
     collections = collections or Collections()
+    checkpoints = checkpoints or Checkpoints()
+    onward = Onward(progress, checked.steps_of_evidence)
     given = {
         "model": model,
         "styles": styles,
-        "progress": progress,
+        "progress": onward.step,
         "generator": torch.Generator().manual_seed(seed),
-        "checkpoints": checkpoints or Checkpoints(),
+        "checkpoints": checkpoints,
         "collections": collections,
         "decoders": decoders or Decoders(),
     }
@@ -100,7 +103,7 @@ def run(
                 **_collected(technique, checked, collections),
                 "seconds": round(seconds, 4),
             },
-            outcome.evidence,
+            outcome.evidence_by(Judging(onward, checkpoints)),
         ),
     )
 

@@ -253,6 +253,38 @@ def test_what_was_remembered_is_not_made_again() -> None:
     assert torch.equal(Checkpoints(saved=store.saved).remember("ends", refuse), made)
 
 
+def test_runs_within_a_run_keep_their_tensors_side_by_side() -> None:
+    store = Store()
+    first = Checkpoints(store.save, every_s=0.0, most_cost=1e9)
+    one, other = first.part("one"), first.part("other").part("inner")
+    one.keep_tensors(lambda: {"count": torch.tensor(1)})
+    first.keep_tensors(lambda: {"count": torch.tensor(0)})
+    other.keep_tensors(lambda: {"count": torch.tensor(2)})
+    later = Checkpoints(store.save, store.saved, every_s=0.0, most_cost=1e9)
+    # what is gone on with in place is kept as it was until it is kept anew
+    found = later.part("one").restore_tensors()
+    assert found is not None
+    found["count"] += 8
+    later.part("new").keep_tensors(lambda: {"count": torch.tensor(3)})
+    last = Checkpoints(saved=store.saved)
+    parts = [last, last.part("one"), last.part("other").part("inner"), last.part("new")]
+    kept = [part.restore_tensors() for part in parts]
+    assert kept == [{"count": torch.tensor(number)} for number in range(4)]
+    assert last.part("else").restore_tensors() is None
+
+
+def test_a_run_within_a_run_that_stops_keeps_what_the_others_found() -> None:
+    store, is_over = Store(), False
+    first = Checkpoints(store.save, every_s=3600.0, suspend=lambda: is_over)
+    first.part("one").keep_tensors(lambda: {"count": torch.tensor(1)})
+    first.part("other").heed()
+    assert store.count == 0
+    is_over = True
+    with pytest.raises(Suspended):
+        first.part("other").heed()
+    assert Checkpoints(saved=store.saved).part("one").restore_tensors() is not None
+
+
 def test_checkpoints_are_no_more_frequent_than_asked(network: VisionModel) -> None:
     store = Store()
     images = {"image": _picture(0)}

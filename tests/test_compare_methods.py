@@ -8,10 +8,13 @@ import pytest
 import torch
 
 from lantern.artifact import Grid, Heatmap, Result
+from lantern.checkpoint import Checkpoints, DamagedCheckpoint
 from lantern.errors import InvalidParameter
 from lantern.image import Image
+from lantern.progress import Progress, Step, Suspended, silent
 from lantern.run import run
 from lantern.techniques.compare_methods import Method
+from lantern.techniques.rise import draw_masks
 from lantern.vision_model import VisionModel
 from tests.transformers import tiny_vit
 
@@ -110,3 +113,88 @@ def test_what_no_method_can_do_is_refused(
     with pytest.raises(InvalidParameter) as caught:
         compared(tiny_vit(), photo, **params)
     assert caught.value.pointer == pointer
+
+
+class Killed(Exception):
+    """The process dies here."""
+
+
+class TestGoingOn:
+    """A comparison that is broken off goes on with the method it was at."""
+
+    METHODS = ("rise", "saliency", "attention-map", "smooth-grad", "grad-cam", "occlusion")
+
+    def go(
+        self,
+        model: VisionModel,
+        image: Image,
+        checkpoints: Checkpoints | None = None,
+        watch: Progress = silent,
+    ) -> Result:
+        params = {"methods": list(self.METHODS), "evidence": 2}
+        return run(
+            "compare-methods", {"image": image}, params, model=model, seed=3,
+            checkpoints=checkpoints, progress=watch,
+        )  # fmt: skip
+
+    def told(self, result: Result) -> tuple[bytes, dict[str, Any]]:
+        arrays = [values for part in result.artifacts for values in part.arrays().values()]
+        facts = {name: fact for name, fact in result.facts.items() if name != "seconds"}
+        return b"".join(values.tobytes() for values in arrays), facts
+
+    @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+    def test_it_ends_in_the_same_bytes(
+        self, share: float, small_model: VisionModel, photo: Image
+    ) -> None:
+        heard: list[Step] = []
+        unbroken = self.go(small_model, photo, watch=heard.append)
+        dies_at, seen, saved = int(share * len(heard)), list[Step](), list[bytes]()
+
+        def die(step: Step) -> None:
+            seen.append(step)
+            if len(seen) > dies_at:
+                raise Killed
+
+        with pytest.raises(Killed):
+            self.go(small_model, photo, Checkpoints(saved.append, every_s=0, most_cost=1e9), die)
+        again: list[Step] = []
+        resumed = self.go(small_model, photo, Checkpoints(saved=saved[-1]), again.append)
+        assert len(again) < len(heard)
+        assert self.told(resumed) == self.told(unbroken)
+
+    def test_a_method_that_has_ended_is_not_asked_all_again(
+        self, small_model: VisionModel, photo: Image, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        counts: list[int] = []
+
+        def draw(count: int, *rest: Any) -> torch.Tensor:
+            counts.append(count)
+            return draw_masks(count, *rest)
+
+        monkeypatch.setattr("lantern.techniques.rise.draw_masks", draw)
+        saved, steps = list[bytes](), list[int]()
+        with pytest.raises(Suspended):
+            self.go(
+                small_model, photo,
+                Checkpoints(saved.append, every_s=3600, suspend=lambda: max(steps) == 1),
+                lambda step: steps.append(step.done),
+            )  # fmt: skip
+        assert counts
+        assert len(saved) == 1
+        counts.clear()
+        steps.clear()
+        resumed = self.go(
+            small_model, photo, Checkpoints(saved=saved[-1]), lambda step: steps.append(step.done)
+        )
+        assert not counts
+        assert set(steps) - {0} == set(range(1, 7))
+        assert self.told(resumed) == self.told(self.go(small_model, photo))
+
+    def test_a_state_that_does_not_fit_is_no_refusal(
+        self, small_model: VisionModel, photo: Image
+    ) -> None:
+        saved: list[bytes] = []
+        kept = Checkpoints(saved.append, every_s=0, most_cost=1e9)
+        kept.part("rise").keep_tensors(lambda: {"count": torch.tensor(3)})
+        with pytest.raises(DamagedCheckpoint):
+            self.go(small_model, photo, Checkpoints(saved=saved[-1]))

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from lantern.artifact import Result
 from lantern.checkpoint import Checkpoints
 from lantern.image import Image
+from lantern.judging import Batches, Judging, Through
 from lantern.progress import Progress, Step, Suspended, silent
 from lantern.run import run
 from lantern.vision_model import VisionModel
@@ -28,6 +31,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("integrated-gradients", {"steps": 9, "most_steps": 40, "gap": 1e-12}),
     ("integrated-gradients", {"steps": 30, "baseline": "blur"}),
 ]
+# What evidence finds one by one: the curves' ends, both curves, and maps of random networks.
+EVIDENCE = 4
 Store = list[bytes]
 Go = Callable[..., Result]
 
@@ -88,7 +93,7 @@ def test_a_map_whose_worker_died_ends_in_the_same_bytes(go: Go, share: float) ->
     assert [step.done for step in again] == [step.done for step in steps[dies_at - 1 :]]
     assert len(saved) == count
     assert told(resumed) == told(unbroken)
-    assert len(saved) == count, "nothing is kept of the evidence"
+    assert len(saved) > count, "what evidence finds is kept as well"
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
@@ -112,8 +117,97 @@ def test_evidence_is_left_at_once_and_found_again(go: Go) -> None:
     is_over = True
     with pytest.raises(Suspended):
         dict(result.facts)
-    assert len(saved) == seen
+    assert len(saved) <= seen + 1
     assert told(go(Checkpoints(saved=saved[-1]))) == told(go())
+
+
+@pytest.mark.parametrize("judged", range(EVIDENCE))
+def test_evidence_that_was_found_is_not_found_again(
+    judged: int, small_model: VisionModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture, made = Image(torch.rand(3, 32, 32)), list[int]()
+
+    def noted_one(at: int, batch: Callable[[], Tensor]) -> Tensor:
+        made.append(at)
+        return batch()
+
+    def through(batches: Batches) -> Batches:
+        return [functools.partial(noted_one, at, batch) for at, batch in enumerate(batches)]
+
+    go_through = Judging.through
+
+    def noted(judging: Judging, *rest: Any) -> Through:
+        go = go_through(judging, *rest)
+        return lambda batches: go(through(batches))
+
+    monkeypatch.setattr(Judging, "through", noted)
+    params = {"masks": 150, "error": 1e-6, "sanity": True, "evidence": 2}
+    saved, steps = Store(), list[Step]()
+
+    def go(checkpoints: Checkpoints) -> Result:
+        return run(
+            "rise", {"image": picture}, params, model=small_model, seed=3, progress=steps.append,
+            checkpoints=checkpoints,
+        )  # fmt: skip
+
+    unbroken = told(go(Checkpoints()))
+    numbers = [step.done for step in steps]
+    assert numbers == sorted(numbers), "maps of random networks do not set it back"
+    assert {step.total for step in steps} == {steps[-1].done}
+    assert len(made) == EVIDENCE
+    own = len(set(numbers)) - EVIDENCE
+    steps.clear()
+    result = go(
+        Checkpoints(
+            saved.append,
+            every_s=3600,
+            suspend=lambda: len({step.done for step in steps}) > own + judged,
+        )
+    )
+    with pytest.raises(Suspended):
+        dict(result.facts)
+    made.clear()
+    steps.clear()
+    resumed = told(go(Checkpoints(saved=saved[-1])))
+    assert len(made) == EVIDENCE - judged - 1
+    assert resumed == unbroken
+    assert steps[-1].done == steps[-1].total
+
+
+@pytest.mark.parametrize("name", ["rise", "saliency", "compare-methods"])
+def test_evidence_that_is_broken_off_again_and_again_is_the_same(
+    name: str, small_model: VisionModel
+) -> None:
+    picture = Image(torch.rand(3, 32, 32))
+    cases: dict[str, dict[str, Any]] = {
+        "rise": {"masks": 64, "error": 1e-6},
+        "saliency": {"method": "smooth-grad", "samples": 12},
+        "compare-methods": {"methods": ["smooth-grad", "grad-cam", "rise"]},
+    }
+    params = cases[name]
+
+    def go(checkpoints: Checkpoints, watch: Progress = silent) -> Result:
+        return run(
+            name, {"image": picture}, params | {"sanity": True, "evidence": 2}, model=small_model,
+            seed=3, progress=watch, checkpoints=checkpoints,
+        )  # fmt: skip
+
+    unbroken, saved = told(go(Checkpoints())), Store()
+    left: list[None] = []
+    is_judged = False
+
+    def die(step: Step) -> None:
+        if is_judged and not left:
+            raise Killed
+        del left[:is_judged]
+
+    for lives_for in (0, 2, 3, 3):
+        left, is_judged = [None] * lives_for, False
+        result = go(often(saved), die)
+        is_judged = True
+        with pytest.raises(Killed):
+            dict(result.facts)
+    assert told(go(often(saved))) == unbroken
 
 
 def test_evidence_of_a_plain_gradient_is_left_as_well(small_model: VisionModel) -> None:

@@ -12,9 +12,10 @@ from pydantic import Field
 
 from lantern import registry
 from lantern.artifact import Grid, Heatmap, Outcome, with_evidence
-from lantern.checkpoint import Checkpoints
+from lantern.checkpoint import Checkpoints, DamagedCheckpoint
 from lantern.errors import InvalidParameter, LanternError
 from lantern.image import Image
+from lantern.judging import Judging
 from lantern.progress import Progress, Step, Told
 from lantern.registry import Technique, technique
 from lantern.techniques.effort import effort
@@ -53,6 +54,10 @@ class CompareMethodsParams(ExplainParams):
     )
     size: int = Field(224, ge=64, le=512, description="longer side of each picture, px")
 
+    def steps_of_evidence(self, own: int) -> int:
+        """Return how many steps the evidence of all methods takes."""
+        return own * super().steps_of_evidence(own)
+
 
 def _work(params: CompareMethodsParams, sizes: Sizes, model: VisionModel) -> Work:
     passes = 0.0
@@ -81,6 +86,7 @@ def compare_methods(
     image: Annotated[Image, "picture to explain"],
     generator: torch.Generator,
     progress: Progress,
+    checkpoints: Checkpoints,
     params: CompareMethodsParams,
 ) -> Outcome:
     """Explain one picture by several methods, on one sheet, with the evidence for each.
@@ -88,7 +94,7 @@ def compare_methods(
     All explain the same class. The facts say how faithful each map is: use it to choose a method.
     A method that refuses the network is left out of the sheet, and the facts say why.
     """
-    outcomes, refused = _ask(model, image, generator.initial_seed(), params, progress)
+    outcomes, refused = _ask(model, image, generator.initial_seed(), params, progress, checkpoints)
     if not outcomes:
         reasons = "; ".join(f"{method}: {reason}" for method, reason in refused.items())
         raise InvalidParameter(f"every method refuses: {reasons}", pointer="/params/methods")
@@ -99,8 +105,10 @@ def compare_methods(
     facts = {"class": next(iter(outcomes.values())).facts["class"]}
     warnings = _warnings(outcomes, refused)
 
-    def judged() -> dict[str, Any]:
-        found = {method: _judged(outcome) for method, outcome in outcomes.items()}
+    def judged(judging: Judging) -> dict[str, Any]:
+        found = {
+            method: _judged(outcome, judging.part(method)) for method, outcome in outcomes.items()
+        }
         found |= {method: {"refused": reason} for method, reason in refused.items()}
         return {"methods": {m: found[m] for m in dict.fromkeys(params.methods)}}
 
@@ -113,8 +121,12 @@ def _ask(
     seed: int,
     params: CompareMethodsParams,
     progress: Progress,
+    checkpoints: Checkpoints,
 ) -> tuple[dict[str, Outcome], dict[str, str]]:
     """Return what each method found, all of one class, and why the others refused.
+
+    Each keeps a state of its own. In a run that goes on those that had ended are asked again, and
+    find their map in it; those that keep none take a few passes.
 
     Raises:
         LanternError: what all methods share is wrong.
@@ -123,22 +135,35 @@ def _ask(
     outcomes: dict[str, Outcome] = {}
     refused: dict[str, str] = {}
     methods = list(dict.fromkeys(params.methods))
-    told = Told(progress, Step(0, len(methods), 0.0, lambda: image))
+    told = Told(progress, Step(0, len(methods), 0.0, lambda: image, is_even=False))
+    kept = checkpoints.restore_tensors()
+    ended = int(kept["ended"]) if kept else 0
     for number, method in enumerate(methods, 1):
         # chance of its own: the same map as when it is called alone
         chance = torch.Generator().manual_seed(seed)
         given = {"model": model, "generator": chance, "progress": told.again}
-        given |= {"checkpoints": Checkpoints()}  # what is kept would be of one method only
+        given |= {"checkpoints": checkpoints.part(method)}
         try:
             outcomes[method] = _explained(method, image, shared, given)
+        except DamagedCheckpoint:
+            raise
         except LanternError as error:
             if error.pointer.removeprefix("/params/") in shared:
                 raise
             refused[method] = error.detail
         else:  # of the first one, where the network chose it
             shared["target"] = outcomes[method].facts["class"]["index"]
-        told.step(Step(number, len(methods), 0.0, partial(_shown, outcomes.get(method), image)))
+        shown = partial(_shown, outcomes.get(method), image)
+        step = Step(number, len(methods), 0.0, shown, is_even=False)
+        if number >= ended:  # of a run that goes on, where it was
+            told.step(step)
+        if number > ended:
+            checkpoints.keep_tensors(partial(_ended, number))
     return outcomes, refused
+
+
+def _ended(number: int) -> dict[str, torch.Tensor]:
+    return {"ended": torch.tensor(number)}
 
 
 def _shown(outcome: Outcome | None, image: Image) -> Image:
@@ -171,9 +196,9 @@ def _warnings(outcomes: dict[str, Outcome], refused: dict[str, str]) -> list[str
     ]
 
 
-def _judged(outcome: Outcome) -> dict[str, Any]:
+def _judged(outcome: Outcome, judging: Judging) -> dict[str, Any]:
     own = {name: fact for name, fact in outcome.facts.items() if name != "class"}
-    return with_evidence(own, outcome.evidence)
+    return with_evidence(own, outcome.evidence_by(judging))
 
 
 _OF_GRAD_CAM = (

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
+from lantern.faithfulness import JUDGED
 from lantern.techniques.explained import ExplainParams
 from lantern.vision_model import VisionModel
 from lantern.work import Work
-
-# Maps that are judged by curves: the method's own, and two to compare it with.
-JUDGED = 3
 
 
 def effort(params: ExplainParams, model: VisionModel, passes: float) -> Work:

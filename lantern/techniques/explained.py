@@ -13,9 +13,17 @@ from torch import Tensor, nn
 
 from lantern.artifact import Heatmap, Outcome
 from lantern.checkpoint import Checkpoints
-from lantern.faithfulness import RANDOMISED, What, evidence, randomised, sanity
+from lantern.faithfulness import (
+    RANDOMISED,
+    What,
+    curve_batches,
+    evidence,
+    randomised,
+    sanity,
+)
 from lantern.gradients import Gradients, gradients, plain_gradients
 from lantern.image import Image
+from lantern.judging import Judging
 from lantern.params import Params
 from lantern.progress import Progress, Told
 from lantern.techniques.classify import Fit
@@ -55,6 +63,11 @@ class ExplainParams(Params):
         description="also compare the map with those of the network with random weights: rank "
         "correlations in the facts, 0 to 1; null where one of the two is the same everywhere",
     )
+
+    def steps_of_evidence(self, own: int) -> int:
+        """Return how many steps the curves take, and the maps of random networks."""
+        maps = len(RANDOMISED) * max(1, own) if self.sanity else 0
+        return curve_batches(self.evidence) + maps
 
 
 class GradientsParams(ExplainParams):
@@ -122,8 +135,8 @@ def explained(model: VisionModel, image: Image, params: ExplainParams, explain: 
         for name, (told, field) in fields.items()
     )
 
-    def judged() -> dict[str, Any]:
-        return _evidence(model, framing.pixels, found, explain, params)
+    def judged(judging: Judging) -> dict[str, Any]:
+        return _evidence(model, framing.pixels, found, explain, params, judging)
 
     facts = _facts(model, found, params) | {"map_size": [image.height, image.width]}
     return Outcome(heatmaps, facts, evidence=None if found.is_degenerate else judged)
@@ -196,18 +209,22 @@ def _evidence(
     found: Attribution,
     explain: Explain,
     params: ExplainParams,
+    judging: Judging,
 ) -> dict[str, Any]:
     """Judge a map by its curves, and by the maps of networks that know nothing."""
     facts: dict[str, Any] = {}
+    shown = preview(found.field.detach(), pixels)
     if params.evidence and found.neuron is None:
         seen = resized(found.field.detach(), (pixels.shape[2], pixels.shape[3]))
-        facts |= evidence(model, pixels, seen, found.target, steps=params.evidence)
+        through = judging.through("curves", shown)
+        facts |= evidence(model, pixels, seen, found.target, steps=params.evidence, through=through)
     if params.sanity:
 
         def of_random(what: What) -> Tensor:
             return explain(randomised(model, what), pixels, found.target).told
 
-        facts["sanity"], warnings = sanity(found.field, of_random)
+        through = judging.through("sanity", shown, len(RANDOMISED) * judging.map_steps)
+        facts["sanity"], warnings = sanity(found.field, of_random, through)
         facts |= {"warnings": warnings} if warnings else {}
     return facts
 

@@ -15,7 +15,7 @@ from lantern.collections.collection import Entry, spread
 from lantern.collections.library import Collections
 from lantern.errors import InvalidParameter
 from lantern.image import Image
-from lantern.progress import Looks
+from lantern.looks import Looks
 from lantern.vision_model import LOGITS, VisionModel
 
 if TYPE_CHECKING:
@@ -27,14 +27,8 @@ COMPONENTS, BATCH = 50, 16
 LARGEST = 8192
 
 
-@dataclass(frozen=True)
-class Seen:
-    """A picture as the network saw it: where it is had again, its features, its best class."""
-
-    name: str
-    read: Callable[[], Image]
-    features: Tensor
-    choice: int
+Named = Sequence[tuple[str, Callable[[], Image]]]
+"""Pictures by name, and where each is had again."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +45,7 @@ def named_pictures(
     params: MultifacetedParams,
     image: Sequence[Image],
     collections: Collections,
-) -> list[tuple[str, Callable[[], Image]]]:
+) -> Named:
     """Return the pictures to look at, by name."""
     if params.target is not None:
         model.check_class(params.target, model.class_count)
@@ -62,33 +56,55 @@ def named_pictures(
     return _listed(params, collections)
 
 
-def of_class(
+def grouped(
     model: VisionModel,
     params: MultifacetedParams,
     layer: str,
-    named: Sequence[tuple[str, Callable[[], Image]]],
+    named: Named,
     looks: Looks,
+    generator: torch.Generator,
     *,
     is_given: bool,
-) -> tuple[int, list[Seen]]:
-    """Choose the class and return the pictures that stand for it."""
-    seen = _look(model, layer, named, looks)
-    counts = Counter(picture.choice for picture in seen)
+) -> tuple[int, list[Facet]]:
+    """Choose the class, and group the pictures that stand for it.
+
+    How they are grouped is kept: a run that goes on behind it looks at none but the `nearest`.
+    """
+
+    def make() -> dict[str, Tensor]:
+        found = _look(model, layer, named, looks)
+        target, places = _of_class(model, params, found["choices"], is_given=is_given)
+        groups = _groups(found["features"][places], params, generator)
+        return {
+            "class": torch.tensor(target),
+            "places": torch.cat([places[group] for group in groups]),
+            "counts": torch.tensor([len(group) for group in groups]),
+        }
+
+    kept = looks.checkpoints.remember_all(["class", "places", "counts"], make)
+    groups = torch.split(kept["places"], kept["counts"].tolist())
+    facets = [_facet(model, params, [named[place] for place in group]) for group in groups]
+    return int(kept["class"]), facets
+
+
+def _of_class(
+    model: VisionModel, params: MultifacetedParams, choices: Tensor, *, is_given: bool
+) -> tuple[int, Tensor]:
+    """Return the class, and the places of the pictures that stand for it."""
+    counts = Counter(choices.tolist())
     target = params.target if params.target is not None else counts.most_common(1)[0][0]
-    if not is_given and not params.folder:
-        seen = [picture for picture in seen if picture.choice == target]
-    if not seen:
+    is_all = is_given or bool(params.folder)
+    places = torch.arange(len(choices)) if is_all else (choices == target).nonzero()[:, 0]
+    if not len(places):
         raise _not_found(model, target, counts)
-    return target, seen
+    return target, places
 
 
 def _given(picture: Image) -> Callable[[], Image]:
     return lambda: picture
 
 
-def _listed(
-    params: MultifacetedParams, collections: Collections
-) -> list[tuple[str, Callable[[], Image]]]:
+def _listed(params: MultifacetedParams, collections: Collections) -> Named:
     collection = collections.find(params.collection)
     folder = params.folder.strip("/")
     entries = [e for e in collection if not folder or f"{e.folder}/".startswith(f"{folder}/")]
@@ -110,23 +126,17 @@ def _kept(entry: Entry) -> Callable[[], Image]:
 
 
 @torch.inference_mode()
-def _look(
-    model: VisionModel,
-    layer: str,
-    named: Sequence[tuple[str, Callable[[], Image]]],
-    looks: Looks,
-) -> list[Seen]:
+def _look(model: VisionModel, layer: str, named: Named, looks: Looks) -> dict[str, Tensor]:
     """Look at every picture; features are the layer's means over all positions."""
-    seen: list[Seen] = []
     with model.capture([layer, LOGITS]) as features:
-        for at in range(0, len(named), BATCH):
+
+        def look(at: int) -> dict[str, Tensor]:
             batch = named[at : at + BATCH]
             found = features(torch.cat([model.frame(read(), "crop").pixels for _, read in batch]))
-            vectors, choices = pooled(found[layer]).cpu(), found[LOGITS].argmax(1).tolist()
-            for (name, read), vector, choice in zip(batch, vectors, choices, strict=True):
-                seen.append(Seen(name, read, vector.clone(), choice))
-            looks.looked(at, named[at][1])
-    return seen
+            vectors, choices = pooled(found[layer]).cpu().clone(), found[LOGITS].argmax(1).cpu()
+            return {"features": vectors, "choices": choices}
+
+        return looks.through(look, lambda at: named[at][1])
 
 
 def pooled(activation: Tensor) -> Tensor:
@@ -143,25 +153,21 @@ def _not_found(model: VisionModel, target: int, counts: Counter[int]) -> Invalid
     )
 
 
-def facets_of(
-    seen: Sequence[Seen],
-    model: VisionModel,
-    params: MultifacetedParams,
-    generator: torch.Generator,
-) -> list[Facet]:
-    """Group pictures by their features.
+def _groups(
+    features: Tensor, params: MultifacetedParams, generator: torch.Generator
+) -> tuple[Tensor, ...]:
+    """Group pictures by their features `[N,C]`.
 
     The paper lays the 50 components out in two dimensions by t-SNE and groups what it sees there;
     here the components themselves are grouped, whose distances mean the same everywhere.
     """
-    points = principal(torch.stack([picture.features for picture in seen]), COMPONENTS)
-    facets = []
-    for places in clusters(points, params.facets, generator):
-        members = [seen[place] for place in places.tolist()]
-        nearest = [_square(model, one.read(), params.size) for one in members[: params.nearest]]
-        names = tuple(one.name for one in members)
-        facets.append(Facet(names, len(nearest), torch.stack(nearest).mean(0)))
-    return facets
+    return clusters(principal(features, COMPONENTS), params.facets, generator)
+
+
+def _facet(model: VisionModel, params: MultifacetedParams, members: Named) -> Facet:
+    nearest = [_square(model, read(), params.size) for _, read in members[: params.nearest]]
+    names = tuple(name for name, _ in members)
+    return Facet(names, len(nearest), torch.stack(nearest).mean(0))
 
 
 def _square(model: VisionModel, picture: Image, size: int) -> Tensor:

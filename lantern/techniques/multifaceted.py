@@ -14,6 +14,7 @@ from lantern.artifact import Grid, Outcome, Table
 from lantern.checkpoint import Checkpoints
 from lantern.collections.library import Collections
 from lantern.image import Image
+from lantern.looks import Looks
 from lantern.optimize.ascend import Settled, Trace, ascend
 from lantern.optimize.goals import Goal, Goals, read_one
 from lantern.optimize.optimizers import NormalisedAscent
@@ -21,10 +22,10 @@ from lantern.optimize.parametrize import Canvas, Fourier
 from lantern.optimize.regularize import around_centre, total_variation
 from lantern.optimize.transforms import Movement, moved
 from lantern.params import Params
-from lantern.progress import Looks, Progress
+from lantern.progress import Progress
 from lantern.registry import Count, technique
 from lantern.techniques.evidence import evidence
-from lantern.techniques.facets import BATCH, Facet, facets_of, named_pictures, of_class, pooled
+from lantern.techniques.facets import BATCH, Facet, grouped, named_pictures, pooled
 from lantern.vision_model import LOGITS, VisionModel
 from lantern.work import WHOLE, Sizes, Work
 
@@ -137,18 +138,18 @@ def multifaceted(
     layer = params.layer or model.cam_layer
     named = named_pictures(model, params, image, collections)
     looks = Looks(progress, checkpoints, len(named), BATCH, params.steps)
-    target, seen = of_class(model, params, layer, named, looks, is_given=bool(image))
+    target, facets = grouped(model, params, layer, named, looks, generator, is_given=bool(image))
     goal = read_one(params.objective or f"class:{target}", model, pointer="/params/objective")
-    facets = facets_of(seen, model, params, generator)
     means = torch.stack([facet.mean for facet in facets])
     canvas = Fourier(means.to(model.device))
     trace = _ascend(model, goal, canvas, params, looks, generator, checkpoints)
     sheet = _sheet(means, canvas, facets, goal)
     made = sheet.images[len(means) :]
     rows, likeness = _judged(model, target, goal, facets, made, layer)
+    count = sum(len(facet.members) for facet in facets)
     facts = {
         "class": {"index": target, "label": model.label(target)},
-        "pictures": {"from": "image" if image else "collection", "count": len(seen)},
+        "pictures": {"from": "image" if image else "collection", "count": count},
         "feature_cosine": likeness,
         "layer": layer,
         "steps": len(trace.losses),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import functools
+import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -25,11 +26,12 @@ from lantern.decoders.network import (
 )
 from lantern.errors import InvalidParameter
 from lantern.image import Image
+from lantern.looks import Looks
 from lantern.metrics import psnr
 from lantern.optimize.ascend import Settled, ascend
 from lantern.optimize.objectives import content_loss
 from lantern.params import Params
-from lantern.progress import Looks, Progress
+from lantern.progress import Progress
 from lantern.registry import technique
 from lantern.vision_model import VisionModel
 from lantern.work import PIXEL, WHOLE, Sizes, Work
@@ -78,6 +80,9 @@ class TrainDecoderParams(Params):
 
 # Pictures looked at together.
 BATCH = 16
+# Bytes of pictures and codes that are kept with the state of a run, and are in memory thrice while
+# it is written. Where there are more, a run that goes on looks at all pictures again.
+MOST_KEPT = 2**27
 
 
 def _work(params: TrainDecoderParams, sizes: Sizes, model: VisionModel) -> Work:
@@ -157,7 +162,8 @@ def train_decoder(
     collection = collections.find(params.collection)
     architecture = Architecture(_code_shape(model, layer, params), params.size, params.width)
     count = min(len(collection), params.looked_at)
-    looks = Looks(progress, checkpoints, count, BATCH, params.steps)
+    is_kept = count * (3 * params.size**2 + 2 * 4 * math.prod(architecture.code)) <= MOST_KEPT
+    looks = Looks(progress, checkpoints, count, BATCH, params.steps, is_kept)
     examples = _examples(model, collection, layer, params, looks)
     order = torch.randperm(len(examples.pixels), generator=generator)
     apart = max(1, min(params.held_out, len(order) // 4))
@@ -211,7 +217,6 @@ def _code_shape(model: VisionModel, layer: str, params: TrainDecoderParams) -> t
     return code
 
 
-@torch.inference_mode()
 def _examples(
     model: VisionModel,
     collection: Collection,
@@ -225,19 +230,31 @@ def _examples(
         raise InvalidParameter(
             "the collection has one picture; a decoder needs at least 2", pointer=POINTER
         )
-    pixels: list[Tensor] = []
-    codes: tuple[list[Tensor], list[Tensor]] = ([], [])
     places = spread(len(collection), count)
-    with model.capture([layer]) as features:
-        for at in range(0, count, BATCH):
-            entries = [collection.entry(place) for place in places[at : at + BATCH]]
-            seen = torch.cat([model.frame(entry.image, "crop").pixels for entry in entries])
-            pixels += [_small(picture, params.size) for picture in seen.cpu()]
-            for kept, looked in zip(codes, (seen, seen.flip(3)), strict=True):
-                kept.append(_code(features(looked)[layer], pooled=params.pooled))
-            looks.looked(at, functools.partial(Image, seen[0].cpu()))
-    # cloned, because what inference mode made may take no part in training
-    return _Examples(torch.stack(pixels).clone(), *(torch.cat(kept) for kept in codes))
+
+    def framed(place: int) -> Tensor:
+        return model.frame(collection.entry(place).image, "crop").pixels
+
+    def preview(at: int) -> Callable[[], Image]:
+        return lambda: Image(framed(places[at])[0].cpu())
+
+    def found() -> dict[str, Tensor]:
+        with torch.inference_mode(), model.capture([layer]) as features:
+
+            def codes(pixels: Tensor) -> Tensor:
+                return _code(features(pixels)[layer], pooled=params.pooled)
+
+            def look(at: int) -> dict[str, Tensor]:
+                seen = torch.cat([framed(place) for place in places[at : at + BATCH]])
+                pixels = torch.stack([_small(picture, params.size) for picture in seen.cpu()])
+                return {"pixels": pixels, "codes": codes(seen), "mirrored": codes(seen.flip(3))}
+
+            return looks.through(look, preview)
+
+    if not looks.is_kept:
+        return _Examples(**found())
+    names = [field.name for field in dataclasses.fields(_Examples)]
+    return _Examples(**looks.checkpoints.remember_all(names, found))
 
 
 def _small(pixels: Tensor, size: int) -> Tensor:

@@ -66,6 +66,7 @@ class Pulse:
     _states: list[str] = field(default_factory=list)
     _told: str = ""
     _first: Mark | None = None
+    _even_since: Mark | None = None
     _latest: Mark | None = None
     _end: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
@@ -112,6 +113,7 @@ class Pulse:
         is_new = self._latest is None or (step.done, step.fraction) != self._latest[1:]
         self._latest = Mark(now, step.done, step.fraction)
         self._first = self._first or self._latest
+        self._even_since = (self._even_since or self._latest) if step.is_even else None
         if not is_new:
             return
         self._step = step
@@ -264,9 +266,10 @@ class Pulse:
             self._previews.append(preview_step(name))
 
     def _progress(self, step: Step) -> dict[str, Any]:
-        # the first step brings the loading of the network along and would spoil the estimate
+        # the first step brings the loading of the network along and would spoil the estimate, as
+        # would those of another kind
         now = time.monotonic()
-        first = self._first or Mark(now, step.done, step.fraction)
+        first = self._even_since or Mark(now, step.done, step.fraction)
         per_step = (now - first.at) / max(1, step.done - first.done)
         left = per_step * (step.total - step.done) if step.done > first.done else None
         return {

@@ -241,6 +241,29 @@ class TestSuccess:
         told = names(desk, claim)
         assert (told.count("progress"), told.count("preview")) == (1, 1)
 
+    def test_how_long_it_will_take_is_told_by_steps_of_one_kind(
+        self, desk: Desk, submit: Submit
+    ) -> None:
+        claim = submit("deep-dream", SHORT)
+
+        def left_behind(pulse: Pulse, done: int, *, is_even: bool) -> float | None:
+            grey = Image(torch.zeros(3, 8, 8))
+            pulse.step(Step(done, 100, 0.0, lambda: grey, is_even))
+            until(lambda: (read(desk, claim).progress or {}).get("done") == done)
+            progress = read(desk, claim).progress
+            assert progress is not None
+            eta_s: float | None = progress["eta_s"]
+            return eta_s
+
+        with Pulse(desk, claim, JobOptions()) as pulse:
+            for done in (1, 2):
+                assert left_behind(pulse, done, is_even=False) is None
+                time.sleep(0.5)
+            assert left_behind(pulse, 3, is_even=True) is None
+            eta_s = left_behind(pulse, 90, is_even=True)
+        assert eta_s is not None
+        assert eta_s < 5
+
     def test_the_same_seed_gives_the_same_file(self, desk: Desk, submit: Submit) -> None:
         def made(seed: int) -> list[bytes]:
             claim = submit("deep-dream", SHORT, seed=seed)
