@@ -223,6 +223,18 @@ class TestRise:
         assert facts[1]["standard_error"] < facts[0]["standard_error"]
 
 
+def test_the_steps_of_a_neurons_map_are_all_made(model: VisionModel, photo: Image) -> None:
+    told: list[tuple[int, int]] = []
+    params = {"layer": "_blocks.8", "patch": 112, "stride": 112, "sanity": True}
+    found = run(
+        "occlusion", {"image": photo}, params, model=model,
+        progress=lambda step: told.append((step.done, step.total)),
+    )  # fmt: skip
+    assert "insertion" not in dict(found.facts)
+    done, total = told[-1]
+    assert done == total > 1
+
+
 def test_a_neuron_is_what_guided_backprop_goes_back_from(model: VisionModel, photo: Image) -> None:
     layer = "_blocks.5"
     image = photo.resize(224, 224)

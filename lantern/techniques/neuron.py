@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from lantern.errors import InvalidParameter
+from lantern.faithfulness import curve_batches
 from lantern.techniques.explained import ExplainParams
 from lantern.techniques.target import check_channel
 
@@ -34,6 +35,11 @@ class NeuronParams(ExplainParams):
     column: int | None = Field(
         None, ge=0, le=100_000, description="its column on the layer's map, with `row`"
     )
+
+    def steps_of_evidence(self, own: int) -> int:
+        """Return how many steps the evidence takes; a neuron has no curves."""
+        curves = 0 if self.layer is None else curve_batches(self.evidence)
+        return super().steps_of_evidence(own) - curves
 
     def check(self) -> None:
         """Make sure that what says which neuron is meant is complete.
