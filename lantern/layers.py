@@ -63,17 +63,26 @@ _GLOBAL = {F.adaptive_avg_pool2d, F.linear, torch.mean, Tensor.mean}
 
 
 class _Trace(TorchFunctionMode):
-    """Follows receptive fields through every torch function, branches and joins included."""
+    """Follows receptive fields through every torch function, branches and joins included.
+
+    It also counts the functions: when each tensor was made, and when it was last used.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.fields: dict[int, _Field] = {}
+        self.count = 0
+        self.made_at: dict[int, int] = {}
+        self.used_at: dict[int, int] = {}
         self._alive: list[Tensor] = []  # an id stays taken while its tensor lives
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        before = [self.fields[id(t)] for t in _tensors(args) if id(t) in self.fields]
+        self.count += 1
+        given = [id(t) for t in _tensors((*args, *kwargs.values())) if id(t) in self.fields]
+        self.used_at |= dict.fromkeys(given, self.count)
+        before = [self.fields[one] for one in given]
         if before and isinstance(out, Tensor):
             joined = _Field(
                 min(f.first for f in before),
@@ -87,6 +96,7 @@ class _Trace(TorchFunctionMode):
         """Remember the field of a tensor."""
         self._alive.append(tensor)
         self.fields[id(tensor)] = field
+        self.made_at.setdefault(id(tensor), self.count)  # in place it is made but once
 
 
 def layers(record: Record) -> list[Layer]:
@@ -99,7 +109,33 @@ def layers(record: Record) -> list[Layer]:
 
 def followed(network: nn.Module, pixels: Tensor) -> list[Layer]:
     """List the layers of a network in the order they run on a picture `[1,C,H,W]`."""
+    return list(_traced(network, pixels)[0].values())
+
+
+def necks(network: nn.Module, pixels: Tensor) -> list[Layer]:
+    """List those layers of a network through which all passes that it makes of a picture.
+
+    Nothing that was made before such a layer's output is used behind it: no path leads around it.
+    """
+    found, ends, trace = _traced(network, pixels)
+
+    def is_neck(name: str) -> bool:
+        made, begun, at = ends[name]
+        # one that was there before the layer may be used by others too
+        return trace.made_at.get(made, 0) > begun and not any(
+            trace.made_at[one] <= at < used for one, used in trace.used_at.items() if one != made
+        )
+
+    return [layer for name, layer in found.items() if is_neck(name)]
+
+
+def _traced(
+    network: nn.Module, pixels: Tensor
+) -> tuple[dict[str, Layer], dict[str, tuple[int, int, int]], _Trace]:
+    """Return the layers by name; each one's output by its id, its begin and its end; the trace."""
     found: dict[str, Layer] = {}
+    ends: dict[str, tuple[int, int, int]] = {}
+    begun: dict[str, int] = {}
     trace, is_tokens = _Trace(), has_tokens(network)
 
     def watch(name: str) -> Callable[[nn.Module, object, object], None]:
@@ -107,17 +143,25 @@ def followed(network: nn.Module, pixels: Tensor) -> list[Layer]:
             if isinstance(output, Tensor) and name not in found:
                 field = trace.fields.get(id(output), _WHOLE)
                 layout = layout_of(output.shape[1:]) if is_tokens else MAPS
+                ends[name] = id(output), begun[name], trace.count
                 found[name] = _layer(name, module, layout.maps(output), field)
+
+        return hook
+
+    def enter(name: str) -> Callable[[nn.Module, object], None]:
+        def hook(module: nn.Module, inputs: object) -> None:
+            begun.setdefault(name, trace.count)
 
         return hook
 
     with ExitStack() as hooks, torch.no_grad(), trace:
         for name, module in network.named_modules():
             if name:
+                hooks.callback(module.register_forward_pre_hook(enter(name)).remove)
                 hooks.callback(module.register_forward_hook(watch(name)).remove)
         trace.note(pixels, _Field(0, 0, 1))
         network(pixels)
-    return list(found.values())
+    return found, ends, trace
 
 
 def _layer(name: str, module: nn.Module, output: Tensor, field: _Field) -> Layer:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lantern.errors import LanternError
-from lantern.layers import followed
+from lantern.layers import necks
 from lantern.vision_model import LOGITS, SHORTEST, TOGETHER, VisionModel
 
 Box = tuple[int, int, int, int]
@@ -20,6 +20,8 @@ Box = tuple[int, int, int, int]
 BATCH = 16
 # What parting a network once more costs, as a share of a whole pass.
 PARTING = 0.01
+# Of fewer changes the search for the layers takes longer than it saves.
+FEW = 32
 # How often other layers are tried, and what the best must promise (share of whole passes).
 TRIED, WORTH = 8, 0.9
 # Relative difference of the class scores up to which two ways are the same.
@@ -79,9 +81,10 @@ class LocalChange:
         most = max(max(bottom - top, right - left) for top, bottom, left, right in boxes)
         # what was found of the network, by the largest box
         known: dict[int, tuple[_Stage, ...]] = model.once("stages", dict)
-        if most not in known:
+        is_worth_it = len(boxes) >= FEW
+        if is_worth_it and most not in known:
             known[most] = _find(model, most)
-        self._stages = known[most]
+        self._stages = known[most] if is_worth_it else ()
         self._crops = _Crops(model, pixels, self._stages)
 
     @property
@@ -177,30 +180,14 @@ def _find(model: VisionModel, most: int) -> tuple[_Stage, ...]:
     return ()
 
 
-@torch.inference_mode()
 def _cuts(model: VisionModel) -> list[_Cut]:
-    """Find the layers through which all passes that a network makes of a picture."""
-    pixels = model.noise(1)
-    found = [
+    """Find the layers through which all passes, and what their values look at."""
+    return [
         _Cut(layer.name, layer.offset, layer.receptive_field, layer.stride, layer.shape[1])
-        for layer in followed(model.network, model.prepared(pixels))
+        for layer in necks(model.network, model.prepared(model.noise(1)))
         if layer.offset is not None and layer.receptive_field and layer.stride
         and layer.name in model.costs() and model.input_size % layer.stride == 0
     ]  # fmt: skip
-    # a small picture will show whether there is a path around a layer
-    small = pixels[..., : 2 * SHORTEST, : 2 * SHORTEST]
-    with suppress(LanternError), model.capture([*(cut.layer for cut in found), LOGITS]) as features:
-        made = features(small)
-        return [cut for cut in found if _says_all(model, cut.layer, made)]
-    return []  # its pictures have one size
-
-
-def _says_all(model: VisionModel, layer: str, made: Mapping[str, Tensor]) -> bool:
-    """Tell whether what a layer made of a picture gives its logits, whatever lies before it."""
-    with suppress(RuntimeError, LanternError):
-        found, wanted = _onward(model, layer, made[layer], LOGITS), made[LOGITS]
-        return found.shape == wanted.shape and _is_close(found, wanted)
-    return False
 
 
 def _shares(model: VisionModel) -> dict[str, float]:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lantern.layers import Layer, layers
+from lantern.layers import Layer, layers, necks
 from lantern.records import RECORDS, Record, record
 from lantern.vision_model import SHORTEST, VisionModel
 
@@ -103,6 +103,26 @@ def test_what_is_pooled_over_all_or_gated_by_it_sees_the_whole_picture() -> None
         assert found[name].receptive_field is None
         assert found[name].stride is None
     assert found["gated"].shape == (4, 23, 23)
+
+
+class Paths(nn.Module):
+    """A path around two layers, one through a layer that passes on what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = (nn.Conv2d(3, 3, 3, padding=1) for _ in range(3))
+        self.same, self.late = nn.Identity(), nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        y = self.third(self.second(self.same(x)))
+        out: Tensor = self.late(x + y)
+        return out
+
+
+def test_necks_are_the_layers_that_no_path_leads_around() -> None:
+    found = necks(Paths(), torch.rand(1, 3, 8, 8))
+    assert [layer.name for layer in found] == ["first"]
 
 
 def test_layers_are_listed_in_the_order_they_run() -> None:
