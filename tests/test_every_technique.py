@@ -589,6 +589,18 @@ def test_a_cancellation_ends_a_run_within_a_step(
     assert trace(network) == before
 
 
+@each([technique for technique in EVERY if technique.family == "attribution"])
+def test_evidence_can_be_watched(technique: Technique, go: Run, photo: Image) -> None:
+    shown: list[Image] = []
+    watched = go(
+        technique, pictures(technique, photo), progress=lambda step: shown.append(step.preview())
+    )
+    before = len(shown)
+    dict(watched.facts)
+    has_curves = "insertion" in watched.facts or "methods" in watched.facts
+    assert len(shown) > before or not has_curves
+
+
 @each(ITERATING)
 def test_progress_goes_from_the_first_step_to_the_last(
     technique: Technique, go: Run, result: Result, photo: Image

@@ -186,8 +186,9 @@ def turn(network: VisionModel, model: VisionModel, told: Told, checkpoints: Chec
 
 
 def preview(field: Tensor, pixels: Tensor) -> Callable[[], Image]:
-    """Return how to show a map `[S,S]` over pixels `[1,3,S,S]` while it is being found."""
-    return Heatmap("preview", field.float().cpu(), Image(pixels[0].cpu())).drawn
+    """Return how to show a map `[h,w]` over pixels `[1,3,S,S]` while it is found and judged."""
+    whole = resized(field.float().cpu(), (pixels.shape[2], pixels.shape[3]))
+    return Heatmap("preview", whole, Image(pixels[0].cpu())).drawn
 
 
 def _facts(model: VisionModel, found: Attribution, params: ExplainParams) -> dict[str, Any]:

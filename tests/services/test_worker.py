@@ -422,9 +422,7 @@ class TestAFullStore:
 
 
 class TestPuttingDownAComparison:
-    def test_pausing_is_heard_and_the_job_goes_on_later(
-        self, desk: Desk, submit: Submit
-    ) -> None:
+    def test_pausing_is_heard_and_the_job_goes_on_later(self, desk: Desk, submit: Submit) -> None:
         claim = submit("compare-methods", LONG_SHEET)
         thread = in_background(desk, claim)
         desk.stores.jobs.pause(claim.job_id)
