@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from lantern.scores import is_close
+
 # Relative difference of what comes out, up to which two networks are the same.
 SAME = 1e-4
 # Twins of a network that are kept.
@@ -103,7 +105,7 @@ def is_same(network: nn.Module, quick: nn.Module, pixels: Tensor) -> bool:
     """Tell whether two networks make the same of `pixels` `[1,C,H,W]`, but for rounding."""
     with torch.inference_mode():
         wanted, made = network(pixels), quick(pixels)
-    return bool((made - wanted).abs().max() <= SAME * wanted.abs().max())
+    return is_close(made, wanted, SAME)
 
 
 def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:

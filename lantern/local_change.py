@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lantern.errors import LanternError
 from lantern.layers import necks
+from lantern.scores import is_close
 from lantern.vision_model import LOGITS, SHORTEST, TOGETHER, VisionModel
 
 Box = tuple[int, int, int, int]
@@ -24,8 +25,6 @@ PARTING = 0.01
 FEW = 32
 # How often other layers are tried, and what the best must promise (share of whole passes).
 TRIED, WORTH = 8, 0.9
-# Relative difference of the class scores up to which two ways are the same.
-EXACT = 1e-5
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,6 @@ class _Crops:
         self._side = pixels.shape[-1]
         self._whole: dict[str, Tensor] = {}
 
-    @torch.inference_mode()
     def logits(self, filling: Tensor, boxes: Sequence[Box]) -> Tensor:
         """Return the logits `[P,C]` of the picture with each box replaced by that of `filling`."""
         if not self._whole:
@@ -244,13 +242,8 @@ def _is_exact(model: VisionModel, stages: tuple[_Stage, ...], most: int) -> bool
     boxes = [(start, start + most, start, start + most) for start in (middle, 0)]
     wanted = model.logits(covered(pixels, filling, boxes))
     with suppress(RuntimeError, LanternError):
-        return _is_close(_Crops(model, pixels, stages).logits(filling, boxes), wanted)
+        return is_close(_Crops(model, pixels, stages).logits(filling, boxes), wanted)
     return False
-
-
-def _is_close(found: Tensor, wanted: Tensor) -> bool:
-    """Tell whether logits are the same but for rounding."""
-    return bool((found - wanted).abs().max() <= EXACT * wanted.abs().max())
 
 
 def _cropped(pictures: Tensor, windows: Sequence[tuple[slice, slice]]) -> Tensor:

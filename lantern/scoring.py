@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lantern.compiled import compiled
+from lantern.scores import is_close
 from lantern.vision_model import TOGETHER, VisionModel
 
 Scorer = Callable[[Tensor], Tensor]
@@ -17,8 +18,6 @@ Scorer = Callable[[Tensor], Tensor]
 
 # To compile takes as long as about a hundred passes; each takes a fifth of the time from then on.
 WORTH = 120
-# Relative difference of the scores up to which two ways are the same.
-EXACT = 1e-5
 log = logging.getLogger("lantern")
 
 
@@ -61,10 +60,7 @@ def _made(model: VisionModel) -> Scorer | None:
 
     with torch.inference_mode():
         wanted, got = model.logits(pixels), score(pixels)
-    is_exact = got.shape == wanted.shape and bool(
-        (got - wanted).abs().max() <= EXACT * wanted.abs().max()
-    )
-    return score if is_exact else None
+    return score if got.shape == wanted.shape and is_close(got, wanted) else None
 
 
 def _filled(pixels: Tensor) -> Tensor:

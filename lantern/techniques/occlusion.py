@@ -80,12 +80,8 @@ class OcclusionParams(NeuronParams):
     def steps_over(self, side: int) -> tuple[int, int]:
         """Return the patch and the stride for a network that looks at so many px."""
         # 32 and 16 of the usual 224
-        usual = (max(1, round(side / parts)) for parts in (7, 14))
-        patch, stride = (
-            default if given is None else given
-            for given, default in zip((self.patch, self.stride), usual, strict=True)
-        )
-        return patch, stride
+        patch, stride = max(1, round(side / 7)), max(1, round(side / 14))
+        return self.patch or patch, self.stride or stride
 
 
 def _work(params: OcclusionParams, sizes: Sizes, model: VisionModel) -> Work:
