@@ -33,16 +33,19 @@ from benchmarks.peers import (
     ScoreCAM,
 )
 from lantern.artifact import Heatmap
+from lantern.checkpoint import Checkpoints
 from lantern.image import Image
+from lantern.progress import silent
 from lantern.relu_rule import ReluRule, Rule
 from lantern.run import run
 from lantern.techniques.grad_cam import (
     BY_GRADIENT,
+    BY_TRIAL,
     ablation_weights,
     class_activation,
-    score_weights,
 )
 from lantern.techniques.guided_backprop import rule_gradient
+from lantern.techniques.trials import Trials
 from lantern.vision_model import VisionModel
 
 CLASSES, SIDE = 6, 40
@@ -622,15 +625,20 @@ def own_map(method: str, model: VisionModel, image: Image, target: int, layer: s
     if method in BY_GRADIENT:
         field = BY_GRADIENT[method](activation, gradient)
     else:
-        weigh = score_weights if method == "score-cam" else ablation_weights
-        every = torch.arange(activation.shape[1])
-        weights = weigh(model, pixels, activation, every, target, layer)
+        weigh, _ = BY_TRIAL[method]
+        every = list(range(activation.shape[1]))
+        weights = weigh(model, pixels, activation, every, target, layer, untold())
         if method == "ablation-cam":
             # the peer divides by the score, also by a negative one
             weights = weights * logits[0, target].detach().sign()
         field = torch.einsum("k,khw->hw", weights, activation[0])
     large = cv2.resize(scaled(field.relu()).numpy(), image.pixels.shape[:0:-1])
     return scaled(torch.from_numpy(large))
+
+
+def untold() -> Trials[int]:
+    """Return what goes through channels where nobody watches."""
+    return Trials(silent, Checkpoints(), 1, 16, lambda _: square(SIDE), [])
 
 
 def scaled(field: Tensor) -> Tensor:
@@ -657,10 +665,10 @@ def test_the_family_equals_pytorch_grad_cam(
 
 def test_ablation_by_the_tail_alone_equals_whole_passes(model: VisionModel, photo: Image) -> None:
     pixels, layer = photo.resize(224, 224).pixels[None], "_blocks.10"
-    tried = torch.tensor([0, 5, 9])
+    tried = [0, 5, 9]
     with torch.inference_mode(), model.capture([layer]) as features:
         activation = features(pixels)[layer].clone()
-    got = ablation_weights(model, pixels, activation, tried, 285, layer)
+    got = ablation_weights(model, pixels, activation, tried, 285, layer, untold())
     whole = float(model.logits(pixels)[0, 285])
     for number, channel in enumerate(tried):
 
@@ -686,10 +694,11 @@ def test_ablation_weighs_channels_with_the_sign_of_their_gradient(is_negative: b
     with model.tail("second") as tail:
         activation, logits = tail(image.pixels[None])
         (gradient,) = torch.autograd.grad(logits[0, target], activation)
-    every = torch.arange(activation.shape[1])
-    got = ablation_weights(model, image.pixels[None], activation.detach(), every, target, "second")
+    pixels, activation = image.pixels[None], activation.detach()
+    every = list(range(activation.shape[1]))
+    got = ablation_weights(model, pixels, activation, every, target, "second", untold())
     # the head pools and is linear: a channel gives the score just what its gradient says
-    gives = (gradient * activation.detach()).sum((0, 2, 3))
+    gives = (gradient * activation).sum((0, 2, 3))
     assert_close(got, gives / scores[target].detach().abs(), 1e-4)
 
 

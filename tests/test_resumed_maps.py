@@ -29,6 +29,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("saliency", {"method": "smooth-grad", "samples": 22}),
     ("saliency", {"method": "var-grad", "samples": 11, "exact": True}),
     ("integrated-gradients", {"steps": 9, "most_steps": 40, "gap": 1e-12}),
+    ("grad-cam", {"method": "score-cam"}),
+    ("grad-cam", {"method": "ablation-cam", "channels": 9}),
     ("integrated-gradients", {"steps": 30, "baseline": "blur"}),
 ]
 # What evidence finds one by one: the curves' ends, both curves, and maps of random networks.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Annotated, Literal
 
 import torch
@@ -10,18 +11,18 @@ from pydantic import Field
 from torch import Tensor
 
 from lantern.artifact import Outcome
+from lantern.checkpoint import Checkpoints
 from lantern.image import Image
+from lantern.progress import Progress, Told
 from lantern.registry import technique
 from lantern.scoring import scorer
 from lantern.techniques.effort import effort
-from lantern.techniques.explained import Attribution, ExplainParams, explained, resized
+from lantern.techniques.explained import Attribution, ExplainParams, explained, resized, turn
 from lantern.techniques.guided_backprop import WARNING, rule_gradient
 from lantern.techniques.target import choose_class, require_grid
+from lantern.techniques.trials import Trials
 from lantern.vision_model import TOGETHER, VisionModel
 from lantern.work import Sizes, Work
-
-# Activations that pass together from their layer on.
-BATCH = 32
 
 Method = Literal[
     "grad-cam",
@@ -70,7 +71,11 @@ def _work(params: GradCamParams, sizes: Sizes, model: VisionModel) -> Work:
     work=_work,
 )
 def grad_cam(
-    model: VisionModel, image: Annotated[Image, "picture to explain"], params: GradCamParams
+    model: VisionModel,
+    image: Annotated[Image, "picture to explain"],
+    progress: Progress,
+    checkpoints: Checkpoints,
+    params: GradCamParams,
 ) -> Outcome:
     """Show the regions that speak for a class.
 
@@ -79,11 +84,13 @@ def grad_cam(
     speaks against the class; with `relu=false` the map itself does.
     """
 
-    def explain(model: VisionModel, pixels: Tensor, target: int | None) -> Attribution:
-        layer = params.layer or model.cam_layer
-        with _network(model, layer).tail(layer) as tail:
+    told = Told(progress)
+
+    def explain(network: VisionModel, pixels: Tensor, target: int | None) -> Attribution:
+        layer = params.layer or network.cam_layer
+        with _gradient_network(network, layer).tail(layer) as tail:
             activation, logits = tail(pixels)
-            target = choose_class(model, logits, target)
+            target = choose_class(network, logits, target)
             require_grid(activation, layer)
             (gradient,) = torch.autograd.grad(logits[0, target], activation)
         logits, activation = logits.detach(), activation.detach()
@@ -91,14 +98,18 @@ def grad_cam(
         if rule := BY_GRADIENT.get(params.method):
             field = rule(activation, gradient)
         else:
-            weigh = score_weights if params.method == "score-cam" else ablation_weights
+            weigh, few = BY_TRIAL[params.method]
             tried = _strongest(activation, params.channels)
-            weights = weigh(model, pixels, activation, tried, target, layer)
+            _, tell, kept = turn(network, model, told, checkpoints)
+            total = -(-len(tried) // few)
+            shown = partial(_seen_through, network, pixels, activation)
+            steps = Trials.begun(tell, kept, total, few, shown, pixels.device)
+            weights = weigh(network, pixels, activation, tried, target, layer, steps)
             field = torch.einsum("k,khw->hw", weights, activation[0, tried])
             facts["channels"] = {"tried": len(tried), "of": activation.shape[1]}
         maps = {"heatmap": field.relu(), "signed": field} if params.relu else {"heatmap": field}
         if params.method == "guided-grad-cam":
-            maps = _with_detail(model, pixels, target, maps)
+            maps = _with_detail(network, pixels, target, maps)
         heatmap = maps.pop("heatmap")
         return Attribution(heatmap, logits, target, facts, maps, warnings=warnings)
 
@@ -106,7 +117,7 @@ def grad_cam(
     return explained(model, image, params, explain)
 
 
-def _network(model: VisionModel, layer: str) -> VisionModel:
+def _gradient_network(model: VisionModel, layer: str) -> VisionModel:
     """Return the network whose layer is looked at."""
     # rounding switches few units behind the last convolution, but many behind an earlier layer
     return model.quick([layer]) if layer == model.cam_layer else model
@@ -155,40 +166,51 @@ def by_layer(activation: Tensor, gradient: Tensor) -> Tensor:
     return (activation * gradient.relu()).sum(1)[0]
 
 
-@torch.inference_mode()
 def score_weights(
     model: VisionModel,
     pixels: Tensor,
     activation: Tensor,
-    tried: Tensor,
+    tried: list[int],
     target: int,
     layer: str,
+    steps: Trials[int],
 ) -> Tensor:
     """Weigh channels by the class score of the picture seen through each.
 
     Source: Wang et al. 2020, arXiv:1910.01279, algorithm 1.
     """
-    scores, score = [], scorer(model, len(tried))
-    for some in (tried[at : at + TOGETHER] for at in range(0, len(tried), TOGETHER)):
-        # corners on corners, as its authors do
-        masks = torch.nn.functional.interpolate(
-            activation[:, some], size=pixels.shape[2:], mode="bilinear", align_corners=True
-        )[0]
-        low, high = masks.amin((1, 2), keepdim=True), masks.amax((1, 2), keepdim=True)
-        masks = ((masks - low) / (high - low).clamp_min(1e-8))[:, None]
-        seen = model.grey + (pixels - model.grey) * masks
-        scores.append(score(seen)[:, target])
-    return torch.cat(scores).softmax(0)
+    score = scorer(model, len(tried))
+
+    @torch.inference_mode()
+    def of(some: list[int]) -> Tensor:
+        return score(_through(model, pixels, activation, some))[:, target]
+
+    return steps.scored(tried, of).softmax(0)
 
 
-@torch.inference_mode()
+def _through(model: VisionModel, pixels: Tensor, activation: Tensor, some: list[int]) -> Tensor:
+    """Return the picture `[N,3,S,S]` as it is seen through each channel, grey where that is low."""
+    # corners on corners, as its authors do
+    masks = torch.nn.functional.interpolate(
+        activation[:, some], size=pixels.shape[2:], mode="bilinear", align_corners=True
+    )[0]
+    low, high = masks.amin((1, 2), keepdim=True), masks.amax((1, 2), keepdim=True)
+    masks = ((masks - low) / (high - low).clamp_min(1e-8))[:, None]
+    return model.grey + (pixels - model.grey) * masks
+
+
+def _seen_through(model: VisionModel, pixels: Tensor, activation: Tensor, channel: int) -> Image:
+    return Image(_through(model, pixels, activation, [channel])[0].cpu())
+
+
 def ablation_weights(
     model: VisionModel,
     pixels: Tensor,
     activation: Tensor,
-    tried: Tensor,
+    tried: list[int],
     target: int,
     layer: str,
+    steps: Trials[int],
 ) -> Tensor:
     """Weigh channels by how far the class score falls without each, as a share of its size.
 
@@ -197,21 +219,23 @@ def ablation_weights(
 
     Source: Desai and Ramaswamy 2020, Ablation-CAM, WACV, equation 3.
     """
-    with model.substitute(layer) as tail:
+    with torch.inference_mode(), model.substitute(layer) as tail:
         whole = tail(pixels, activation)[0, target]
-        scores = []
-        for some in (tried[at : at + BATCH] for at in range(0, len(tried), BATCH)):
+
+        def of(some: list[int]) -> Tensor:
             without = activation.repeat(len(some), 1, 1, 1)
             without[torch.arange(len(some)), some] = 0
-            scores.append(tail(pixels, without)[:, target])
-    left = torch.cat(scores)
+            return tail(pixels, without)[:, target]
+
+        left = steps.scored(tried, of)
     return (whole - left) / whole.abs().clamp_min(1e-8)
 
 
-def _strongest(activation: Tensor, count: int) -> Tensor:
+def _strongest(activation: Tensor, count: int) -> list[int]:
     """Return the numbers of the channels with the largest mean."""
     strength = activation[0].mean((1, 2))
-    return strength.topk(min(count, len(strength))).indices.sort().values
+    found: list[int] = strength.topk(min(count, len(strength))).indices.sort().values.tolist()
+    return found
 
 
 BY_GRADIENT: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -221,3 +245,6 @@ BY_GRADIENT: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "hires-cam": high_resolution,
     "layer-cam": by_layer,
 }
+# How channels are weighed by trying them, and how many pass together: whole pictures, or
+# activations from their layer on.
+BY_TRIAL = {"score-cam": (score_weights, TOGETHER), "ablation-cam": (ablation_weights, 32)}

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import torch
@@ -12,12 +10,12 @@ from pydantic import Field
 from torch import Tensor
 
 from lantern.artifact import Outcome
-from lantern.checkpoint import Checkpoints, restoring
+from lantern.checkpoint import Checkpoints
 from lantern.image import Image
 from lantern.local_change import Box, LocalChange, covered
 from lantern.optimize.regularize import blur
 from lantern.patches import coarse_to_fine, patches, spread
-from lantern.progress import Progress, Step, Told
+from lantern.progress import Progress, Told
 from lantern.registry import technique
 from lantern.scoring import Scorer, compiled_scorer
 from lantern.techniques.effort import effort
@@ -31,6 +29,7 @@ from lantern.techniques.explained import (
 )
 from lantern.techniques.neuron import NeuronParams, Watched, neuron_facts
 from lantern.techniques.target import choose_class, require_whole
+from lantern.techniques.trials import Trials
 from lantern.vision_model import TOGETHER, VisionModel
 from lantern.work import Sizes, Work
 
@@ -118,13 +117,17 @@ def occlusion(
 
     def explain(network: VisionModel, pixels: Tensor, target: int | None) -> Attribution:
         filling = _filling(network, pixels, params)
+
+        def shown(last: Box) -> Image:
+            return Image(covered(pixels, filling, [last])[0].cpu())
+
         with torch.inference_mode():
             logits = network.logits(pixels)
             chosen = choose_class(network, logits, target)
             _, tell, kept = turn(network, model, told, checkpoints)
             neuron = _neuron(network, pixels, params.layer, watched)
             total = _most_steps(len(boxes), params.coarse)
-            steps = Steps.begun(tell, kept, total, pixels, filling)
+            steps = Trials.begun(tell, kept, total, STEP, shown, pixels.device)
 
             def fall(some: list[Box]) -> Tensor:
                 if neuron is not None:
@@ -170,67 +173,13 @@ def _most_steps(count: int, coarse: float) -> int:
     return -(-count // STEP) + bool(coarse)
 
 
-@dataclass
-class Steps:
-    """Goes through patches a few at a time: tells of each step, and keeps the scores it found.
-
-    Patches come in the same order in a run that goes on: the first steps are those it has.
-    """
-
-    progress: Progress
-    checkpoints: Checkpoints
-    total: int
-    shown: Callable[[list[Box]], Image]
-    scores: list[Tensor]
-    taken: int = 0
-
-    @classmethod
-    def begun(
-        cls, progress: Progress, checkpoints: Checkpoints, total: int, pixels: Tensor,
-        filling: Tensor,
-    ) -> Steps:  # fmt: skip
-        """Begin with nothing, or with the scores an earlier run has found."""
-
-        def shown(boxes: list[Box]) -> Image:
-            return Image(covered(pixels, filling, boxes)[0].cpu())
-
-        kept = checkpoints.restore_tensors()
-        if kept is None:
-            return cls(progress, checkpoints, total, shown, [])
-        with restoring():
-            found = torch.split(kept["scores"].to(pixels.device), kept["counts"].tolist())
-        return cls(progress, checkpoints, total, shown, list(found))
-
-    def scored(self, boxes: list[Box], score: Callable[[list[Box]], Tensor]) -> Tensor:
-        """Return the score under each patch, `[P]`; `score` finds those of a few."""
-        before = self.taken
-        for at in range(0, len(boxes), STEP):
-            self._take(boxes[at : at + STEP], score)
-        return torch.cat(self.scores[before : self.taken])
-
-    def _take(self, some: list[Box], score: Callable[[list[Box]], Tensor]) -> None:
-        is_new = self.taken == len(self.scores)
-        if is_new:
-            self.scores.append(score(some).clone())  # a part would keep all classes
-        self.taken += 1
-        if self.taken == len(self.scores):  # also of a run that goes on, where it was
-            shown = functools.partial(self.shown, some[-1:])
-            self.progress(Step(self.taken, self.total, 0.0, shown))
-        if is_new:
-            self.checkpoints.keep_tensors(self._state)
-
-    def _state(self) -> dict[str, Tensor]:
-        counts = torch.tensor([len(scores) for scores in self.scores])
-        return {"scores": torch.cat(self.scores), "counts": counts}
-
-
 def _by_logits(
     model: VisionModel,
     scores: Callable[[Tensor], Tensor],
     pixels: Tensor,
     filling: Tensor,
     boxes: list[Box],
-    steps: Steps,
+    steps: Trials[Box],
     *,
     quick: Scorer | None,
 ) -> Tensor:
@@ -253,7 +202,7 @@ def _by_answers(
     pixels: Tensor,
     filling: Tensor,
     boxes: list[Box],
-    steps: Steps,
+    steps: Trials[Box],
 ) -> Tensor:
     """Return how far the value of one neuron falls under each patch, `[P]`."""
     layer, index = neuron["layer"], neuron["index"]

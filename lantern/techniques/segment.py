@@ -128,11 +128,12 @@ SURE, NOT, MAYBE = 1, 2, 3
 
 def _explained(model: VisionModel, image: Image, params: SegmentParams) -> Outcome:
     shared = params.model_dump(include=set(ExplainParams.model_fields))
+    kept = Checkpoints()  # one gradient is no state worth keeping
     if params.method == "saliency":
-        # one gradient needs no chance, and is no state worth keeping
-        chance, kept = torch.Generator(), Checkpoints()
+        chance = torch.Generator()  # which it does not need
         return saliency(model, image, chance, silent, kept, SaliencyParams(**shared))
-    return grad_cam(model, image, GradCamParams(method=params.method, **shared))
+    cam = GradCamParams(method=params.method, **shared)
+    return grad_cam(model, image, silent, kept, cam)
 
 
 def seed_labels(seeds: Tensor, params: SegmentParams) -> Tensor:
