@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from services.jobs import QUEUED, Claim
 PROBLEM_JSON = "application/problem+json"
 DREAM = "/v1/techniques/deep-dream"
 PAINT = "/v1/techniques/fast-style"
+NO_JOB = "job_" + 32 * "0"
+JOB_ID = re.compile(r"job_[0-9a-f]{32}")
 
 
 def encode(kind: str = "PNG", size: tuple[int, int] = (64, 48), seed: int = 0) -> bytes:
