@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,6 +28,21 @@ def photo(tmp_path_factory: pytest.TempPathFactory, small_cat: bytes) -> Path:
     return path
 
 
+@pytest.fixture
+def here(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Lantern:
+    """Run `lantern` with some words and settings in this process, which has loaded it already."""
+
+    def run(*words: str | Path, **settings: str) -> subprocess.CompletedProcess[str]:
+        for name, value in settings.items():
+            monkeypatch.setenv(name, value)
+        capsys.readouterr()
+        status = main([*map(str, words)])
+        printed = capsys.readouterr()
+        return subprocess.CompletedProcess(words, status, printed.out, printed.err)
+
+    return run
+
+
 class TestTechniques:
     def test_classify_prints_a_table(self, lantern: Lantern, photo: Path) -> None:
         ran = lantern("classify", photo, "--top", "3")
@@ -35,11 +51,9 @@ class TestTechniques:
         assert len(rows) == 3
         assert "cat" in rows[0]["label"] or rows[0]["label"] == "tabby"
 
-    def test_grad_cam_writes_raw_numbers(
-        self, lantern: Lantern, photo: Path, tmp_path: Path
-    ) -> None:
+    def test_grad_cam_writes_raw_numbers(self, here: Lantern, photo: Path, tmp_path: Path) -> None:
         out = tmp_path / "why.npz"
-        ran = lantern("grad-cam", photo, "-o", out, "--target", "0", "--relu", "false")
+        ran = here("grad-cam", photo, "-o", out, "--target", "0", "--relu", "false")
         assert ran.returncode == 0, ran.stderr
         assert "why.npz" in ran.stdout
         with np.load(out) as arrays:
@@ -48,21 +62,19 @@ class TestTechniques:
         assert np.isfinite(heatmap).all()
         assert heatmap.min() < heatmap.max()
 
-    def test_fast_style_writes_a_picture(
-        self, lantern: Lantern, photo: Path, tmp_path: Path
-    ) -> None:
+    def test_fast_style_writes_a_picture(self, here: Lantern, photo: Path, tmp_path: Path) -> None:
         out = tmp_path / "painted.webp"
-        ran = lantern("fast-style", photo, "-o", out, "--size", "128")
+        ran = here("fast-style", photo, "-o", out, "--size", "128")
         assert ran.returncode == 0, ran.stderr
         assert kind_of(out.read_bytes()) == "WEBP"
         assert max(decode(out.read_bytes()).shape) == 128
 
     def test_deep_dream_shows_its_progress(
-        self, lantern: Lantern, photo: Path, tmp_path: Path
+        self, here: Lantern, photo: Path, tmp_path: Path
     ) -> None:
         out = tmp_path / "dream.png"
         words = ("--steps", "2", "--octaves", "2", "--size", "144", "--seed", "3")
-        ran = lantern("deep-dream", photo, "-o", out, *words)
+        ran = here("deep-dream", photo, "-o", out, *words)
         assert ran.returncode == 0, ran.stderr
         assert kind_of(out.read_bytes()) == "PNG"
         assert "4/4" in ran.stderr
@@ -172,11 +184,11 @@ class TestWords:
 class TestTraining:
     @pytest.mark.parametrize("way", ["quick", "thorough"])
     def test_a_trained_style_can_be_kept_and_painted_with(
-        self, lantern: Lantern, photo: Path, tmp_path: Path, way: str
+        self, here: Lantern, photo: Path, tmp_path: Path, way: str
     ) -> None:
         store = tmp_path / "store"
         shutil.copytree(Settings().styles_path, store / "styles")
-        here = {"LANTERN_MODEL_STORE": str(store)}
+        store_is = {"LANTERN_MODEL_STORE": str(store)}
         photos = tmp_path / "photos"
         photos.mkdir()
         for number in range(3):
@@ -184,13 +196,13 @@ class TestTraining:
         painting = tmp_path / "painting.png"
         painting.write_bytes(encode(noise(120, 120, seed=9)))
         file = tmp_path / "smoke.safetensors"
-        trained = lantern(
+        trained = here(
             "train-style", painting, "-o", file, "--way", way, "--collection", photos,
-            "--steps", "2", "--batch", "1", "--crop", "64", "--style-size", "64", **here,
+            "--steps", "2", "--batch", "1", "--crop", "64", "--style-size", "64", **store_is,
         )  # fmt: skip
         assert trained.returncode == 0, trained.stderr
         words = ("keep-style", file, "--name", "smoke", "--title", "A test", "--made-by", "a test")
-        kept = lantern(*words, **here)
+        kept = here(*words, **store_is)
         assert kept.returncode == 0, kept.stderr
         assert kept.stdout.startswith("smoke is in ")
         facts = json.loads((store / "styles" / "styles.json").read_text())["smoke"]
@@ -201,17 +213,17 @@ class TestTraining:
         assert kind_of((store / "styles" / "smoke.jpg").read_bytes()) == "JPEG"
 
         out = tmp_path / "painted.png"
-        painted = lantern("fast-style", photo, "-o", out, "--style", "smoke", **here)
+        painted = here("fast-style", photo, "-o", out, "--style", "smoke", **store_is)
         assert painted.returncode == 0, painted.stderr
         assert decode(out.read_bytes()).shape == decode(photo.read_bytes()).shape
 
-    def test_what_is_no_style_is_not_kept(self, lantern: Lantern, photo: Path) -> None:
-        refused = lantern("keep-style", photo, "--name", "smoke")
+    def test_what_is_no_style_is_not_kept(self, here: Lantern, photo: Path) -> None:
+        refused = here("keep-style", photo, "--name", "smoke")
         assert refused.returncode == 2
         assert "no style that train-style has written" in refused.stderr
 
     def test_many_styles_are_trained_together(
-        self, lantern: Lantern, photo: Path, tmp_path: Path
+        self, here: Lantern, photo: Path, tmp_path: Path
     ) -> None:
         store, paintings, photos = (tmp_path / name for name in ("store", "paintings", "photos"))
         for folder, count in ((paintings, 2), (photos, 3)):
@@ -219,19 +231,19 @@ class TestTraining:
             for number in range(count):
                 path = folder / f"a_{number}.png"
                 path.write_bytes(encode(noise(120, 100, seed=number)))
-        here = {"LANTERN_MODEL_STORE": str(store)}
-        trained = lantern(
+        store_is = {"LANTERN_MODEL_STORE": str(store)}
+        trained = here(
             "train-styles", paintings, "--photos", photos, "--judge", "efficientnet-lite0",
             "--steps", "2", "--batch", "2", "--crop", "64", "--style-size", "64", "--width", "4",
-            "--blocks", "1", "--state", tmp_path / "state", **here,
+            "--blocks", "1", "--state", tmp_path / "state", **store_is,
         )  # fmt: skip
         assert trained.returncode == 0, trained.stderr
         out = tmp_path / "painted.png"
         words = ("fast-style", photo, "-o", out, "--style", "a-0:0.3,a-1:0.7")
-        painted = lantern(*words, **here)
+        painted = here(*words, **store_is)
         assert painted.returncode == 0, painted.stderr
-        painted = lantern(
-            "arbitrary-style", photo, "--style", paintings / "a_0.png", "-o", out, **here
+        painted = here(
+            "arbitrary-style", photo, "--style", paintings / "a_0.png", "-o", out, **store_is
         )
         assert painted.returncode == 0, painted.stderr
         assert decode(out.read_bytes()).shape == decode(photo.read_bytes()).shape
