@@ -8,8 +8,10 @@ before the fork, so that the processes share its memory.
 import resource
 from pathlib import Path
 
+from services.memory import keep_little
 from services.settings import read
 
+keep_little()
 _settings = read()
 _files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 

@@ -28,7 +28,7 @@ from services.worker.courier import deliver_one
 from services.worker.desk import Desk, desk
 from services.worker.ending import Ending
 from services.worker.hang import ends_if_it_hangs
-from services.worker.memory import give_back
+from services.memory import give_back
 from services.worker.patience import patiently
 from services.worker.pulse import Pulse
 from services.worker.trained import decoders_of
