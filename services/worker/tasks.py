@@ -18,6 +18,7 @@ from services.blobs import FilesAway, StorageFull
 from services.clients import Stores
 from services.job_bytes import tidy_up
 from services.jobs import Claim
+from services.memory import give_back
 from services.queues import DELIVER, RUN_JOB, TIDY, queue_of, send
 from services.record import LANES, Job, Lane
 from services.settings import read
@@ -28,7 +29,6 @@ from services.worker.courier import deliver_one
 from services.worker.desk import Desk, desk
 from services.worker.ending import Ending
 from services.worker.hang import ends_if_it_hangs
-from services.memory import give_back
 from services.worker.patience import patiently
 from services.worker.pulse import Pulse
 from services.worker.trained import decoders_of
