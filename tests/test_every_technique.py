@@ -80,6 +80,10 @@ CHEAP: dict[str, Any] = {
 }
 
 
+# Methods of several steps, where the usual one has a single one; chance plays a part in the first.
+TELLING = ("smooth-grad", "score-cam")
+
+
 def cheap(technique: Technique) -> dict[str, Any]:
     """Return parameters that keep a run short, by the names and bounds of its fields."""
     schema = technique.params_type.model_json_schema().get("properties", {})
@@ -89,8 +93,10 @@ def cheap(technique: Technique) -> dict[str, Any]:
             # of explanations four pass together, and a run is to have more than one batch
             least = 3 if technique.runs == "job" else 5
             chosen[name] = max(least, entry.get("anyOf", [entry])[0]["minimum"])
-        elif "smooth-grad" in entry.get("enum", ()):  # where chance plays a part
-            chosen[name] = "smooth-grad"
+        elif telling := [way for way in entry.get("enum", ()) if way in TELLING]:
+            chosen[name] = telling[0]
+        elif entry.get("type") == "integer" and name == "channels":
+            chosen[name] = 12
         elif entry.get("type") == "integer" and name.endswith("size"):
             chosen[name] = max(64, entry["minimum"])
         elif entry.get("type") == "number" and name.endswith("scale"):

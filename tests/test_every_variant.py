@@ -25,10 +25,12 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     **{
         method: ("grad-cam", {"method": method, "channels": 4})
         for method in (
-            "grad-cam++", "hires-cam", "layer-cam", "score-cam", "ablation-cam", "guided-grad-cam"
+            "grad-cam", "grad-cam++", "hires-cam", "layer-cam", "ablation-cam", "guided-grad-cam"
         )
     },
-    "early grad-cam": ("grad-cam", {"layer": LAYER, "relu": False, "fit": "crop"}),
+    "early grad-cam": (
+        "grad-cam", {"method": "hires-cam", "layer": LAYER, "relu": False, "fit": "crop"}
+    ),
     "deconvnet": ("guided-backprop", {"rule": "deconvnet"}),
     "neuron": ("guided-backprop", {"layer": LAYER}),
     "neuron by deconvnet": ("guided-backprop", {"layer": LAYER, "channel": 3, "rule": "deconvnet"}),
