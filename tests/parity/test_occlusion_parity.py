@@ -6,7 +6,7 @@ from captum.attr import Occlusion
 
 from lantern.image import Image
 from lantern.vision_model import VisionModel
-from tests.test_parity import (
+from tests.parity.common import (
     SIDE,
     Functional,
     assert_close,
