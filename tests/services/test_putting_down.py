@@ -26,7 +26,7 @@ from services.worker.tasks import work
 from tests.services.gateway import PHOTO, queue
 from tests.waiting import until
 
-MASKS = {"masks": 240, "error": 1e-6, "evidence": 0}
+MASKS = {"masks": 160, "error": 1e-6, "evidence": 0}
 LOOKING: dict[str, dict[str, Any]] = {
     "multifaceted": {"looked_at": 6, "facets": 1, "steps": 1, "size": 64},
     "train-decoder": {"looked_at": 6, "size": 16, "width": 4, "steps": 1, "batch": 1},
