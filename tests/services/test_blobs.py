@@ -19,6 +19,7 @@ import fsspec
 import pytest
 import redis
 from fsspec.implementations.local import LocalFileOpener
+from moto.server import ThreadedMotoServer
 
 from services.blobs import BLOB, ORPHAN_AFTER_S, Blobs, FilesAway, StorageFull
 
@@ -32,11 +33,32 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "store"
 
 
-@pytest.fixture(params=["file", "memory"])
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """A bucket of an S3 server on this machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+        server.start()
+        host, port = server.get_host_and_port()
+        for word, text in (
+            ("ENDPOINT_URL", f"http://{host}:{port}"), ("DEFAULT_REGION", "us-east-1"),
+            ("ACCESS_KEY_ID", "test"), ("SECRET_ACCESS_KEY", "test"),
+        ):  # fmt: skip
+            patch.setenv(f"AWS_{word}", text)
+        files = fsspec.filesystem("s3")
+        files.mkdir("lantern-files")
+        yield "lantern-files"
+        server.stop()
+
+
+@pytest.fixture(params=["file", "memory", "s3"])
 def url(request: pytest.FixtureRequest, root: Path) -> Iterator[str]:
-    """A store on the disk, and one that is no folder."""
+    """A store on the disk, and two that are no folders."""
     if request.param == "file":
         yield f"file://{root}"
+        return
+    if request.param == "s3":
+        yield f"s3://{request.getfixturevalue('bucket')}/{uuid.uuid4().hex}"
         return
     name = f"/{uuid.uuid4().hex}"
     yield f"memory:/{name}"
