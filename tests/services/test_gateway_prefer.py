@@ -11,9 +11,9 @@ import pytest
 from flask.testing import FlaskClient
 
 from services.clients import Stores
-from services.gateway.guard import NOBODY, digest, new_key
+from services.gateway.guard import digest, new_key
 from tests.services.engine import Engine, Reply
-from tests.services.gateway import PAINT, PHOTO, finish, post, problem, queue
+from tests.services.gateway import PAINT, PHOTO, finish, finish_the_first, post, problem, queue
 
 JPEG = {"content-type": "image/jpeg"}
 TOO_LARGE = Reply(413, b'{"code": "answer-too-large", "detail": "too large", "errors": []}')
@@ -75,12 +75,7 @@ def test_the_job_is_waited_for_as_long_as_is_left(
     engine.reply(Reply(headers=JPEG, slow_s=SLOW_S))
     http = make_http(torchserve_url=engine.url, interactive_timeout_s=0.5)
 
-    def finish_the_first() -> None:
-        while not (made := stores.jobs.newest(NOBODY, 1)):
-            time.sleep(0.01)
-        finish(stores, {"id": made[0][1], "params": {}})
-
-    thread = threading.Thread(target=finish_the_first)
+    thread = threading.Thread(target=finish_the_first, args=(stores,))
     thread.start()
     response = post(http, PAINT, headers={"Prefer": "wait=10", "Accept": "image/png"})
     thread.join()

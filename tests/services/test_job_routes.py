@@ -32,6 +32,7 @@ from tests.services.gateway import (
     PHOTO,
     encode,
     finish,
+    finish_the_first,
     multipart,
     post,
     problem,
@@ -159,12 +160,7 @@ class TestPrefer:
     def test_waiting_ends_with_the_job(self, app: flask.Flask, stores: Stores) -> None:
         import threading
 
-        def finish_the_first() -> None:
-            while not (made := stores.jobs.newest(NOBODY, 1)):
-                time.sleep(0.01)
-            finish(stores, {"id": made[0][1], "params": {}})
-
-        thread = threading.Thread(target=finish_the_first)
+        thread = threading.Thread(target=finish_the_first, args=(stores,))
         thread.start()
         started = time.monotonic()
         response = post(app.test_client(), headers={"Prefer": "wait=20", "Accept": "image/png"})
