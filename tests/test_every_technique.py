@@ -375,6 +375,7 @@ def test_a_call_does_not_depend_on_those_before_it(
     again = go(technique, others)
     assert not technique.inputs or not same(again, result)
     assert same(go(technique), result)
+    assert same(go(technique, others), again)
 
 
 @each(EVERY)

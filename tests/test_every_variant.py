@@ -25,11 +25,12 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     **{
         method: ("grad-cam", {"method": method, "channels": 4})
         for method in (
-            "grad-cam", "grad-cam++", "hires-cam", "layer-cam", "ablation-cam", "guided-grad-cam"
+            "grad-cam", "grad-cam++", "hires-cam", "layer-cam", "score-cam", "ablation-cam",
+            "guided-grad-cam",
         )
     },
     "early grad-cam": (
-        "grad-cam", {"method": "hires-cam", "layer": LAYER, "relu": False, "fit": "crop"}
+        "grad-cam", {"method": "grad-cam", "layer": LAYER, "relu": False, "fit": "crop"}
     ),
     "deconvnet": ("guided-backprop", {"rule": "deconvnet"}),
     "neuron": ("guided-backprop", {"layer": LAYER}),

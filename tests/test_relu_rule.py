@@ -75,6 +75,7 @@ def reached(model: VisionModel, neurons: list[str]) -> list[float]:
 @pytest.mark.parametrize(
     ("name", "layer"),
     [
+        ("vgg16", "features.22"),
         ("alexnet", "features.9"),
         ("resnet18", "layer3.1"),
         ("squeezenet1-1", "features.6.expand3x3_activation"),
