@@ -1,4 +1,4 @@
-"""A network made quicker: batch norms folded into convolutions, values of a pixel side by side."""
+"""A network made quicker: norms and pads joined to convolutions, values of a pixel side by side."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ MOST_TWINS = 4
 
 
 class Twins:
-    """The quick twins of a network, one for each set of convolutions that stay as they are.
+    """The quick twins of a network, one for each set of layers that stay as they are.
 
     `pixels` `[1,C,H,W]` are passed to find the norms that can be folded.
     """
 
     def __init__(self, network: nn.Module, pixels: Tensor) -> None:
         self._network, self._made = network, dict[frozenset[str], nn.Module]()
-        self._norms = pairs(network, pixels)
-        if not is_same(network, folded(network, self._norms), pixels):
-            self._norms = {}
+        self._norms, self._pads = pairs(network, pixels), pads(network)
+        if not is_same(network, folded(network, self._norms, self._pads), pixels):
+            self._norms, self._pads = {}, {}
 
     def twin(self, layers: Collection[str]) -> nn.Module:
         """Return the twin in which `layers` can be looked at."""
-        keep = frozenset(self._norms.keys() & set(layers))
+        keep = frozenset((self._norms.keys() | self._pads.keys()) & set(layers))
         if keep not in self._made:
             while len(self._made) >= MOST_TWINS:
                 self._made.pop(next(iter(self._made)))
-            self._made[keep] = folded(self._network, self._norms, keep)
+            self._made[keep] = folded(self._network, self._norms, self._pads, keep)
         return self._made[keep]
 
 
@@ -79,21 +79,51 @@ def pairs(network: nn.Module, pixels: Tensor) -> dict[str, str]:
     return {c: n for c, n in found.items() if runs[c] == runs[n] == 1}
 
 
-@torch.inference_mode(mode=False)  # whoever asks for it first may later want gradients through it
-def folded(network: nn.Module, norms: Mapping[str, str], keep: Collection[str] = ()) -> nn.Module:
-    """Return a copy whose batch norms are part of the convolutions before them.
+def pads(network: nn.Module) -> dict[str, str]:
+    """Return the modules by which a convolution pads first, alike on both sides, and that, by name.
 
-    Convolutions in `keep`, and their norms, stay as they are. The others' outputs are those of
-    their norms. Weights that are not changed are shared with `network`.
+    TensorFlow's "same" is written so.
+    """
+    found: dict[str, str] = {}
+    for conv, module in network.named_modules():
+        if not isinstance(module, nn.Conv2d) or module.padding != (0, 0):
+            continue
+        for name, pad in module.named_children():
+            if isinstance(pad, nn.ZeroPad2d) and pad.padding[::2] == pad.padding[1::2]:
+                found[f"{conv}.{name}"] = conv
+    return found
+
+
+@torch.inference_mode(mode=False)  # whoever asks for it first may later want gradients through it
+def folded(
+    network: nn.Module,
+    norms: Mapping[str, str],
+    padded: Mapping[str, str],
+    keep: Collection[str] = (),
+) -> nn.Module:
+    """Return a copy whose batch norms and pads are part of their convolutions.
+
+    Convolutions in `keep`, and their norms, and pads stay as they are. The others' outputs are
+    those of their norms, or what they are given. Weights that are not changed are shared with
+    `network`.
     """
     shared = {id(t): t for t in (*network.parameters(), *network.buffers())}
     quick = copy.deepcopy(network, dict(shared))
     modules = dict(quick.named_modules())
+
+    def leave_out(name: str) -> None:
+        parent, _, leaf = name.rpartition(".")
+        setattr(modules[parent] if parent else quick, leaf, nn.Identity())
+
     for name, norm in norms.items():
         if name not in keep:
             _fold(modules[name], modules[norm])
-            parent, _, leaf = norm.rpartition(".")
-            setattr(modules[parent] if parent else quick, leaf, nn.Identity())
+            leave_out(norm)
+    for pad, name in padded.items():
+        if pad not in keep:
+            left, _, top, _ = modules[pad].padding
+            modules[name].padding = (top, left)
+            leave_out(pad)
     for module in quick.modules():
         if isinstance(module, nn.Conv2d):  # a copy: the other network keeps its own layout
             weight = module.weight.detach().to(memory_format=torch.channels_last, copy=True)

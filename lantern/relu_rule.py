@@ -16,6 +16,8 @@ Rule = Literal["vanilla", "deconvnet", "guided"]
 # Steps of an ascent in which silent units are woken.
 WAKES = 16
 
+hardtanh_backward = torch.ops.aten.hardtanh_backward.default
+
 _IN_PLACE: set[Any] = {
     torch.relu_, Tensor.relu_, F.relu_, F.hardtanh_, torch.threshold_,
     torch.clamp_, Tensor.clamp_, torch.clamp_min_, Tensor.clamp_min_, torch.clip_, Tensor.clip_,
@@ -68,7 +70,10 @@ class ReluRule(TorchFunctionMode):
         self.reached += 1
         given: Tensor = args[0] if args else kwargs["input"]
         in_place = func in _IN_PLACE or _option(args, kwargs, func)
-        out: Tensor = _Rectifier.apply(given, ceiling, self._rule)  # type: ignore[no-untyped-call]
+        # what torch keeps for the way back, or what nobody else sees: so a network that may write
+        # over things without the rule may with it
+        keeps_made = in_place or func in _RELU
+        out: Tensor = _Rectifier.apply(given, ceiling, self._rule, keeps_made)  # type: ignore[no-untyped-call]
         # whoever holds the tensor that was to be written over sees the same as always
         return given.copy_(out) if in_place else out
 
@@ -78,33 +83,49 @@ class _Rectifier(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, given: Tensor, ceiling: float, rule: Rule | Literal["redirected"]
+        ctx: Any,
+        given: Tensor,
+        ceiling: float,
+        rule: Rule | Literal["redirected"],
+        keeps_made: bool,
     ) -> Tensor:
-        ctx.rule = rule
-        # as torch does: a unit at its ceiling passes nothing on
-        is_on = (given > 0) & (given < ceiling)
-        ctx.save_for_backward(is_on, given <= 0 if rule == "redirected" else None)
-        return given.clamp(0, ceiling)
+        made = given.clamp(0, ceiling)
+        ctx.rule, ctx.ceiling = rule, ceiling
+        ctx.save_for_backward(made if keeps_made else given)
+        return made
 
     @staticmethod
-    def backward(ctx: FunctionCtx, *gradients: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: FunctionCtx, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
         (gradient,) = gradients
-        is_on, is_off = ctx.saved_tensors  # type: ignore[attr-defined]
+        (kept,) = ctx.saved_tensors  # type: ignore[attr-defined]
         rule: Rule | Literal["redirected"] = ctx.rule  # type: ignore[attr-defined]
-        if rule == "redirected":
-            return _redirected(gradient, is_on, is_off), None, None
-        if rule != "vanilla":
+        if rule in ("deconvnet", "guided"):
             gradient = gradient.clamp_min(0)
-        return gradient if rule == "deconvnet" else gradient * is_on, None, None
+        if rule != "deconvnet":
+            # as torch does: a unit at its ceiling passes nothing on
+            usual = hardtanh_backward(gradient, kept, 0, ctx.ceiling)  # type: ignore[attr-defined]
+            gradient = _redirected(gradient, usual, kept) if rule == "redirected" else usual
+        return gradient, None, None, None
 
 
-def _redirected(gradient: Tensor, is_on: Tensor, is_off: Tensor) -> Tensor:
-    """Return the gradient; of a sample that would have none, of units it would bring into play."""
-    usual = gradient * is_on
+def _redirected(gradient: Tensor, usual: Tensor, kept: Tensor) -> Tensor:
+    """Return the usual gradient; of a sample that has none, of units it would bring into play."""
+    # a column nearly always tells that no sample is silent, and is much less to read than all
+    if usual.dim() > 2 and not _is_silent(usual[..., usual.shape[-1] // 2]).any():
+        return usual
+    is_silent = _is_silent(usual)
+    if not is_silent.any():
+        return usual
     # down a loss units go up where its gradient is negative, down from the ceiling where positive
-    helps = torch.where(is_off, gradient < 0, gradient > 0)
-    is_silent = ~usual.flatten(1).any(1)
+    helps = torch.where(kept <= 0, gradient < 0, gradient > 0)
     return torch.where(is_silent.view(-1, *[1] * (gradient.dim() - 1)), gradient * helps, usual)
+
+
+def _is_silent(gradient: Tensor) -> Tensor:
+    """Tell of each sample of `[N,...]` whether all of it is zero, `[N]`."""
+    sides = tuple(range(1, gradient.dim()))
+    largest: Tensor = torch.linalg.vector_norm(gradient, math.inf, dim=sides)
+    return largest == 0
 
 
 def _ceiling(func: Any, args: Any, kwargs: Any) -> float | None:

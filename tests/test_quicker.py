@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lantern import compiled as compilation
 from lantern import scoring
-from lantern.folding import Twins, pairs
+from lantern.folding import Twins, pads, pairs
 from lantern.records import RECORDS
 from lantern.scoring import WORTH, compiled_scorer, scorer
 from lantern.vision_model import VisionModel
@@ -50,7 +50,10 @@ def test_twins_of_all_kinds_of_networks_score_alike(name: str, count: int, pixel
 
 
 def test_layers_that_are_asked_for_are_as_they_were(model: VisionModel, pixels: Tensor) -> None:
-    for layers in (["_conv_head"], ["_blocks.2", "_blocks.4._expand_conv"], ["_bn1"]):
+    for layers in (
+        ["_conv_head"], ["_blocks.2", "_blocks.4._expand_conv"], ["_bn1"],
+        ["_blocks.2._depthwise_conv.static_padding", "_blocks.2"],
+    ):  # fmt: skip
         with torch.inference_mode(), model.capture(layers) as plain:
             wanted = plain(pixels)
         with torch.inference_mode(), model.quick(layers).capture(layers) as quick:
@@ -111,6 +114,37 @@ def test_an_output_that_is_used_twice_is_not_folded() -> None:
     seen = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     twin = Twins(network, seen).twin(())
     assert isinstance(twin.get_submodule("norm"), nn.BatchNorm2d)
+    torch.testing.assert_close(twin(seen), network(seen))
+
+
+def test_pads_are_joined_where_both_sides_are_alike(model: VisionModel, pixels: Tensor) -> None:
+    joined = pads(model.network)
+    twin = model.quick().network
+    for name, conv in joined.items():
+        assert isinstance(twin.get_submodule(name), nn.Identity)
+        assert model.network.get_submodule(conv).padding == (0, 0)
+    # what is left belongs to strides of two, where one side is padded more
+    left = [m.padding for m in twin.modules() if isinstance(m, nn.ZeroPad2d)]
+    assert len(joined) > len(left) > 0
+    assert all(first != last for first, last, *_ in left)
+
+
+def test_pads_that_are_not_what_they_seem_are_left_alone() -> None:
+    class Twice(nn.Conv2d):
+        def __init__(self) -> None:
+            super().__init__(3, 4, 3)
+            self.pad = nn.ZeroPad2d(1)
+
+        def forward(self, input: Tensor) -> Tensor:  # its name in torch
+            made: Tensor = super().forward(self.pad(self.pad(input)))
+            return made.mean((2, 3))
+
+    network = Twice().eval()
+    network_of_one = nn.Sequential(network)
+    seen = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert pads(network_of_one) == {"0.pad": "0"}
+    twin = Twins(network_of_one, seen).twin(())
+    assert isinstance(twin.get_submodule("0.pad"), nn.ZeroPad2d)
     torch.testing.assert_close(twin(seen), network(seen))
 
 
