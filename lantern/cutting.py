@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +60,7 @@ def replaced(
     What lies before the layer runs for the input, what lies behind it for the maps.
     """
     given: list[Tensor] = []
+    one_serves = True
 
     def hook(module: nn.Module, inputs: object, output: object) -> Tensor | None:
         # a layer used twice is replaced where it is used first
@@ -68,12 +69,20 @@ def replaced(
         return layout.output(given.pop(), output).clone()
 
     def run(pixels: Tensor, activations: Tensor) -> Tensor:
-        given[:] = [activations]
+        nonlocal one_serves
+        count = len(activations)
         try:
-            return forward(pixels)
-        except RuntimeError:  # where the one picture's earlier layers are joined to many
+            if one_serves and len(pixels) != count:
+                given[:] = [activations]
+                with suppress(RuntimeError):
+                    made = forward(pixels)
+                    if len(made) == count:
+                        return made
+                # earlier layers of the one picture are joined to many, or their number is asked for
+                # at the end: from now on there are as many pictures
+                one_serves = False
             given[:] = [activations]
-            return forward(pixels.expand(len(activations), -1, -1, -1))
+            return forward(pixels.expand(count, -1, -1, -1))
         finally:
             given.clear()
 

@@ -94,6 +94,21 @@ def pads(network: nn.Module) -> dict[str, str]:
     return found
 
 
+@torch.inference_mode()
+def joined(network: nn.Module, pixels: Tensor) -> nn.Module:
+    """Return a copy whose convolutions pad by themselves, or the network where that moves a bit.
+
+    `pixels` `[N,C,H,W]` are passed to see that it does not. Weights are shared with `network`.
+    """
+    found = pads(network)
+    if not found:
+        return network
+    with torch.inference_mode(mode=False):
+        copied = _copy(network)
+    _join(copied, found)
+    return copied if torch.equal(copied(pixels), network(pixels)) else network
+
+
 @torch.inference_mode(mode=False)  # whoever asks for it first may later want gradients through it
 def folded(
     network: nn.Module,
@@ -107,23 +122,13 @@ def folded(
     those of their norms, or what they are given. Weights that are not changed are shared with
     `network`.
     """
-    shared = {id(t): t for t in (*network.parameters(), *network.buffers())}
-    quick = copy.deepcopy(network, dict(shared))
+    quick = _copy(network)
     modules = dict(quick.named_modules())
-
-    def leave_out(name: str) -> None:
-        parent, _, leaf = name.rpartition(".")
-        setattr(modules[parent] if parent else quick, leaf, nn.Identity())
-
     for name, norm in norms.items():
         if name not in keep:
             _fold(modules[name], modules[norm])
-            leave_out(norm)
-    for pad, name in padded.items():
-        if pad not in keep:
-            left, _, top, _ = modules[pad].padding
-            modules[name].padding = (top, left)
-            leave_out(pad)
+            _leave_out(quick, norm)
+    _join(quick, {pad: conv for pad, conv in padded.items() if pad not in keep})
     for module in quick.modules():
         if isinstance(module, nn.Conv2d):  # a copy: the other network keeps its own layout
             weight = module.weight.detach().to(memory_format=torch.channels_last, copy=True)
@@ -147,3 +152,24 @@ def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
     )  # fmt: skip
     conv.weight = nn.Parameter(weight.detach(), requires_grad=False)
     conv.bias = nn.Parameter(bias.detach(), requires_grad=False)
+
+
+def _join(network: nn.Module, padded: Mapping[str, str]) -> None:
+    """Let convolutions pad by themselves, in place."""
+    for name, of in padded.items():
+        pad, conv = network.get_submodule(name), network.get_submodule(of)
+        assert isinstance(pad, nn.ZeroPad2d)
+        assert isinstance(conv, nn.Conv2d)
+        conv.padding = (pad.padding[2], pad.padding[0])
+        _leave_out(network, name)
+
+
+def _leave_out(network: nn.Module, name: str) -> None:
+    parent, _, leaf = name.rpartition(".")
+    setattr(network.get_submodule(parent), leaf, nn.Identity())
+
+
+def _copy(network: nn.Module) -> nn.Module:
+    """Copy the modules; the weights are the same."""
+    shared = {id(t): t for t in (*network.parameters(), *network.buffers())}
+    return copy.deepcopy(network, dict(shared))

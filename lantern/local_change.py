@@ -7,9 +7,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lantern.errors import LanternError
+from lantern.folding import joined
 from lantern.layers import necks
 from lantern.scores import is_close
 from lantern.vision_model import LOGITS, SHORTEST, TOGETHER, VisionModel
@@ -76,7 +77,9 @@ class LocalChange:
     """
 
     def __init__(self, model: VisionModel, pixels: Tensor, boxes: Sequence[Box]) -> None:
-        self._model, self._pixels = model, pixels
+        given = model
+        self._model = model = given.once("joined", lambda: _joined(given))
+        self._pixels = pixels
         most = max(max(bottom - top, right - left) for top, bottom, left, right in boxes)
         # what was found of the network, by the largest box
         known: dict[int, tuple[_Stage, ...]] = model.once("stages", dict)
@@ -85,6 +88,11 @@ class LocalChange:
             known[most] = _find(model, most)
         self._stages = known[most] if is_worth_it else ()
         self._crops = _Crops(model, pixels, self._stages)
+
+    @property
+    def network(self) -> nn.Module:
+        """The network that is run."""
+        return self._model.network
 
     @property
     def layers(self) -> list[str]:
@@ -158,11 +166,17 @@ class _Crops:
         return laid
 
 
+def _joined(model: VisionModel) -> VisionModel:
+    """Return the same network with less to copy, which makes the same numbers to the bit."""
+    return model.around(joined(model.network, model.prepared(model.noise(2))))
+
+
 def _onward(model: VisionModel, layer: str, maps: Tensor, end: str) -> Tensor:
     """Return what a network makes of maps of one layer at another."""
     with model.substitute(layer, end) as run:
-        # nothing that comes before the layer goes on, so that the smallest picture will do
-        return run(maps.new_zeros(1, 3, SHORTEST, SHORTEST), maps)
+        # nothing that comes before the layer goes on, so that the smallest pictures will do; as
+        # many as maps, for a network that asks for their number
+        return run(maps.new_zeros(len(maps), 3, SHORTEST, SHORTEST), maps)
 
 
 def _find(model: VisionModel, most: int) -> tuple[_Stage, ...]:

@@ -142,7 +142,10 @@ def _technique(chosen: argparse.Namespace, settings: Settings) -> int:
     from lantern.uncompiled import without_compiler
 
     without_compiler()
-    technique = chosen.technique
+    technique, output = chosen.technique, chosen.output
+    rendering = _params(chosen, Rendering)
+    if output is not None:
+        _check(output)  # before what may take hours
     collections, decoders = _collections(chosen), _decoders(chosen)
     pictures = {slot: _pictures(getattr(chosen, f"slot_{slot}")) for slot in technique.inputs}
     check_inputs(technique, pictures)
@@ -157,8 +160,7 @@ def _technique(chosen: argparse.Namespace, settings: Settings) -> int:
     studio = Studio.open(settings.styles_path, settings.models_path, downloads=True)
     watch = _print_progress if technique.takes_progress else silent
     result = studio.run(call, decoded(call), watch, collections=collections, decoders=decoders)
-    output = chosen.output
-    media_type, body = _encoded(result, output, _params(chosen, Rendering))
+    media_type, body = _encoded(result, output, rendering)
     if output is None and media_type == JSON:
         print(json.dumps(json.loads(body), indent=2))
         return 0
@@ -166,8 +168,22 @@ def _technique(chosen: argparse.Namespace, settings: Settings) -> int:
     output.write_bytes(body)
     print(f"{output}  {_summary(result.facts)}")
     if media_type.startswith("image/"):
-        _write_beside(output, result, _params(chosen, Rendering))
+        _write_beside(output, result, rendering)
     return 0
+
+
+def _check(output: Path) -> None:
+    """Make sure that a file can be written there.
+
+    Raises:
+        NotAcceptable: its name says no form that is known, or there is no such folder.
+    """
+    from lantern.artifact import NotAcceptable
+
+    _media_type(output)
+    if not output.parent.is_dir() or output.is_dir():
+        what = "is a folder" if output.is_dir() else "lies in no folder that exists"
+        raise NotAcceptable(f"{output} {what}; name a file in one that does")
 
 
 def _write_beside(output: Path, result: Any, rendering: Any) -> None:

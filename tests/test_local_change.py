@@ -128,8 +128,21 @@ def test_the_real_network_is_cut(model: VisionModel, photo: Image) -> None:
     assert LocalChange(model, pixels, boxes[:3]).layers == []  # not worth the search
     with torch.inference_mode():
         wanted = model.logits(covered(pixels, grey, boxes))
-    found = local.logits(grey, boxes)
+    passed: list[str] = []
+    late = local.network.get_submodule("_blocks.15")
+    with late.register_forward_hook(lambda *_: passed.append("late")):
+        found = local.logits(grey, boxes)
     assert (found - wanted).abs().max() <= 1e-5 * wanted.abs().max()
+    assert len(passed) == -(-len(boxes) // 16)  # once for each batch
+
+
+def test_the_real_network_pads_by_itself_to_the_same_bits(model: VisionModel, photo: Image) -> None:
+    pixels = photo.resize(224, 224).pixels[None]
+    local = LocalChange(model, pixels, patches(224, 32, 40))
+    assert local.network is not model.network
+    with torch.inference_mode():
+        for some in (pixels, pixels.repeat(5, 1, 1, 1) * torch.linspace(0, 1, 5).view(5, 1, 1, 1)):
+            assert torch.equal(local.network(model.prepared(some)), model.logits(some))
 
 
 def test_boxes_of_any_size_lie_anywhere(model: VisionModel, photo: Image) -> None:

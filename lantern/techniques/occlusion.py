@@ -65,7 +65,7 @@ class OcclusionParams(NeuronParams):
     )
     exact: bool = Field(
         False,
-        description="take the network's own arithmetic, at less than half the speed; without it "
+        description="take the network's own arithmetic, at two thirds of the speed; without it "
         "scores may differ by 1e-5 of the largest",
     )
     coarse: float = Field(

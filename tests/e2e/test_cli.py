@@ -91,6 +91,10 @@ class TestRefusals:
             (["fast-style", "{photo}", "--style", "nope"], "starry-night"),
             (["deep-dream", "{photo}", "--layer", "nope", "-o", "{out}/x.png"], "no such layer"),
             (["classify", "{photo}", "-o", "{out}/x.tiff"], ".npz"),
+            # before the first step, which would be seen
+            (["deep-dream", "{photo}", "-o", "{out}/dream"], ".npz"),
+            (["deep-dream", "{photo}", "--output", "{out}/a/x.png"], "no folder that exists"),
+            (["deep-dream", "{photo}", "--seed", "1", "-o", "{folder}"], "is a folder"),
             (["classify", "{text}"], "JPEG, PNG, WebP or GIF"),
         ],
         ids=lambda value: "" if isinstance(value, str) else "-".join(value[:3:2]),
@@ -105,7 +109,10 @@ class TestRefusals:
     ) -> None:
         text = tmp_path / "notes.jpg"
         text.write_text("not a picture")
-        status = main([word.format(photo=photo, out=tmp_path, text=text) for word in words])
+        folder = tmp_path / "folder.png"
+        folder.mkdir()
+        places = {"photo": photo, "out": tmp_path, "text": text, "folder": folder}
+        status = main([word.format(**places) for word in words])
         printed = capsys.readouterr()
         assert (status, printed.out) == (2, "")
         (line,) = printed.err.splitlines()
