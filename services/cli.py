@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from services import written
 from services.settings import Settings, SettingsError, read
 
 
@@ -145,7 +146,7 @@ def _technique(chosen: argparse.Namespace, settings: Settings) -> int:
     technique, output = chosen.technique, chosen.output
     rendering = _params(chosen, Rendering)
     if output is not None:
-        _check(output)  # before what may take hours
+        written.check(output)  # before what may take hours
     collections, decoders = _collections(chosen), _decoders(chosen)
     pictures = {slot: _pictures(getattr(chosen, f"slot_{slot}")) for slot in technique.inputs}
     check_inputs(technique, pictures)
@@ -160,58 +161,17 @@ def _technique(chosen: argparse.Namespace, settings: Settings) -> int:
     studio = Studio.open(settings.styles_path, settings.models_path, downloads=True)
     watch = _print_progress if technique.takes_progress else silent
     result = studio.run(call, decoded(call), watch, collections=collections, decoders=decoders)
-    media_type, body = _encoded(result, output, rendering)
+    media_type, body = written.encoded(result, output, rendering)
     if output is None and media_type == JSON:
         print(json.dumps(json.loads(body), indent=2))
         return 0
-    output = output or Path(f"{technique.name}{_suffix(media_type)}")
+    output = output or Path(f"{technique.name}{written.suffix_of(media_type)}")
     output.write_bytes(body)
     print(f"{output}  {_summary(result.facts)}")
     if media_type.startswith("image/"):
-        _write_beside(output, result, rendering)
-    return 0
-
-
-def _check(output: Path) -> None:
-    """Make sure that a file can be written there.
-
-    Raises:
-        NotAcceptable: its name says no form that is known, or there is no such folder.
-    """
-    from lantern.artifact import NotAcceptable
-
-    _media_type(output)
-    if not output.parent.is_dir() or output.is_dir():
-        what = "is a folder" if output.is_dir() else "lies in no folder that exists"
-        raise NotAcceptable(f"{output} {what}; name a file in one that does")
-
-
-def _write_beside(output: Path, result: Any, rendering: Any) -> None:
-    """Write further pictures and animations beside the first: `dream-picture-2.png`."""
-    for part in result.artifacts[1:]:
-        if part.kind in ("picture", "animation"):
-            wanted = _media_type(output)
-            form = wanted if wanted in part.media_types else part.media_types[0]
-            path = output.with_name(f"{output.stem}-{part.name}{_suffix(form)}")
-            path.write_bytes(part.encode(form, rendering))
+        for path in written.write_beside(output, result, rendering):
             print(path)
-
-
-def _encoded(result: Any, output: Path | None, rendering: Any) -> tuple[str, bytes]:
-    """Return what is written, in the form that the file's name asks for."""
-    from lantern.artifact import JSON, SAFETENSORS
-    from lantern.call import choose, encode
-
-    if output is None:
-        wanted = JSON if result.principal.kind == "table" else "*/*"
-    else:
-        wanted = _media_type(output)
-        trained = [part for part in result.artifacts if part.kind == "weights"]
-        # the preview goes first, and yet a file of weights can only be what was trained
-        if wanted == SAFETENSORS and trained:
-            return wanted, trained[0].encode(wanted, rendering)
-    media_type = choose(result.principal, [wanted])
-    return media_type, encode(result, media_type, rendering)
+    return 0
 
 
 def _collections(chosen: argparse.Namespace) -> Any:
@@ -279,27 +239,6 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise BadImage(f"{path} cannot be read: {error.strerror}") from None
-
-
-def _media_type(path: Path) -> str:
-    from lantern.artifact import NotAcceptable
-
-    known = _suffixes()
-    if path.suffix.lower() not in known:
-        raise NotAcceptable(f"{path.name} must end in one of {', '.join(known)}")
-    return known[path.suffix.lower()]
-
-
-def _suffixes() -> dict[str, str]:
-    """Return the form that each suffix stands for."""
-    from lantern.artifact import JSON, NPZ, SAFETENSORS
-    from lantern.image import SUFFIXES
-
-    return {**SUFFIXES, ".json": JSON, ".npz": NPZ, ".safetensors": SAFETENSORS}
-
-
-def _suffix(media_type: str) -> str:
-    return next(suffix for suffix, kind in _suffixes().items() if kind == media_type)
 
 
 def _demo(chosen: argparse.Namespace, settings: Settings) -> int:
