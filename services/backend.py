@@ -14,6 +14,7 @@ from lantern import errors
 from lantern.call import Answer, Call
 from lantern.errors import LanternError
 from lantern.registry import Technique
+from lantern.stamp import Stamp, stamp
 
 RETRY_AFTER_S = 0.1
 CONNECT_S = 1.0
@@ -54,7 +55,8 @@ class TorchServeBackend:
     def __init__(
         self, url: str, management_url: str, key_file: str, *, timeout_s: float, pool: int = 32
     ) -> None:
-        self._management_url, self._key_file = management_url, key_file
+        self._management_url = management_url
+        self._keys = _Keys(Path(key_file)) if key_file else None
         self._timeout_s = timeout_s
         self._http = urllib3.PoolManager(maxsize=pool, retries=False)
         # asked for by its address each time, it would take a twentieth of a call longer
@@ -133,13 +135,30 @@ class TorchServeBackend:
         return sum(worker["status"] == "READY" for worker in workers)
 
     def _authorization(self, scope: str) -> dict[str, str]:
-        if not self._key_file:
+        if self._keys is None:
             return {}
         try:
-            key = json.loads(Path(self._key_file).read_text())[scope]["key"]
+            return {"authorization": f"Bearer {self._keys.of(scope)}"}
         except (OSError, ValueError, KeyError) as error:
             raise Unavailable("TorchServe has not started") from error
-        return {"authorization": f"Bearer {key}"}
+
+
+class _Keys:
+    """The keys that TorchServe writes down whenever it starts, read when there are others."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._known: tuple[Stamp, Any] = (), None
+
+    def of(self, scope: str) -> str:
+        """Return the key of a scope."""
+        now = stamp(self._path)
+        was, keys = self._known
+        if not now or now != was:
+            keys = json.loads(self._path.read_text())
+            self._known = now, keys
+        key: str = keys[scope]["key"]
+        return key
 
 
 class EngineFailed(Exception):
