@@ -125,6 +125,36 @@ def test_a_decoder_needs_pictures(small_model: VisionModel, tmp_path: Path) -> N
     assert caught.value.pointer == "/params/collection"
 
 
+def test_both_are_moved_alike_before_each_look(
+    small_model: VisionModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ramp = torch.linspace(0, 1, 36)[:, None].expand(3, 36, 36).clone()
+    for n in range(2):
+        (tmp_path / f"{n}.png").write_bytes(Image(ramp).encode("image/png"))
+    collections = Collections({"flat": lambda: open_folder(tmp_path)})
+    looks: list[Tensor] = []
+    prepared = VisionModel.prepared
+
+    def look(model: VisionModel, pixels: Tensor) -> Tensor:
+        looks.append(pixels.detach())
+        return prepared(model, pixels)
+
+    monkeypatch.setattr(VisionModel, "prepared", look)
+    params = TINY | {"steps": 30, "size": 48}
+    run("train-decoder", {}, params, model=small_model, collections=collections)
+
+    def mirrored(pixels: Tensor) -> int:
+        """Return how many rows at the top are those below them, mirrored."""
+        rows = pixels.unbind(2)
+        return max(
+            m for m in range(5) if all(torch.equal(rows[m - n], rows[m + n]) for n in range(m + 1))
+        )
+
+    wanted, drawn = ([mirrored(pixels) for pixels in looks[-60:][at::2]] for at in (0, 1))
+    assert wanted == drawn
+    assert set(wanted) == {0, 1, 2, 3, 4}
+
+
 def test_training_that_is_resumed_ends_in_the_same_file(train: Train) -> None:
     saved: list[bytes] = []
     stop = iter([False, False, False, True])

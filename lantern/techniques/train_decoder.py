@@ -80,6 +80,9 @@ class TrainDecoderParams(Params):
 
 # Pictures looked at together.
 BATCH = 16
+# How far pictures are moved at most before each look at what is drawn, px each way: a pattern that
+# the network sees only where its strides fall does not pay.
+SHIFT = 4
 # Bytes of pictures and codes that are kept with the state of a run, and are in memory thrice while
 # it is written. Where there are more, a run that goes on looks at all pictures again.
 MOST_KEPT = 2**27
@@ -315,18 +318,20 @@ class _Loss:
         if params.feature_weight == 0:
             return error
         layers = self._model.content_layers
+        down, right = torch.randint(2 * SHIFT + 1, (2,), generator=generator).tolist()
         with self._model.quick(layers).capture(layers) as features:
             with torch.no_grad():
-                wanted = features(self._shown(pixels))
-            seen = features(self._shown(drawn))
+                wanted = features(self._shown(pixels, down, right))
+            seen = features(self._shown(drawn, down, right))
             return error + params.feature_weight * content_loss(seen, wanted).mean()
 
-    def _shown(self, pixels: Tensor) -> Tensor:
-        """Return pictures as they are shown to the network: as they are, if it takes them so."""
-        size = [_side_shown(self._params, self._model)] * 2
-        if list(pixels.shape[2:]) == size:
-            return pixels
-        return F.interpolate(pixels, size=size, mode="bilinear", align_corners=False)
+    def _shown(self, pixels: Tensor, down: int, right: int) -> Tensor:
+        """Return pictures as the network sees them: at a size it takes, and a little aside."""
+        side = _side_shown(self._params, self._model)
+        if pixels.shape[-1] != side:
+            pixels = F.interpolate(pixels, size=(side, side), mode="bilinear", align_corners=False)
+        around = F.pad(pixels, (SHIFT,) * 4, mode="reflect")
+        return around[:, :, down : down + side, right : right + side]
 
 
 def _side_shown(params: TrainDecoderParams, model: VisionModel) -> int:
