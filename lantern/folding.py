@@ -26,8 +26,13 @@ class Twins:
     def __init__(self, network: nn.Module, pixels: Tensor) -> None:
         self._network, self._made = network, dict[frozenset[str], nn.Module]()
         self._norms, self._pads = pairs(network, pixels), pads(network)
-        if not is_same(network, folded(network, self._norms, self._pads), pixels):
-            self._norms, self._pads = {}, {}
+        if not self._is_same(pixels):
+            self._pads = {}
+        if not self._is_same(pixels):
+            self._norms = {}
+
+    def _is_same(self, pixels: Tensor) -> bool:
+        return is_same(self._network, folded(self._network, self._norms, self._pads), pixels)
 
     def twin(self, layers: Collection[str]) -> nn.Module:
         """Return the twin in which `layers` can be looked at."""
@@ -80,16 +85,21 @@ def pairs(network: nn.Module, pixels: Tensor) -> dict[str, str]:
 
 
 def pads(network: nn.Module) -> dict[str, str]:
-    """Return the modules by which a convolution pads first, alike on both sides, and that, by name.
+    """Return by name the modules that seem to pad for a convolution, and which.
 
-    TensorFlow's "same" is written so.
+    They are its children, and pad with zeros, alike on both sides; TensorFlow's "same" is written
+    so. Whether they do what it seems is seen from what comes of joining them.
     """
     found: dict[str, str] = {}
     for conv, module in network.named_modules():
         if not isinstance(module, nn.Conv2d) or module.padding != (0, 0):
             continue
-        for name, pad in module.named_children():
-            if isinstance(pad, nn.ZeroPad2d) and pad.padding[::2] == pad.padding[1::2]:
+        children = [
+            (name, pad) for name, pad in module.named_children() if isinstance(pad, nn.ZeroPad2d)
+        ]
+        if len(children) == 1 and module.padding_mode == "zeros":
+            ((name, pad),) = children
+            if pad.padding[::2] == pad.padding[1::2] and min(pad.padding) >= 0:
                 found[f"{conv}.{name}"] = conv
     return found
 
@@ -106,7 +116,8 @@ def joined(network: nn.Module, pixels: Tensor) -> nn.Module:
     with torch.inference_mode(mode=False):
         copied = _copy(network)
     _join(copied, found)
-    return copied if torch.equal(copied(pixels), network(pixels)) else network
+    made = _made(copied, pixels)
+    return copied if made is not None and torch.equal(made, network(pixels)) else network
 
 
 @torch.inference_mode(mode=False)  # whoever asks for it first may later want gradients through it
@@ -136,11 +147,20 @@ def folded(
     return quick.eval()
 
 
+@torch.inference_mode()
 def is_same(network: nn.Module, quick: nn.Module, pixels: Tensor) -> bool:
     """Tell whether two networks make the same of `pixels` `[1,C,H,W]`, but for rounding."""
-    with torch.inference_mode():
-        wanted, made = network(pixels), quick(pixels)
-    return is_close(made, wanted, SAME)
+    wanted, made = network(pixels), _made(quick, pixels)
+    return made is not None and made.shape == wanted.shape and is_close(made, wanted, SAME)
+
+
+def _made(network: nn.Module, pixels: Tensor) -> Tensor | None:
+    """Return what a network makes; None where a layer is given what does not fit."""
+    try:
+        made: Tensor = network(pixels)
+    except RuntimeError:
+        return None
+    return made
 
 
 def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:

@@ -77,13 +77,13 @@ class LocalChange:
     """
 
     def __init__(self, model: VisionModel, pixels: Tensor, boxes: Sequence[Box]) -> None:
-        given = model
-        self._model = model = given.once("joined", lambda: _joined(given))
-        self._pixels = pixels
+        is_worth_it, given = len(boxes) >= FEW, model
+        if is_worth_it:
+            model = given.once("joined", lambda: _joined(given))
+        self._model, self._pixels = model, pixels
         most = max(max(bottom - top, right - left) for top, bottom, left, right in boxes)
         # what was found of the network, by the largest box
         known: dict[int, tuple[_Stage, ...]] = model.once("stages", dict)
-        is_worth_it = len(boxes) >= FEW
         if is_worth_it and most not in known:
             known[most] = _find(model, most)
         self._stages = known[most] if is_worth_it else ()
@@ -91,7 +91,7 @@ class LocalChange:
 
     @property
     def network(self) -> nn.Module:
-        """The network that is run."""
+        """The network that is run: the model's own, or its twin with less to copy."""
         return self._model.network
 
     @property
@@ -167,7 +167,7 @@ class _Crops:
 
 
 def _joined(model: VisionModel) -> VisionModel:
-    """Return the same network with less to copy, which makes the same numbers to the bit."""
+    """Return the same network with less to copy, which makes the same of noise, to the bit."""
     return model.around(joined(model.network, model.prepared(model.noise(2))))
 
 

@@ -70,8 +70,8 @@ class ReluRule(TorchFunctionMode):
         self.reached += 1
         given: Tensor = args[0] if args else kwargs["input"]
         in_place = func in _IN_PLACE or _option(args, kwargs, func)
-        # what torch keeps for the way back, or what nobody else sees: so a network that may write
-        # over things without the rule may with it
+        # kept for the way back is what torch itself keeps, or what nobody else sees: writing over
+        # it fails only where it fails without the rule
         keeps_made = in_place or func in _RELU
         out: Tensor = _Rectifier.apply(given, ceiling, self._rule, keeps_made)  # type: ignore[no-untyped-call]
         # whoever holds the tensor that was to be written over sees the same as always

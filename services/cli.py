@@ -136,7 +136,7 @@ def _params(chosen: argparse.Namespace, kind: Any) -> Any:
 
 
 def _technique(chosen: argparse.Namespace, settings: Settings) -> int:
-    from lantern.artifact import JSON, Rendering
+    from lantern.artifact import JSON, NotAcceptable, Rendering
     from lantern.call import Call, Studio, decoded, number
     from lantern.progress import silent
     from lantern.run import check_inputs
@@ -146,7 +146,7 @@ def _technique(chosen: argparse.Namespace, settings: Settings) -> int:
     technique, output = chosen.technique, chosen.output
     rendering = _params(chosen, Rendering)
     if output is not None:
-        written.check(output)  # before what may take hours
+        written.check(output)
     collections, decoders = _collections(chosen), _decoders(chosen)
     pictures = {slot: _pictures(getattr(chosen, f"slot_{slot}")) for slot in technique.inputs}
     check_inputs(technique, pictures)
@@ -161,7 +161,11 @@ def _technique(chosen: argparse.Namespace, settings: Settings) -> int:
     studio = Studio.open(settings.styles_path, settings.models_path, downloads=True)
     watch = _print_progress if technique.takes_progress else silent
     result = studio.run(call, decoded(call), watch, collections=collections, decoders=decoders)
-    media_type, body = written.encoded(result, output, rendering)
+    try:
+        media_type, body = written.encoded(result, output, rendering)
+    except NotAcceptable as error:
+        kept = written.keep(result, output, rendering)
+        raise NotAcceptable(f"{error.detail}; what there is was written to {kept}") from None
     if output is None and media_type == JSON:
         print(json.dumps(json.loads(body), indent=2))
         return 0

@@ -7,17 +7,24 @@ from typing import Any
 
 
 def check(output: Path) -> None:
-    """Make sure that a file can be written there.
+    """Look at the name of a file that is to be written, before what may take hours.
+
+    Whether there will be something of its form is known only then.
 
     Raises:
-        NotAcceptable: its name says no form that is known, or there is no such folder.
+        NotAcceptable: it says no form that is known, or there is no such folder.
     """
     from lantern.artifact import NotAcceptable
 
     _media_type(output)
-    if not output.parent.is_dir() or output.is_dir():
-        what = "is a folder" if output.is_dir() else "lies in no folder that exists"
-        raise NotAcceptable(f"{output} {what}; name a file in one that does")
+    try:
+        is_folder, is_there = output.is_dir(), output.parent.is_dir()
+    except OSError as error:
+        raise NotAcceptable(f"{output} cannot be written: {error.strerror}") from None
+    if is_folder:
+        raise NotAcceptable(f"{output} is a folder; name a file in it")
+    if not is_there:
+        raise NotAcceptable(f"{output} lies in no folder that exists; make it, or name another")
 
 
 def encoded(result: Any, output: Path | None, rendering: Any) -> tuple[str, bytes]:
@@ -37,6 +44,14 @@ def encoded(result: Any, output: Path | None, rendering: Any) -> tuple[str, byte
     return media_type, encode(result, media_type, rendering)
 
 
+def keep(result: Any, output: Path, rendering: Any) -> Path:
+    """Write what does not exist in the form asked for in its own, beside; return where."""
+    media_type, body = encoded(result, None, rendering)
+    path = output.with_name(f"{output.name}{suffix_of(media_type)}")
+    path.write_bytes(body)
+    return path
+
+
 def write_beside(output: Path, result: Any, rendering: Any) -> list[Path]:
     """Write further pictures and animations beside the first: `dream-picture-2.png`."""
     paths = []
@@ -48,6 +63,11 @@ def write_beside(output: Path, result: Any, rendering: Any) -> list[Path]:
             path.write_bytes(part.encode(form, rendering))
             paths.append(path)
     return paths
+
+
+def suffix_of(media_type: str) -> str:
+    """Return the suffix of files of a form."""
+    return next(suffix for suffix, kind in _suffixes().items() if kind == media_type)
 
 
 def _media_type(path: Path) -> str:
@@ -65,8 +85,3 @@ def _suffixes() -> dict[str, str]:
     from lantern.image import SUFFIXES
 
     return {**SUFFIXES, ".json": JSON, ".npz": NPZ, ".safetensors": SAFETENSORS}
-
-
-def suffix_of(media_type: str) -> str:
-    """Return the suffix of files of a form."""
-    return next(suffix for suffix, kind in _suffixes().items() if kind == media_type)

@@ -128,7 +128,8 @@ def test_a_decoder_needs_pictures(small_model: VisionModel, tmp_path: Path) -> N
 def test_both_are_moved_alike_before_each_look(
     small_model: VisionModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ramp = torch.linspace(0, 1, 36)[:, None].expand(3, 36, 36).clone()
+    along = torch.linspace(0, 0.5, 36)
+    ramp = (along[:, None] + along).expand(3, 36, 36).clone()
     for n in range(2):
         (tmp_path / f"{n}.png").write_bytes(Image(ramp).encode("image/png"))
     collections = Collections({"flat": lambda: open_folder(tmp_path)})
@@ -143,16 +144,17 @@ def test_both_are_moved_alike_before_each_look(
     params = TINY | {"steps": 30, "size": 48}
     run("train-decoder", {}, params, model=small_model, collections=collections)
 
-    def mirrored(pixels: Tensor) -> int:
-        """Return how many rows at the top are those below them, mirrored."""
-        rows = pixels.unbind(2)
+    def mirrored(pixels: Tensor, dim: int) -> int:
+        """Return how many rows at the top (or left) are those below them, mirrored."""
+        rows = pixels.unbind(dim)
         return max(
             m for m in range(5) if all(torch.equal(rows[m - n], rows[m + n]) for n in range(m + 1))
         )
 
-    wanted, drawn = ([mirrored(pixels) for pixels in looks[-60:][at::2]] for at in (0, 1))
-    assert wanted == drawn
-    assert set(wanted) == {0, 1, 2, 3, 4}
+    for dim in (2, 3):
+        wanted, drawn = ([mirrored(seen, dim) for seen in looks[-60:][at::2]] for at in (0, 1))
+        assert wanted == drawn
+        assert set(wanted) == {0, 1, 2, 3, 4}
 
 
 def test_training_that_is_resumed_ends_in_the_same_file(train: Train) -> None:

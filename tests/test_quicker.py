@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lantern import compiled as compilation
 from lantern import scoring
-from lantern.folding import Twins, pads, pairs
+from lantern.folding import Twins, joined, pads, pairs
 from lantern.records import RECORDS
 from lantern.scoring import WORTH, compiled_scorer, scorer
 from lantern.vision_model import VisionModel
@@ -129,23 +129,52 @@ def test_pads_are_joined_where_both_sides_are_alike(model: VisionModel, pixels: 
     assert all(first != last for first, last, *_ in left)
 
 
-def test_pads_that_are_not_what_they_seem_are_left_alone() -> None:
-    class Twice(nn.Conv2d):
-        def __init__(self) -> None:
-            super().__init__(3, 4, 3)
-            self.pad = nn.ZeroPad2d(1)
+class PadsTwice(nn.Conv2d):
+    """Has a pad that seems to be all there is."""
 
-        def forward(self, input: Tensor) -> Tensor:  # its name in torch
-            made: Tensor = super().forward(self.pad(self.pad(input)))
-            return made.mean((2, 3))
+    def __init__(self, pad: int = 1) -> None:
+        super().__init__(3, 4, 3)
+        self.pad = nn.ZeroPad2d(pad)
 
-    network = Twice().eval()
-    network_of_one = nn.Sequential(network)
+    def forward(self, input: Tensor) -> Tensor:  # its name in torch
+        made: Tensor = super().forward(self.pad(self.pad(input)))
+        return made
+
+
+class NeverPads(PadsTwice):
+    """Has one that it does not use."""
+
+    def forward(self, input: Tensor) -> Tensor:  # its name in torch
+        made: Tensor = nn.Conv2d.forward(self, input)
+        return made
+
+
+@pytest.mark.parametrize(
+    ("conv", "side"), [(PadsTwice(), 10), (NeverPads(), 6)], ids=["twice", "never"]
+)
+@pytest.mark.parametrize("is_shaped", [True, False])
+def test_pads_that_are_not_what_they_seem_are_left_alone(
+    conv: nn.Module, side: int, *, is_shaped: bool
+) -> None:
+    # a wrong shape is told by the next layer, or by nothing but the numbers
+    end = [nn.Flatten(), nn.Linear(4 * side**2, 5)] if is_shaped else [nn.AdaptiveAvgPool2d(1)]
+    network = lively(nn.Sequential(conv, nn.BatchNorm2d(4), *end))
     seen = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    assert pads(network_of_one) == {"0.pad": "0"}
-    twin = Twins(network_of_one, seen).twin(())
+    assert pads(network) == {"0.pad": "0"}
+    twin = Twins(network, seen).twin(())
     assert isinstance(twin.get_submodule("0.pad"), nn.ZeroPad2d)
-    torch.testing.assert_close(twin(seen), network(seen))
+    assert isinstance(twin.get_submodule("1"), nn.Identity)  # the norm is folded all the same
+    with torch.inference_mode():
+        torch.testing.assert_close(twin(seen), network(seen))
+        assert joined(network, seen) is network
+
+
+def test_only_zeros_alike_on_both_sides_are_pads_of_a_convolution() -> None:
+    reflecting = PadsTwice()
+    reflecting.padding_mode = "reflect"
+    two = PadsTwice()
+    two.other = nn.ZeroPad2d(1)
+    assert pads(nn.Sequential(PadsTwice(-1), reflecting, two)) == {}
 
 
 def test_a_copy_has_twins_of_its_own(model: VisionModel, pixels: Tensor) -> None:

@@ -153,6 +153,44 @@ def test_however_a_relu_is_written_it_follows_the_rule(
         assert torch.equal(one, other)
 
 
+def test_of_maps_only_silent_samples_are_redirected() -> None:
+    chance = torch.Generator().manual_seed(0)
+    given, slopes = (torch.randn(4, 3, 5, 5, generator=chance) for _ in range(2))
+    given[0] = -given[0].abs()  # silent
+    given[1, :, :, 1:] = -given[1, :, :, 1:].abs()  # but for the column at the border
+    slopes[2] = 0.0  # nothing comes back
+    found = []
+    for way in (nullcontext(), ReluRule("redirected")):
+        leaf = given.clone().requires_grad_()
+        with way:
+            out = F.relu(leaf)
+        found.append(torch.autograd.grad((out * slopes).sum(), leaf)[0])
+    usual, redirected = found
+    assert torch.equal(redirected[1:], usual[1:])
+    assert not usual[0].any()
+    # what switches units on, down a loss
+    assert torch.equal(redirected[0], slopes[0].clamp_max(0))
+
+
+@pytest.mark.parametrize("rule", ["vanilla", "redirected"])
+@pytest.mark.parametrize(
+    ("rectify", "overwrite"),
+    [(F.relu, "given"), (F.relu6, "made"), (lambda x: x.clamp(0), "made"), (F.relu_, "made")],
+    ids=["relu", "relu6", "clamp", "relu_"],
+)
+def test_what_torch_lets_be_written_over_may_be(
+    rectify: Callable[[Tensor], Tensor], overwrite: str, rule: Literal["vanilla", "redirected"]
+) -> None:
+    leaf = torch.tensor([[-1.0, 2.0, 7.0]], requires_grad=True)
+    with ReluRule(rule):
+        given = leaf * 1
+        made = rectify(given)
+    (given if overwrite == "given" else made).add_(1)
+    ceiling = 6 if rectify is F.relu6 else 8
+    (slope,) = torch.autograd.grad(made.sum(), leaf)
+    assert slope.tolist() == [[0.0, 1.0, float(ceiling > 7)]]
+
+
 @pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS)
 def test_what_is_no_relu_is_left_alone(other: Callable[[Tensor], Tensor]) -> None:
     found = []

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lantern.image import Image
 from lantern.records import RECORDS
 from services.cli import main
 from services.gateway.guard import digest
@@ -119,6 +120,14 @@ class TestRefusals:
         assert line.startswith("lantern: ")
         assert said in line
         assert not (tmp_path / "x.png").exists()
+
+    def test_what_a_technique_makes_is_not_lost_for_a_name(
+        self, capsys: pytest.CaptureFixture[str], photo: Path, tmp_path: Path
+    ) -> None:
+        assert main(["filters", "-o", str(tmp_path / "first.safetensors")]) == 2
+        kept = tmp_path / "first.safetensors.jpg"
+        assert capsys.readouterr().err.rstrip().endswith(f"what there is was written to {kept}")
+        assert Image.decode(kept.read_bytes()).width > 100
 
     def test_the_process_ends_with_status_2(self, lantern: Lantern) -> None:
         ran = lantern("classify", "no-such-file.jpg")

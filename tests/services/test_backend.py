@@ -238,9 +238,23 @@ class TestTokens:
     ) -> None:
         backend = keyed('{"inference": {"key": "old"}}')
         backend.send("explain", "{}", b"")
-        (tmp_path / "key_file.json").write_text('{"inference": {"key": "new"}}')
+        (tmp_path / "key_file.json").write_text('{"inference": {"key": "another"}}')
         backend.send("explain", "{}", b"")
-        assert [s.headers["authorization"] for s in engine.seen] == ["Bearer old", "Bearer new"]
+        assert [s.headers["authorization"] for s in engine.seen] == ["Bearer old", "Bearer another"]
+
+    def test_a_token_is_read_once(
+        self, keyed: Callable[[str], TorchServeBackend], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        backend, read, reads = keyed('{"inference": {"key": "one"}}'), Path.read_text, list[Path]()
+
+        def counted(path: Path) -> str:
+            reads.append(path)
+            return read(path)
+
+        monkeypatch.setattr(Path, "read_text", counted)
+        for _ in range(3):
+            backend.send("explain", "{}", b"")
+        assert len(reads) == 1
 
     @pytest.mark.parametrize("text", ["", "{", "{}"])
     def test_an_engine_that_has_not_written_it_yet_is_unavailable(
