@@ -25,14 +25,11 @@ class Twins:
 
     def __init__(self, network: nn.Module, pixels: Tensor) -> None:
         self._network, self._made = network, dict[frozenset[str], nn.Module]()
-        self._norms, self._pads = pairs(network, pixels), pads(network)
-        if not self._is_same(pixels):
-            self._pads = {}
-        if not self._is_same(pixels):
-            self._norms = {}
-
-    def _is_same(self, pixels: Tensor) -> bool:
-        return is_same(self._network, folded(self._network, self._norms, self._pads), pixels)
+        norms = pairs(network, pixels)
+        for self._norms, self._pads in ((norms, pads(network)), (norms, {})):
+            if is_same(network, folded(network, self._norms, self._pads), pixels):
+                return
+        self._norms = {}
 
     def twin(self, layers: Collection[str]) -> nn.Module:
         """Return the twin in which `layers` can be looked at."""

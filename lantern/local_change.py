@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -77,9 +78,9 @@ class LocalChange:
     """
 
     def __init__(self, model: VisionModel, pixels: Tensor, boxes: Sequence[Box]) -> None:
-        is_worth_it, given = len(boxes) >= FEW, model
+        is_worth_it = len(boxes) >= FEW
         if is_worth_it:
-            model = given.once("joined", lambda: _joined(given))
+            model = model.once("joined", partial(_joined, model))
         self._model, self._pixels = model, pixels
         most = max(max(bottom - top, right - left) for top, bottom, left, right in boxes)
         # what was found of the network, by the largest box

@@ -118,14 +118,14 @@ def test_an_output_that_is_used_twice_is_not_folded() -> None:
 
 
 def test_pads_are_joined_where_both_sides_are_alike(model: VisionModel, pixels: Tensor) -> None:
-    joined = pads(model.network)
+    found = pads(model.network)
     twin = model.quick().network
-    for name, conv in joined.items():
+    for name, conv in found.items():
         assert isinstance(twin.get_submodule(name), nn.Identity)
         assert model.network.get_submodule(conv).padding == (0, 0)
     # what is left belongs to strides of two, where one side is padded more
     left = [m.padding for m in twin.modules() if isinstance(m, nn.ZeroPad2d)]
-    assert len(joined) > len(left) > 0
+    assert len(found) > len(left) > 0
     assert all(first != last for first, last, *_ in left)
 
 
