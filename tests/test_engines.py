@@ -97,6 +97,23 @@ def test_what_is_fastest_and_keeps_the_picture_is_taken(
     assert (engine_for(network()).name == "other") == is_taken
 
 
+@pytest.mark.parametrize(("seconds", "is_taken"), [(0.03, True), (0.08, False), (0.2, False)])
+def test_the_first_engine_is_kept_unless_another_is_clearly_faster(
+    seconds: float, *, is_taken: bool
+) -> None:
+    def sleeping(name: str, seconds: float) -> Engine:
+        def run(pixels: Tensor, hand: Tensor | None) -> Tensor:
+            time.sleep(seconds)
+            return pixels
+
+        return Engine(name, run)
+
+    pixels = torch.rand(1, 3, 8, 8)
+    trial = engines._Trial(pixels, None, pixels)
+    chosen = trial.fastest([sleeping("first", 0.1), sleeping("second", seconds)])
+    assert (chosen.name == "second") == is_taken
+
+
 def test_an_engine_that_fails_at_once_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(pixels: Tensor, hand: Tensor | None) -> Tensor:
         raise OSError("no such instruction")
