@@ -117,6 +117,35 @@ def joined(network: nn.Module, pixels: Tensor) -> nn.Module:
     return copied if made is not None and torch.equal(made, network(pixels)) else network
 
 
+@torch.inference_mode(mode=False)
+def headless(network: nn.Module, pixels: Tensor) -> tuple[nn.Module, nn.Linear | None]:
+    """Return a copy that ends before its last layer, and that layer, where it is a linear one.
+
+    `pixels` `[N,C,H,W]` are passed to see which layer makes what the network returns. Where none
+    does, it is the network itself.
+    """
+    made: dict[str, list[Tensor]] = {}
+
+    def hook_of(name: str) -> Callable[[nn.Module, object, Tensor], None]:
+        return lambda module, inputs, output: made.setdefault(name, []).append(output)
+
+    # a kind of its own may do more
+    linears = {n: m for n, m in network.named_modules() if type(m) is nn.Linear}
+    hooks = [module.register_forward_hook(hook_of(name)) for name, module in linears.items()]
+    try:
+        with torch.no_grad():
+            last = network(pixels)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for name, outputs in made.items():
+        if len(outputs) == 1 and outputs[0] is last:
+            body = _copy(network)
+            _leave_out(body, name)
+            return body, linears[name]
+    return network, None
+
+
 @torch.inference_mode(mode=False)  # whoever asks for it first may later want gradients through it
 def folded(
     network: nn.Module,

@@ -10,8 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from lantern import compiled as compilation
-from lantern import scoring
-from lantern.folding import Twins, joined, pads, pairs
+from lantern import samples, scoring
+from lantern.folding import Twins, headless, joined, pads, pairs
+from lantern.image import Image
+from lantern.local_change import covered
+from lantern.patches import patches
 from lantern.records import RECORDS
 from lantern.scoring import WORTH, compiled_scorer, scorer
 from lantern.vision_model import VisionModel
@@ -186,6 +189,49 @@ def test_a_copy_has_twins_of_its_own(model: VisionModel, pixels: Tensor) -> None
     torch.testing.assert_close(scores[0], other.network.get_parameter("_fc.bias"))
 
 
+class TestHeads:
+    """The linear layer that makes the logits is found, and taken off a copy."""
+
+    @pytest.mark.parametrize(
+        ("name", "head"), [("resnet18", "fc"), ("densenet121", "classifier"), ("swin-t", "head")]
+    )
+    def test_it_makes_the_logits_of_what_is_left(
+        self, name: str, head: str, pixels: Tensor
+    ) -> None:
+        network = lively(RECORDS[name].build())
+        with torch.no_grad():
+            body, found = headless(network, pixels)
+            assert found is network.get_submodule(head)
+            assert torch.equal(found(body(pixels)), network(pixels))
+        assert isinstance(body.get_submodule(head), nn.Identity)
+
+    @pytest.mark.parametrize(
+        "end",
+        [
+            nn.AdaptiveAvgPool2d(1),  # none at all
+            nn.Sequential(
+                nn.Flatten(), nn.Linear(192, 5), nn.Softmax(1)
+            ),  # what it makes is changed
+            nn.Sequential(nn.Flatten(), *[nn.Linear(192, 192)] * 2),  # runs twice
+        ],
+        ids=["none", "before the end", "twice"],
+    )
+    def test_others_stay(self, end: nn.Module) -> None:
+        network = nn.Sequential(nn.Identity(), end)
+        body, found = headless(network, torch.rand(2, 3, 8, 8))
+        assert body is network
+        assert found is None
+        assert not any(module._forward_hooks for module in network.modules())
+
+    def test_one_that_does_more_than_a_linear_layer_stays(self) -> None:
+        class Scaled(nn.Linear):
+            def forward(self, input: Tensor) -> Tensor:  # its name in torch
+                return super().forward(input) * 2
+
+        network = nn.Sequential(nn.Flatten(), Scaled(192, 5))
+        assert headless(network, torch.rand(2, 3, 8, 8)) == (network, None)
+
+
 class TestScores:
     def test_a_network_that_nobody_needs_goes_with_its_compiled_one(self) -> None:
         other = tiny_swin()
@@ -216,6 +262,40 @@ class TestScores:
             assert not torch.equal(score(pixels), plain)
             assert (score(pixels) - plain).abs().max() <= 1e-5 * plain.abs().max()
             assert torch.equal(score(pixels), score(pixels))
+
+    def test_their_differences_are_as_close_to_the_true_ones_as_the_plain_network_s(
+        self, model: VisionModel
+    ) -> None:
+        score = compiled_scorer(model, WORTH)
+        assert score is not None
+        twin = model.copy()
+        twin.network.double()
+        apart: list[tuple[float, float]] = []
+        for name in ("cat", "astronaut"):
+            photo = Image.decode(samples.photographs()[name].read_bytes())
+            seen = model.frame(photo).pixels
+            hidden = covered(seen, model.grey.expand_as(seen), patches(224, 32, 32)[::2])
+            every = torch.cat([seen, hidden])
+            with torch.inference_mode():
+                true = twin.logits(every.double())
+                found = score(every), model.logits(every).double()
+            assert found[0].dtype == torch.float64
+            target = int(true[0].argmax())
+            ours, plain = (
+                (logits[0] - logits[1:] - (true[0] - true[1:]))[:, target] for logits in found
+            )
+            apart.append((float(ours.norm()), float(plain.norm())))
+        assert sum(ours for ours, _ in apart) <= 1.6 * sum(plain for _, plain in apart)
+
+    def test_a_network_without_a_linear_head_is_compiled_as_it_is(
+        self, small_model: VisionModel
+    ) -> None:
+        network = nn.Sequential(nn.Conv2d(3, 5, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        other = small_model.around(network.eval())
+        score, seen = compiled_scorer(other, WORTH), other.noise(3)
+        assert score is not None
+        with torch.inference_mode():
+            torch.testing.assert_close(score(seen).float(), other.logits(seen))
 
     def test_few_never_are_whatever_went_before(self, model: VisionModel) -> None:
         assert scorer(model, WORTH) is not model.logits

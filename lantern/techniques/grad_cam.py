@@ -185,7 +185,7 @@ def score_weights(
     def of(some: list[int]) -> Tensor:
         return score(_through(model, pixels, activation, some))[:, target]
 
-    return steps.scored(tried, of).softmax(0)
+    return steps.scored(tried, of).softmax(0).to(activation)
 
 
 def _through(model: VisionModel, pixels: Tensor, activation: Tensor, some: list[int]) -> Tensor:
