@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterable
 from pathlib import Path
 
-from benchmarks import attribution, durability, service, style, synthesis
+from benchmarks import attribution, durability, quality, service, style, synthesis
 from benchmarks.measure import Row
 from lantern.zoo import Zoo
 
@@ -21,9 +21,19 @@ def main() -> None:
     parser.add_argument(
         "--photographs", type=Path, help="to be painted for that; samples if absent"
     )
+    parser.add_argument(
+        "--training", type=Path, help="photographs: train ours and the classic network on them"
+    )
+    parser.add_argument(
+        "--style", action="append", help="to be learnt so; the great wave if absent"
+    )
     chosen = parser.parse_args()
     if chosen.paintings is not None:
-        _show(style.quality(chosen.paintings, chosen.photographs))
+        folders = chosen.paintings, chosen.photographs
+        if chosen.training is not None:
+            _show(quality.against_classic(*folders, chosen.style, chosen.training))
+        else:
+            _show(quality.against_optimisation(*folders, chosen.style))
         if not chosen.parts:
             return
     parts = chosen.parts or PARTS
