@@ -8,7 +8,9 @@ from pathlib import Path
 
 from benchmarks import attribution, durability, quality, service, style, synthesis
 from benchmarks.measure import Row
+from lantern.styles.library import StyleLibrary
 from lantern.zoo import Zoo
+from services.settings import Settings
 
 PARTS = ("attribution", "synthesis", "service", "durability")
 
@@ -24,16 +26,21 @@ def main() -> None:
     parser.add_argument(
         "--training", type=Path, help="photographs: train ours and the classic network on them"
     )
+    known = StyleLibrary(Settings().styles_path).styles()
     parser.add_argument(
-        "--style", action="append", help="to be learnt so; the great wave if absent"
-    )
+        "--style", action="append", choices=sorted(known), metavar="STYLE",
+        help="to be judged, or learnt, several times for several; all if absent",
+    )  # fmt: skip
     chosen = parser.parse_args()
+    if chosen.paintings is None and (chosen.photographs or chosen.training or chosen.style):
+        parser.error("--photographs, --training and --style belong to --paintings")
     if chosen.paintings is not None:
         folders = chosen.paintings, chosen.photographs
+        styles = [known[name] for name in chosen.style or known]
         if chosen.training is not None:
-            _show(quality.against_classic(*folders, chosen.style, chosen.training))
+            _show(quality.against_classic(*folders, styles, chosen.training))
         else:
-            _show(quality.against_optimisation(*folders, chosen.style))
+            _show(quality.against_optimisation(*folders, styles))
         if not chosen.parts:
             return
     parts = chosen.parts or PARTS

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from lantern.styles.loss import PaintingLoss, PaintingLossParams
 from lantern.styles.network import CLASSIC, Architecture, StyleNetwork, made
 from lantern.styles.painting import Painter
 from lantern.styles.train import Lesson, Photographs, in_fours, learn, small
+from lantern.techniques.train_style import USUAL
 from lantern.vision_model import VisionModel
 from lantern.zoo import Zoo
 from services.settings import Settings
@@ -29,28 +29,26 @@ SIDE, ITERATIONS = 256, 100
 Move = tuple[int, int]
 # px up and left: a picture should look like the painting wherever the judge's grid lies.
 MOVES: tuple[Move, ...] = ((1, 2), (2, 5), (3, 3), (5, 6))
-# How both networks are trained.
-JUDGE = "squeezenet1-0"
-STEPS, BATCH, CROP, RATE = 800, 4, 192, 2e-3
+# Who judges in training; crops at each step, their side and that of the photographs, px.
+JUDGE, BATCH, CROP, PRACTICE = "squeezenet1-0", 4, 192, 320
 
 
 def against_optimisation(
-    paintings: Path, photographs: Path | None, names: Sequence[str] | None
+    paintings: Path, photographs: Path | None, styles: Sequence[Style]
 ) -> Iterator[Row]:
     """Judge what each style paints, and what L-BFGS makes from the photograph, by the same loss.
 
     `paintings` is the folder of those the styles were trained on; `photographs` are ones they were
-    not trained on, the samples if there is no folder; `names` are the styles, all if there are
-    none.
+    not trained on, the samples if there is no folder.
     """
     library, zoo = StyleLibrary(Settings().styles_path), Zoo(downloads=False)
-    photos = _photos(photographs)
-    for style in _styles(library, names):
+    photos, other = _photos(photographs), zoo.load()
+    for style in styles:
         judge = zoo.load(str(style.facts.get("judge") or style.facts["loss_model"]))
         painting = _painting(paintings / str(style.facts["painting"]), style)
-        with PaintingLoss.by(judge) as loss, PaintingLoss.by(zoo.load()) as stranger:
+        with PaintingLoss.by(judge) as loss, PaintingLoss.by(other) as strange:
             gallery, foreign = (
-                _Gallery(each, each.hand(painting.pixels[None])) for each in (loss, stranger)
+                _Gallery(each, each.hand(painting.pixels[None])) for each in (loss, strange)
             )
             optimised = [_optimised(gallery, photo) for photo in photos]
             others = [one.picture for one in optimised]
@@ -62,19 +60,19 @@ def against_optimisation(
                 ours, theirs = (gallery.mean(some, photos, MOVES) for some in (painted, others))
                 yield _row("  of the same pictures moved by a few pixels", ours, theirs)
                 ours, theirs = (foreign.mean(some, photos) for some in (painted, others))
-                yield _row(f"  of the same pictures by {zoo.load().name}", ours, theirs)
+                yield _row(f"  of the same pictures by {other.name}", ours, theirs)
 
 
 def against_classic(
-    paintings: Path, photographs: Path | None, names: Sequence[str] | None, training: Path
+    paintings: Path, photographs: Path | None, styles: Sequence[Style], training: Path
 ) -> Iterator[Row]:
     """Train our network and the classic one alike from random weights, and judge what they paint.
 
     `training` is a folder of photographs to train on; the others are as above.
     """
-    library, judge = StyleLibrary(Settings().styles_path), Zoo(downloads=False).load(JUDGE)
-    photos, practice = _photos(photographs), Photographs(_training(training), CROP)
-    for style in _styles(library, names):
+    photos, judge = _photos(photographs), Zoo(downloads=False).load(JUDGE)
+    practice = Photographs([small(image, PRACTICE) for image in _pictures(training)], CROP)
+    for style in styles:
         painting = _painting(paintings / str(style.facts["painting"]), style)
         means = []
         for architecture in (Architecture(), CLASSIC):
@@ -85,13 +83,8 @@ def against_classic(
                 means.append(gallery.mean(painted, photos))
         ours, classic = means
         figures = f"{ours:.3f}, the classic network {classic:.3f}: {ours / classic:.2f} times"
-        what = f"loss of {style.name} after {STEPS} steps from random weights"
+        what = f"loss of {style.name} after {USUAL['thorough'][0]} steps from random weights"
         yield Row(what, figures, "<= 1.1 times", ours <= 1.1 * classic)
-
-
-def _styles(library: StyleLibrary, names: Sequence[str] | None) -> list[Style]:
-    every = library.styles()
-    return [every[name] for name in names or every]
 
 
 @dataclass(frozen=True)
@@ -146,21 +139,24 @@ def _optimised(gallery: _Gallery, photo: Image) -> _Optimised:
 def _reached(optimised: Sequence[_Optimised], loss: float) -> str:
     after = np.mean(list(zip(*(one.losses for one in optimised), strict=False)), 1)
     lower = np.flatnonzero(after <= loss)
-    return f" (so low after {lower[0]})" if len(lower) else ""
+    return f", so low after {lower[0]}" if len(lower) else ""
 
 
 def _row(what: str, ours: float, theirs: float, reached: str = "") -> Row:
-    figures = f"{ours:.3f}, L-BFGS {ITERATIONS} iterations {theirs:.3f}{reached}"
+    figures = f"{ours:.3f}, {ITERATIONS} iterations of L-BFGS {theirs:.3f}{reached}"
     return Row(what, figures, "no worse", ours <= theirs)
 
 
 def _trained(
     architecture: Architecture, painting: Image, practice: Photographs, judge: VisionModel
 ) -> StyleNetwork:
-    """Train a network from random weights: as `train-style` does, but in bfloat16 where that is."""
+    """Train a network from random weights, by the steps and the rate of `train-style`.
+
+    It runs in bfloat16 on processors that compute in it.
+    """
     generator = torch.Generator().manual_seed(0)
     network = made(architecture).train().requires_grad_(True)
-    weights = PaintingLossParams()
+    steps, rate = USUAL["thorough"]
 
     def paint(batch: Tensor) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16, enabled=torch.cpu._is_avx512_bf16_supported()):
@@ -168,7 +164,9 @@ def _trained(
         return painted.float()
 
     learn(
-        Lesson(painting, practice, judge, weights, steps=STEPS, batch=BATCH, rate=RATE),
+        Lesson(
+            painting, practice, judge, PaintingLossParams(), steps=steps, batch=BATCH, rate=rate
+        ),
         paint,
         network.parameters(),
         progress=silent,
@@ -184,10 +182,6 @@ def _photos(folder: Path | None) -> list[Image]:
 
 def _painting(path: Path, style: Style) -> Image:
     return Image.decode(path.read_bytes()).cover(int(style.facts["params"]["style_size"]))
-
-
-def _training(folder: Path) -> list[np.ndarray[Any, Any]]:
-    return [small(image, 320) for image in _pictures(folder)]
 
 
 def _painters(library: StyleLibrary, style: Style) -> Iterator[tuple[str, Painter]]:

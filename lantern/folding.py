@@ -117,32 +117,34 @@ def joined(network: nn.Module, pixels: Tensor) -> nn.Module:
     return copied if made is not None and torch.equal(made, network(pixels)) else network
 
 
-@torch.inference_mode(mode=False)
+@torch.inference_mode()
 def headless(network: nn.Module, pixels: Tensor) -> tuple[nn.Module, nn.Linear | None]:
     """Return a copy that ends before its last layer, and that layer, where it is a linear one.
 
-    `pixels` `[N,C,H,W]` are passed to see which layer makes what the network returns. Where none
-    does, it is the network itself.
+    `pixels` `[N,C,H,W]` are passed to see which layer makes what the network returns, and that the
+    copy and the layer make the same. Where none does, it is the network itself.
     """
-    made: dict[str, list[Tensor]] = {}
+    with torch.inference_mode(mode=False):
+        body = _copy(network)
+    outputs: dict[str, list[Tensor]] = {}
 
     def hook_of(name: str) -> Callable[[nn.Module, object, Tensor], None]:
-        return lambda module, inputs, output: made.setdefault(name, []).append(output)
+        return lambda module, inputs, output: outputs.setdefault(name, []).append(output)
 
     # a kind of its own may do more
-    linears = {n: m for n, m in network.named_modules() if type(m) is nn.Linear}
-    hooks = [module.register_forward_hook(hook_of(name)) for name, module in linears.items()]
-    try:
-        with torch.no_grad():
-            last = network(pixels)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    for name, outputs in made.items():
-        if len(outputs) == 1 and outputs[0] is last:
-            body = _copy(network)
+    linears = [(name, module) for name, module in body.named_modules() if type(module) is nn.Linear]
+    hooks = [module.register_forward_hook(hook_of(name)) for name, module in linears]
+    last = body(pixels)
+    for hook in hooks:
+        hook.remove()
+    for name, head in linears:
+        if len(made := outputs.get(name, [])) == 1 and made[0] is last:
             _leave_out(body, name)
-            return body, linears[name]
+            whole = _made(nn.Sequential(body, head), pixels)
+            # it may have a second name, or be asked for more than its output
+            return (
+                (body, head) if whole is not None and torch.equal(whole, last) else (network, None)
+            )
     return network, None
 
 
@@ -181,10 +183,10 @@ def is_same(network: nn.Module, quick: nn.Module, pixels: Tensor) -> bool:
 
 
 def _made(network: nn.Module, pixels: Tensor) -> Tensor | None:
-    """Return what a network makes; None where a layer is given what does not fit."""
+    """Return what a network makes; None where a layer is given, or asked for, what does not fit."""
     try:
         made: Tensor = network(pixels)
-    except RuntimeError:
+    except (RuntimeError, AttributeError):
         return None
     return made
 

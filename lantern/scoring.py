@@ -70,8 +70,8 @@ def _made(model: VisionModel) -> Scorer | None:
     return score if got.shape == wanted.shape and is_close(got, wanted) else None
 
 
-def _finish(head: nn.Linear | None) -> Scorer:
-    """Return how logits `[N,C]` are made of what a compiled network without its head gives.
+def _finish(head: nn.Linear | None) -> Callable[[Tensor], Tensor]:
+    """Return what makes logits `[N,C]`, float64, of features `[N,D]`; of logits without a head.
 
     A logit is a large number of which small differences are asked for. In float64 a head costs
     nothing, and what the body rounds is much the same for pictures that are nearly the same.

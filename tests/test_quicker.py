@@ -201,9 +201,11 @@ class TestHeads:
         network = lively(RECORDS[name].build())
         with torch.no_grad():
             body, found = headless(network, pixels)
-            assert found is network.get_submodule(head)
+            assert found is not None
+            assert found.weight is network.get_submodule(head).weight
             assert torch.equal(found(body(pixels)), network(pixels))
         assert isinstance(body.get_submodule(head), nn.Identity)
+        assert not any(each._forward_hooks for each in (*body.modules(), *network.modules()))
 
     @pytest.mark.parametrize(
         "end",
@@ -221,7 +223,38 @@ class TestHeads:
         body, found = headless(network, torch.rand(2, 3, 8, 8))
         assert body is network
         assert found is None
-        assert not any(module._forward_hooks for module in network.modules())
+
+    def test_one_that_is_known_by_two_names_stays(self) -> None:
+        class Twice(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.first = self.second = nn.Linear(192, 5)
+
+            def forward(self, x: Tensor) -> Tensor:
+                made: Tensor = self.second(x.flatten(1))
+                return made
+
+        network = Twice()
+        assert headless(network, torch.rand(2, 3, 8, 8)) == (network, None)
+
+    def test_one_that_is_asked_for_more_than_its_output_stays(self) -> None:
+        class Asks(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.head = nn.Linear(192, 5)
+
+            def forward(self, x: Tensor) -> Tensor:
+                made: Tensor = self.head(x.flatten(1).to(self.head.weight.dtype))
+                return made
+
+        network = Asks()
+        assert headless(network, torch.rand(2, 3, 8, 8)) == (network, None)
+
+    def test_a_network_that_writes_over_its_input_is_looked_at_all_the_same(self) -> None:
+        network = nn.Sequential(nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(192, 5))
+        with torch.inference_mode():
+            pixels = torch.rand(2, 3, 8, 8)
+            assert headless(network, pixels)[1] is not None
 
     def test_one_that_does_more_than_a_linear_layer_stays(self) -> None:
         class Scaled(nn.Linear):

@@ -185,6 +185,7 @@ def score_weights(
     def of(some: list[int]) -> Tensor:
         return score(_through(model, pixels, activation, some))[:, target]
 
+    # compiled scores are float64
     return steps.scored(tried, of).softmax(0).to(activation)
 
 
