@@ -141,10 +141,9 @@ def headless(network: nn.Module, pixels: Tensor) -> tuple[nn.Module, nn.Linear |
         if len(made := outputs.get(name, [])) == 1 and made[0] is last:
             _leave_out(body, name)
             whole = _made(nn.Sequential(body, head), pixels)
-            # it may have a second name, or be asked for more than its output
-            return (
-                (body, head) if whole is not None and torch.equal(whole, last) else (network, None)
-            )
+            if whole is not None and torch.equal(whole, last):
+                return body, head
+            break  # it has a second name, or is asked for more than its output
     return network, None
 
 
