@@ -63,9 +63,10 @@ def post(http: FlaskClient, path: str = DREAM, **options: Any) -> TestResponse:
 
 
 def queue(http: FlaskClient, **options: Any) -> Any:
-    """Submit a job; return its document."""
+    """Submit a job; return its document. The next one is made in another millisecond."""
     response = post(http, **options)
     assert response.status_code == 202, response.get_data(as_text=True)
+    time.sleep(0.001)
     return response.get_json()
 
 

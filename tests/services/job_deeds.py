@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
@@ -42,8 +42,10 @@ def order(*, priority: Priority = "normal", deadline_s: float | None = None, **m
 
 
 def create(jobs: Jobs, *, key: str = "", fingerprint: str = "", **more: Any) -> Job:
+    """Make a job; the next one is made in another millisecond, so that the two have an order."""
     job, is_new = jobs.create(order(**more), key=key, fingerprint=fingerprint)
     assert is_new
+    time.sleep(0.001)
     return job
 
 
@@ -161,14 +163,3 @@ def bring(jobs: Jobs, job: Job, status: Status) -> Claim | None:
 
 def ids(positions: list[Position]) -> list[str]:
     return [job_id for _, job_id in positions]
-
-
-def create_apart(jobs: Jobs, count: int, **more: Any) -> list[Job]:
-    """Create jobs that differ in the millisecond they were made in."""
-
-    def made() -> Iterator[Job]:
-        for _ in range(count):
-            yield create(jobs, **more)
-            time.sleep(0.003)
-
-    return list(made())

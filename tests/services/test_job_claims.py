@@ -30,7 +30,6 @@ from tests.services.job_deeds import (
     claim,
     claim_all,
     create,
-    create_apart,
     end_lease,
     end_time,
     events,
@@ -63,12 +62,12 @@ class TestClaim:
         assert client.keys("*") == []
 
     def test_the_oldest_goes_first(self, jobs: Jobs) -> None:
-        made = [job.id for job in create_apart(jobs, 6)]
+        made = [create(jobs).id for _ in range(6)]
         assert claim_all(jobs) == made
 
     def test_the_urgent_go_first(self, jobs: Jobs) -> None:
         ranks: list[Priority] = ["low", "normal", "high", "low", "high", "normal"]
-        made = [create_apart(jobs, 1, priority=rank)[0].id for rank in ranks]
+        made = [create(jobs, priority=rank).id for rank in ranks]
         assert claim_all(jobs) == [made[n] for n in (2, 4, 1, 5, 0, 3)]
 
     @pytest.mark.parametrize(("waiting", "new"), [("low", "normal"), ("normal", "high")])
@@ -120,21 +119,21 @@ class TestClaim:
         assert claim_all(jobs, "jobs") == [slow.id]
 
     def test_a_job_that_vanished_is_passed_over(self, jobs: Jobs, client: redis.Redis) -> None:
-        gone, there = create_apart(jobs, 2)
+        gone, there = create(jobs), create(jobs)
         client.delete(JOB + gone.id)
         client.zadd(QUEUED + "jobs", {"job_never_was": 0})
         claim(jobs, there)
         assert client.exists(QUEUED + "jobs", JOB + gone.id, JOB + "job_never_was") == 0
 
     def test_a_job_in_another_state_is_passed_over(self, jobs: Jobs, client: redis.Redis) -> None:
-        over, there = create_apart(jobs, 2)
+        over, there = create(jobs), create(jobs)
         jobs.cancel(over.id)
         client.zadd(QUEUED + "jobs", {over.id: 0})
         claim(jobs, there)
         assert status_of(jobs, over) == "canceled"
 
     def test_a_late_job_is_not_begun(self, jobs: Jobs, client: redis.Redis) -> None:
-        late, there = create_apart(jobs, 2, webhook=HOOK)
+        late, there = create(jobs, webhook=HOOK), create(jobs, webhook=HOOK)
         end_time(client, late)
         claim(jobs, there)
         ended = read(jobs, late)

@@ -32,7 +32,6 @@ from tests.services.job_deeds import (
     bring,
     claim,
     create,
-    create_apart,
     events,
     ids,
     is_nowhere,
@@ -207,7 +206,7 @@ class TestCreate:
 
     def test_a_full_lane_takes_no_more(self, make_jobs: MakeJobs, client: redis.Redis) -> None:
         jobs = make_jobs(max_queued=2)
-        (first,) = create_apart(jobs, 1, key="key", fingerprint="a")
+        first = create(jobs, key="key", fingerprint="a")
         create(jobs)
         before = snapshot(client)
         with pytest.raises(QueueFull):

@@ -24,7 +24,6 @@ from tests.services.job_deeds import (
     claim,
     claim_all,
     create,
-    create_apart,
     end_lease,
     end_time,
     events,
@@ -149,7 +148,7 @@ class TestFinish:
         assert status_of(jobs, job) == "succeeded"
 
     def test_what_was_computed_is_known_from_then_on(self, jobs: Jobs, client: redis.Redis) -> None:
-        job, later = create_apart(jobs, 2, cache="name")
+        job, later = create(jobs, cache="name"), create(jobs, cache="name")
         assert jobs.known("name") is None
         jobs.finish(claim(jobs, job), "succeeded", result=RESULT)
         assert jobs.known("name") == read(jobs, job)

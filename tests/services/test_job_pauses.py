@@ -19,7 +19,6 @@ from tests.services.job_deeds import (
     claim,
     claim_all,
     create,
-    create_apart,
     end_lease,
     failures,
     is_nowhere,
@@ -46,7 +45,7 @@ class TestSuspend:
         assert client.ttl(JOB + job.id) == -1
 
     def test_a_released_job_waits_for_another_worker(self, jobs: Jobs, client: redis.Redis) -> None:
-        job, later = create_apart(jobs, 2)
+        job, later = create(jobs), create(jobs)
         claimed = claim(jobs, job, "mine:1")
         jobs.release("mine")
         assert jobs.suspend(claimed)
@@ -159,7 +158,7 @@ class TestPauseAndResume:
     def test_a_waiting_job_pauses_at_once_and_goes_on(
         self, jobs: Jobs, client: redis.Redis
     ) -> None:
-        job, later = create_apart(jobs, 2)
+        job, later = create(jobs), create(jobs)
         assert jobs.pause(job.id) == "paused"
         assert status_of(jobs, job) == "paused"
         assert jobs.counts() == {"queued": 1, "running": 0}
@@ -233,7 +232,7 @@ class TestRelease:
         assert {status_of(jobs, job) for job in made} == {"running"}
 
     def test_a_wish_of_the_caller_stays(self, jobs: Jobs) -> None:
-        canceled, paused = create_apart(jobs, 2)
+        canceled, paused = create(jobs), create(jobs)
         claims = [claim(jobs, canceled, "mine:1"), claim(jobs, paused, "mine:1")]
         jobs.cancel(canceled.id)
         jobs.pause(paused.id)

@@ -29,7 +29,6 @@ from tests.services.job_deeds import (
     bring,
     claim,
     create,
-    create_apart,
     end_lease,
     end_time,
     ids,
@@ -77,7 +76,7 @@ class TestMemory:
         assert jobs.get(job.id) is None
 
     def test_a_late_job_is_passed_over(self, jobs: Jobs, client: redis.Redis) -> None:
-        late, there = create_apart(jobs, 2)
+        late, there = create(jobs), create(jobs)
         end_time(client, late)
         self.fill(client)
         claim(jobs, there)
@@ -126,7 +125,7 @@ class TestMemory:
 
     def test_what_got_lost_is_brought_back(self, make_jobs: MakeJobs, client: redis.Redis) -> None:
         jobs = make_jobs(max_attempts=2)
-        lost, dead, late = (create_apart(jobs, 1)[0] for _ in range(3))
+        lost, dead, late = (create(jobs) for _ in range(3))
         claim(jobs, lost)
         claim(jobs, dead)
         client.hset(JOB + dead.id, "failures", 2)
@@ -170,7 +169,7 @@ class TestMemory:
 
 class TestNewest:
     def test_newest_first(self, jobs: Jobs) -> None:
-        made = create_apart(jobs, 5)
+        made = [create(jobs) for _ in range(5)]
         assert ids(jobs.newest("me", 10)) == [job.id for job in reversed(made)]
         assert ids(jobs.newest("me", 2)) == [made[4].id, made[3].id]
 
@@ -188,8 +187,10 @@ class TestNewest:
             assert jobs.newest("me", 10, position) == everything[number + 1 :]
             assert jobs.newest("me", 2, position) == everything[number + 1 : number + 3]
 
-    def test_pages_miss_nothing_while_jobs_come(self, jobs: Jobs) -> None:
-        made = [create(jobs).id for _ in range(20)]  # some in one millisecond
+    def test_pages_miss_nothing_while_jobs_come(self, jobs: Jobs, client: redis.Redis) -> None:
+        made = [create(jobs).id for _ in range(20)]
+        first_ms = client.zscore(ALL + "me", made[0]) or 0
+        client.zadd(ALL + "me", {name: first_ms + n // 4 for n, name in enumerate(made)})
         seen: list[Position] = []
         while page := jobs.newest("me", 3, seen[-1] if seen else None):
             seen += page
@@ -198,7 +199,7 @@ class TestNewest:
         assert sorted(ids(seen)) == sorted(made)
 
     def test_a_position_stays_one_when_its_job_is_deleted(self, jobs: Jobs) -> None:
-        made = create_apart(jobs, 3)
+        made = [create(jobs) for _ in range(3)]
         _, middle, oldest = jobs.newest("me", 3)
         jobs.delete(made[1])
         assert jobs.newest("me", 3, middle) == [oldest]
@@ -322,7 +323,7 @@ class TestDelete:
         assert client.keys("*") == []
 
     def test_others_stay(self, jobs: Jobs) -> None:
-        gone, there = create_apart(jobs, 2)
+        gone, there = create(jobs), create(jobs)
         for job in (gone, there):
             jobs.cancel(job.id)
         jobs.delete(gone)

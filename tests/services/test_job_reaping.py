@@ -26,7 +26,6 @@ from tests.services.job_deeds import (
     claim,
     claim_all,
     create,
-    create_apart,
     end_lease,
     end_time,
     events,
@@ -66,7 +65,7 @@ class TestReap:
 
     def test_it_goes_back_to_where_it_was(self, jobs: Jobs, client: redis.Redis) -> None:
         ranks: list[Priority] = ["low", "normal", "high"]
-        made = {rank: create_apart(jobs, 2, priority=rank) for rank in ranks}
+        made = {rank: [create(jobs, priority=rank) for _ in range(2)] for rank in ranks}
         for _ in range(4):
             jobs.claim("jobs", "worker")
         for job in (made["high"][0], made["normal"][1]):
@@ -239,7 +238,7 @@ class TestClock:
 
     @pytest.mark.parametrize("ms", [-HOUR_MS, HOUR_MS])
     def test_what_waits_keeps_its_order(self, jobs: Jobs, client: redis.Redis, ms: int) -> None:
-        made = [job.id for job in create_apart(jobs, 4)]
+        made = [create(jobs).id for _ in range(4)]
         jobs.pause(made[1])
         set_clock(client, ms)
         jobs.reap()

@@ -28,11 +28,13 @@ from services.worker.desk import Desk
 from services.worker.pulse import Pulse
 from services.worker.tasks import work
 from tests.services.worker.deeds import (
+    ENDLESS,
     SECONDS,
     SHORT,
     Submit,
     artifacts,
     error_type,
+    in_background,
     kept,
     names,
     read,
@@ -281,14 +283,17 @@ class TestWhatIsKept:
         assert jobs.ended() == []
 
     def test_previews_are_a_film(self, desk: Desk, submit: Submit) -> None:
-        claim = submit("deep-dream", SECONDS)
+        claim, jobs = submit("deep-dream", ENDLESS), desk.stores.jobs
         desk.stores.state.hset(
             JOB + claim.job_id, "options", '{"preview_every_s": 0.5, "preview_size": 48}'
         )
-        work(desk, claim, "jobs")
-        steps = desk.stores.jobs.previews(claim.job_id)
-        assert len(steps) >= 2
-        assert steps == sorted(steps)
+        thread = in_background(desk, claim)
+        until(lambda: len(jobs.previews(claim.job_id)) >= 3)
+        jobs.cancel(claim.job_id)
+        thread.join(10)
+        steps = jobs.previews(claim.job_id)
+        assert len(steps) >= 3
+        assert steps == sorted(set(steps))
         for step in steps:
             data = desk.stores.blobs.read(claim.job_id, f"preview-{claim.fence}-{step}")
             assert data is not None
