@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 
 def until(holds: Callable[[], bool], within_s: float = 20.0) -> float:
@@ -13,3 +15,14 @@ def until(holds: Callable[[], bool], within_s: float = 20.0) -> float:
         assert time.monotonic() - started < within_s, "it did not come true in time"
         time.sleep(0.02)
     return time.monotonic() - started
+
+
+@contextmanager
+def in_a_moment(after_s: float, deed: Callable[[], object]) -> Iterator[None]:
+    """Do something from a thread after some seconds; it is done at the end of the block."""
+    timer = threading.Timer(after_s, deed)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.join()

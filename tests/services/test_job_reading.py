@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
@@ -39,6 +38,7 @@ from tests.services.job_deeds import (
     status_of,
     story,
 )
+from tests.waiting import in_a_moment
 
 
 class TestMemory:
@@ -235,11 +235,11 @@ class TestFollowing:
     def test_events_are_waited_for(self, jobs: Jobs) -> None:
         job = create(jobs)
         (first,) = jobs.events(job.id, "0", 0.001)
-        threading.Timer(0.1, lambda: jobs.cancel(job.id)).start()
-        started = time.monotonic()
-        (event,) = jobs.events(job.id, first.id, 5)
-        assert (event.name, event.data) == ("done", {"status": "canceled"})
-        assert time.monotonic() - started < 2
+        with in_a_moment(0.1, lambda: jobs.cancel(job.id)):
+            started = time.monotonic()
+            (event,) = jobs.events(job.id, first.id, 5)
+            assert (event.name, event.data) == ("done", {"status": "canceled"})
+            assert time.monotonic() - started < 2
 
     def test_nothing_comes_within_the_time(self, jobs: Jobs) -> None:
         job = create(jobs)
@@ -263,12 +263,12 @@ class TestFollowing:
     def test_waiting_ends_with_the_job(self, jobs: Jobs) -> None:
         job = create(jobs)
         claimed = claim(jobs, job)
-        threading.Timer(0.1, lambda: jobs.finish(claimed, "succeeded", result={"n": 1})).start()
-        started = time.monotonic()
-        done = jobs.wait(job.id, 10)
-        assert done is not None
-        assert (done.status, done.result) == ("succeeded", {"n": 1})
-        assert time.monotonic() - started < 3
+        with in_a_moment(0.1, lambda: jobs.finish(claimed, "succeeded", result={"n": 1})):
+            started = time.monotonic()
+            done = jobs.wait(job.id, 10)
+            assert done is not None
+            assert (done.status, done.result) == ("succeeded", {"n": 1})
+            assert time.monotonic() - started < 3
 
     def test_waiting_ends_with_the_time(self, jobs: Jobs) -> None:
         job = create(jobs)

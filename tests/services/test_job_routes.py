@@ -39,6 +39,7 @@ from tests.services.gateway import (
     queue,
     start,
 )
+from tests.waiting import in_a_moment
 
 
 class TestJobs:
@@ -327,12 +328,10 @@ class TestEvents:
     def test_a_silent_job_is_commented_on(
         self, http: FlaskClient, stores: Stores, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        import threading
-
         monkeypatch.setattr(jobs_module, "COMMENT_EVERY_S", 0.1)
         job = queue(http)
-        threading.Timer(0.5, lambda: stores.jobs.cancel(job["id"])).start()
-        text = http.get(job["links"]["events"]).get_data(as_text=True)
+        with in_a_moment(0.5, lambda: stores.jobs.cancel(job["id"])):
+            text = http.get(job["links"]["events"]).get_data(as_text=True)
         assert text.count(": still here\n\n") >= 2
         assert text.rstrip().splitlines()[-2] == "event: done"
 

@@ -28,6 +28,7 @@ from services.gateway.websocket import Channel, Gone, switch
 from services.settings import Settings
 from tests.films import film
 from tests.services.gateway import PHOTO, problem
+from tests.waiting import in_a_moment
 
 HANDSHAKE = {
     "Upgrade": "websocket",
@@ -408,8 +409,7 @@ def test_a_service_that_stops_says_so(caller_of: CallerOf) -> None:
     channel, caller = caller_of(most=1000, is_stopping=stopping.is_set)
     caller.send("before")
     assert channel.receive(1) == ["before"]
-    threading.Timer(0.1, stopping.set).start()
-    with pytest.raises(Gone):
+    with in_a_moment(0.1, stopping.set), pytest.raises(Gone):
         channel.receive(10)
     told = goodbye(caller)
     assert told.code == 1001
