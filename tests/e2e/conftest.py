@@ -21,11 +21,14 @@ LEASE_S = 4
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """The stack that the tests share; a job of a lost worker is given on after 4 s."""
+    """The stack that the tests share; a job of a lost worker is given on after 4 s.
+
+    Its workers tell and hear often enough for jobs that take a second.
+    """
     (port,) = free_ports(1)
     running = start(
         tmp_path_factory.mktemp("first"), port,
-        LANTERN_LEASE_S=str(LEASE_S), LANTERN_WEBHOOK_LOOPBACK="1",
+        LANTERN_LEASE_S=str(LEASE_S), LANTERN_BEAT_S="0.2", LANTERN_WEBHOOK_LOOPBACK="1",
     )  # fmt: skip
     yield running
     running.stop(signal.SIGINT)

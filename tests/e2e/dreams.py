@@ -8,7 +8,7 @@ from tests.e2e.running import Running
 
 QUICK = {"steps": 2, "octaves": 2, "size": 96}
 # On processors that make a step in ten milliseconds, too.
-SEVERAL_SECONDS = {"steps": 60, "octaves": 4, "size": 160}
+SEVERAL_SECONDS = {"steps": 90, "octaves": 4, "size": 160}
 MINUTES = {"steps": 200, "octaves": 10, "size": 512}
 
 

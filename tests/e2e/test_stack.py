@@ -178,8 +178,10 @@ class TestPartsThatDie:
         assert second.part("worker-1").pid != worker.pid
         job_succeeds(second, tiny)
 
-    def test_a_worker_that_was_away_gives_way(self, second: Running, tiny: bytes) -> None:
-        job = second.submit("deep-dream", {"image": tiny}, steps=200, octaves=10, size=512)
+    def test_a_worker_that_was_away_gives_way(
+        self, second: Running, tiny: bytes, coffee: bytes
+    ) -> None:
+        job = second.submit("deep-dream", {"image": coffee}, steps=200, octaves=10, size=512)
         until(lambda: second.json(job["links"]["self"])["progress"] is not None, 20)
         pool = second.part("worker-1").children()
         for process in pool:

@@ -27,7 +27,7 @@ from services.worker import keeper, patience, tasks
 from services.worker.desk import Desk
 from services.worker.keeper import Keeper
 from services.worker.tasks import work
-from tests.services.gateway import PHOTO, problem, queue, start
+from tests.services.gateway import PHOTO, encode, problem, queue, start
 from tests.waiting import until
 
 LARGE = bytes(5000)
@@ -200,7 +200,7 @@ class TestWork:
     def test_a_paused_job_goes_on_from_the_state_before(
         self, desk: Desk, http: FlaskClient, disk: Disk
     ) -> None:
-        document = queue(http, query_string=LONG)
+        document = queue(http, query_string=LONG, data=encode(size=(160, 120)))
         thread = threading.Thread(target=work, args=(desk, start(desk.stores, document), "jobs"))
         thread.start()
         until(lambda: read(desk, document).checkpoint is not None)

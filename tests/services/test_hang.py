@@ -33,7 +33,7 @@ from tests.waiting import until
 SCRIPT = """
 import threading, time
 from services.worker import hang
-hang.HANGS_AFTER_S = 0.5
+hang.HANGS_AFTER_S = 1.5
 with hang.ends_if_it_hangs() as go_on:
     {within}
 {after}
@@ -57,7 +57,7 @@ def test_a_hanging_process_ends_and_says_where() -> None:
 
 @pytest.mark.parametrize(
     ("within", "after"),
-    [("for _ in range(8): time.sleep(0.2); go_on()", ""), ("pass", "time.sleep(1.2)")],
+    [("for _ in range(6): time.sleep(0.4); go_on()", ""), ("pass", "time.sleep(2.2)")],
     ids=["goes on", "between jobs"],
 )
 def test_a_healthy_process_is_left_alone(within: str, after: str) -> None:

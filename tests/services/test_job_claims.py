@@ -213,11 +213,11 @@ def claim_in_process(url: str) -> list[str]:
 
 class TestBeat:
     def test_it_renews_the_lease(self, make_jobs: MakeJobs) -> None:
-        jobs = make_jobs(lease_s=0.4)
+        jobs = make_jobs(lease_s=1.5)
         job = create(jobs)
         claimed = claim(jobs, job)
         for _ in range(4):
-            time.sleep(0.15)
+            time.sleep(0.5)
             assert jobs.beat(claimed) == "ok"
             jobs.reap()
             assert status_of(jobs, job) == "running"

@@ -287,8 +287,9 @@ class TestClock:
 
     @pytest.mark.parametrize("ms", [-HOUR_MS, HOUR_MS])
     def test_a_living_worker_goes_on_where_it_beats_first(
-        self, jobs: Jobs, client: redis.Redis, ms: int
+        self, make_jobs: MakeJobs, client: redis.Redis, ms: int
     ) -> None:
+        jobs = make_jobs(lease_s=5, max_age_s=7 * 24 * 3600)
         job = create(jobs)
         claimed = claim(jobs, job)
         set_clock(client, ms)

@@ -16,7 +16,7 @@ from services.worker import keeper
 from services.worker.keeper import Keeper
 from tests.waiting import until
 
-PAUSE_S = 1.2
+PAUSE_S = 2.4
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def told() -> list[str]:
 @pytest.fixture
 def blobs(settings: Settings, client: redis.Redis) -> Iterator[Blobs]:
     """A store that takes only a moment to find out that Redis does not answer."""
-    own = connect(settings.blob_url, timeout_s=0.1, patient=False)
+    own = connect(settings.blob_url, timeout_s=0.3, patient=False)
     made = Blobs(own, settings.file_store_url, inline_bytes=1000, high=0.9)
     yield made
     made.close()

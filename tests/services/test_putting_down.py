@@ -131,6 +131,7 @@ class TestAMap:
 
         def draw(count: int, *rest: Any) -> Tensor:
             counts.append(count)
+            time.sleep(0.03)  # on a quick processor, too, it is to be under way for a second
             return draw_masks(count, *rest)
 
         monkeypatch.setattr("lantern.techniques.rise.draw_masks", draw)

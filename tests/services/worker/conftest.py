@@ -28,7 +28,7 @@ def studio() -> Studio:
 
 @pytest.fixture(scope="session")
 def photo() -> bytes:
-    pixels = np.random.default_rng(0).integers(0, 255, (64, 80, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 255, (128, 160, 3), dtype=np.uint8)
     out = io.BytesIO()
     PIL.Image.fromarray(pixels).save(out, "PNG")
     return out.getvalue()

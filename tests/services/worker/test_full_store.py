@@ -118,7 +118,7 @@ class TestAFullStore:
         monkeypatch.setattr(patience, "RELEASED_WITHIN_S", grace_s)
         claim, thread = waiting
         desk.stores.jobs.release("worker")
-        time.sleep(0.8)
+        thread.join(0.8 if grace_s > 1 else 10)
         client.config_set("maxmemory", 0)
         thread.join(10)
         assert read(desk, claim).status == ("succeeded" if grace_s > 1 else "queued")

@@ -110,7 +110,7 @@ class TestSuccess:
         )
         for least_s, is_learnt in ((60.0, False), (0.1, True)):
             monkeypatch.setattr(tasks, "LEAST_TO_LEARN_S", least_s)
-            claim = submit("deep-dream", {"steps": 40, "octaves": 1, "size": 64})
+            claim = submit("deep-dream", {"steps": 200, "octaves": 1, "size": 64})
             desk.stores.state.hset(JOB + claim.job_id, "estimate", '{"gigaflop": 50.0}')
             began = time.monotonic()
             work(desk, claim, "jobs")
