@@ -17,6 +17,11 @@ def until(holds: Callable[[], bool], within_s: float = 20.0) -> float:
     return time.monotonic() - started
 
 
+def let_a_millisecond_pass() -> None:
+    """Let what is made next be of another time: jobs of one millisecond have no order."""
+    time.sleep(0.001)
+
+
 @contextmanager
 def in_a_moment(after_s: float, deed: Callable[[], object]) -> Iterator[None]:
     """Do something from a thread after some seconds; it is done at the end of the block."""

@@ -16,6 +16,7 @@ from werkzeug.test import TestResponse
 from services.clients import Stores
 from services.gateway.guard import NOBODY
 from services.jobs import QUEUED, Claim
+from tests.waiting import let_a_millisecond_pass
 
 PROBLEM_JSON = "application/problem+json"
 DREAM = "/v1/techniques/deep-dream"
@@ -66,7 +67,7 @@ def queue(http: FlaskClient, **options: Any) -> Any:
     """Submit a job; return its document. The next one is made in another millisecond."""
     response = post(http, **options)
     assert response.status_code == 202, response.get_data(as_text=True)
-    time.sleep(0.001)
+    let_a_millisecond_pass()
     return response.get_json()
 
 

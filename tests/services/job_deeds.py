@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
@@ -23,6 +22,7 @@ from services.jobs import (
 )
 from services.outbox import OUTBOX
 from services.record import LANES, Job, Lane, Priority, Status
+from tests.waiting import let_a_millisecond_pass
 
 CALL: dict[str, Any] = {
     "technique": "deep-dream",
@@ -45,7 +45,7 @@ def create(jobs: Jobs, *, key: str = "", fingerprint: str = "", **more: Any) -> 
     """Make a job; the next one is made in another millisecond, so that the two have an order."""
     job, is_new = jobs.create(order(**more), key=key, fingerprint=fingerprint)
     assert is_new
-    time.sleep(0.001)
+    let_a_millisecond_pass()
     return job
 
 

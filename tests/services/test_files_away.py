@@ -28,11 +28,11 @@ from services.worker.desk import Desk
 from services.worker.keeper import Keeper
 from services.worker.tasks import work
 from tests.services.gateway import PHOTO, encode, problem, queue, start
+from tests.services.worker.deeds import ENDLESS
 from tests.waiting import until
 
 LARGE = bytes(5000)
 SHORT = {"steps": 3, "octaves": 1, "size": 64}
-LONG = {"steps": 200, "octaves": 10, "octave_scale": 1.1, "size": 160}
 
 
 class Disk:
@@ -200,7 +200,7 @@ class TestWork:
     def test_a_paused_job_goes_on_from_the_state_before(
         self, desk: Desk, http: FlaskClient, disk: Disk
     ) -> None:
-        document = queue(http, query_string=LONG, data=encode(size=(160, 120)))
+        document = queue(http, query_string=ENDLESS, data=encode(size=(160, 120)))
         thread = threading.Thread(target=work, args=(desk, start(desk.stores, document), "jobs"))
         thread.start()
         until(lambda: read(desk, document).checkpoint is not None)

@@ -16,6 +16,7 @@ from services.clients import Stores
 from services.jobs import JOB, RUNNING, Claim, Jobs, Order
 from services.outbox import MOST_IN_HAND, OUTBOX, Due, Outbox
 from services.record import Job, Status
+from tests.waiting import let_a_millisecond_pass
 
 HOSTS = itertools.count()
 RESULT: dict[str, Any] = {"artifacts": []}
@@ -41,7 +42,7 @@ def ended(jobs: Jobs, url: str = "") -> Job:
     """Make a job whose webhook is to be told that it is over, before that of the next one."""
     job = create(jobs, url=url)
     jobs.cancel(job.id)
-    time.sleep(0.001)
+    let_a_millisecond_pass()
     return job
 
 
