@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import socket
 import subprocess
 import threading
 import time
@@ -22,12 +23,14 @@ from services.blobs import Blobs
 from services.clients import Stores
 from services.files import Files
 from services.gateway.app import create_app
+from services.gateway.websocket import Channel
 from services.jobs import Jobs, Limits
 from services.processes import free_ports
 from services.settings import Settings
 from services.stack import redis_server
 from tests.services.engine import Engine
 from tests.services.gateway import Closing
+from tests.services.streaming import Caller, CallerOf, Ends
 
 
 @pytest.fixture(scope="session")
@@ -167,3 +170,23 @@ def make_http(settings: Settings, stores: Stores) -> Callable[..., FlaskClient]:
         return Closing(create_app(dataclasses.replace(settings, **changes)), TestResponse)
 
     return make
+
+
+@pytest.fixture
+def caller_of() -> Iterator[CallerOf]:
+    """Make a channel and its caller."""
+    opened: list[socket.socket] = []
+
+    def make(**options: Any) -> Ends:
+        one, other = socket.socketpair()
+        opened.extend((one, other))
+        return Channel(one, **options), Caller(other)
+
+    yield make
+    for sock in opened:
+        sock.close()
+
+
+@pytest.fixture
+def ends(caller_of: CallerOf) -> Ends:
+    return caller_of(most=1000)

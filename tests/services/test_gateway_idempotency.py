@@ -105,3 +105,41 @@ def test_a_caller_who_may_have_no_jobs_any_more_is_shown_none(make_http: MakeHtt
     queue(make_http(api_keys=digest(key)), path=PAINT, headers=headers)
     http = make_http(api_keys=f"{digest(key)}:infer")
     problem(post(http, PAINT, headers=headers), 403, "missing-scope")
+
+
+class TestIdempotency:
+    def test_a_replay_gets_the_same_job(self, http: FlaskClient, stores: Stores) -> None:
+        options: dict[str, Any] = {
+            "headers": {"Idempotency-Key": "k"},
+            "query_string": {"steps": "3"},
+        }
+        first, again = post(http, **options), post(http, **options)
+        assert first.get_json() == again.get_json()
+        assert "Idempotent-Replayed" not in first.headers
+        assert again.headers["Idempotent-Replayed"] == "true"
+        assert stores.jobs.counts()["queued"] == 1
+
+    @pytest.mark.parametrize("change", [{"query_string": {"steps": "4"}}, {"data": encode(seed=1)}])
+    def test_another_payload_is_422(self, http: FlaskClient, change: dict[str, Any]) -> None:
+        options: dict[str, Any] = {
+            "headers": {"Idempotency-Key": "k"}, "query_string": {"steps": "3"}
+        }  # fmt: skip
+        queue(http, **options)
+        problem(post(http, **(options | change)), 422, "idempotency-conflict")
+
+    def test_the_same_key_on_another_path_is_another_key(self, http: FlaskClient) -> None:
+        headers = {"Idempotency-Key": "k", "Prefer": "respond-async"}
+        jobs = [queue(http, path=path, headers=headers) for path in (DREAM, PAINT)]
+        assert jobs[0]["id"] != jobs[1]["id"]
+
+    def test_a_deleted_job_is_made_anew(self, http: FlaskClient) -> None:
+        options: dict[str, Any] = {"headers": {"Idempotency-Key": "k"}}
+        first = queue(http, **options)
+        http.post(first["links"]["cancel"])
+        assert http.delete(first["links"]["self"]).status_code == 204
+        assert queue(http, **options)["id"] != first["id"]
+
+    def test_a_key_may_be_255_long(self, http: FlaskClient) -> None:
+        queue(http, headers={"Idempotency-Key": 255 * "k"})
+        response = post(http, headers={"Idempotency-Key": 256 * "k"})
+        problem(response, 400, "invalid-header")

@@ -7,13 +7,23 @@ import threading
 import time
 from collections.abc import Callable
 
+import flask
 import pytest
 from flask.testing import FlaskClient
 
 from services.clients import Stores
 from services.gateway.guard import digest, new_key
 from tests.services.engine import Engine, Reply
-from tests.services.gateway import PAINT, PHOTO, finish, finish_the_first, post, problem, queue
+from tests.services.gateway import (
+    JOB_ID,
+    PAINT,
+    PHOTO,
+    finish,
+    finish_the_first,
+    post,
+    problem,
+    queue,
+)
 
 JPEG = {"content-type": "image/jpeg"}
 TOO_LARGE = Reply(413, b'{"code": "answer-too-large", "detail": "too large", "errors": []}')
@@ -108,3 +118,47 @@ def test_a_result_that_is_there_needs_no_seat(
     response = post(http, headers={"Prefer": "wait=5", "Accept": "image/png"})
     assert (response.status_code, response.data) == (200, PHOTO)
     assert response.headers["Preference-Applied"] == "wait=5"
+
+
+class TestWithoutAnEngine:
+    @pytest.fixture
+    def http(self, make_http: Callable[..., FlaskClient]) -> FlaskClient:
+        return make_http()
+
+    @pytest.mark.parametrize(
+        ("prefer", "applied"),
+        [
+            ("respond-async", "respond-async"),
+            ("Respond-Async", "respond-async"),
+            ('foo="bar", respond-async', "respond-async"),
+            ("wait=1", "wait=1"),
+            ('wait="1"', "wait=1"),
+            ("respond-async, wait=1", "wait=1"),
+        ],
+    )
+    def test_what_was_done_is_told(self, http: FlaskClient, prefer: str, applied: str) -> None:
+        response = post(http, PAINT, headers={"Prefer": prefer})
+        assert response.status_code == 202
+        assert response.headers["Preference-Applied"] == applied
+
+    @pytest.mark.parametrize(
+        "prefer", ["", "wait=0", "wait=-1", "wait=x", "wait=", "=", ",,", "a=b"]
+    )
+    def test_what_is_not_understood_is_ignored(self, http: FlaskClient, prefer: str) -> None:
+        started = time.monotonic()
+        response = post(http, headers={"Prefer": prefer})
+        assert response.status_code == 202
+        assert "Preference-Applied" not in response.headers
+        assert time.monotonic() - started < 1
+
+    def test_waiting_ends_with_the_job(self, app: flask.Flask, stores: Stores) -> None:
+        thread = threading.Thread(target=finish_the_first, args=(stores,))
+        thread.start()
+        started = time.monotonic()
+        response = post(app.test_client(), headers={"Prefer": "wait=20", "Accept": "image/png"})
+        thread.join()
+        assert time.monotonic() - started < 5
+        assert (response.status_code, response.content_type) == (200, "image/png")
+        assert response.data == PHOTO
+        assert response.headers["Preference-Applied"] == "wait=20"
+        assert JOB_ID.fullmatch(response.headers["Location"].rpartition("/")[2])

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import flask
 import PIL.Image
 import pytest
 import redis
@@ -32,7 +31,6 @@ from tests.services.gateway import (
     PHOTO,
     encode,
     finish,
-    finish_the_first,
     multipart,
     post,
     problem,
@@ -129,86 +127,6 @@ class TestJobs:
                 problem(http.get(f"/v1/jobs/{job_id}{part}"), 404)
             problem(http.post(f"/v1/jobs/{job_id}/cancel"), 404)
             problem(http.delete(f"/v1/jobs/{job_id}"), 404)
-
-
-class TestPrefer:
-    @pytest.mark.parametrize(
-        ("prefer", "applied"),
-        [
-            ("respond-async", "respond-async"),
-            ("Respond-Async", "respond-async"),
-            ('foo="bar", respond-async', "respond-async"),
-            ("wait=1", "wait=1"),
-            ('wait="1"', "wait=1"),
-            ("respond-async, wait=1", "wait=1"),
-        ],
-    )
-    def test_what_was_done_is_told(self, http: FlaskClient, prefer: str, applied: str) -> None:
-        response = post(http, PAINT, headers={"Prefer": prefer})
-        assert response.status_code == 202
-        assert response.headers["Preference-Applied"] == applied
-
-    @pytest.mark.parametrize(
-        "prefer", ["", "wait=0", "wait=-1", "wait=x", "wait=", "=", ",,", "a=b"]
-    )
-    def test_what_is_not_understood_is_ignored(self, http: FlaskClient, prefer: str) -> None:
-        started = time.monotonic()
-        response = post(http, headers={"Prefer": prefer})
-        assert response.status_code == 202
-        assert "Preference-Applied" not in response.headers
-        assert time.monotonic() - started < 1
-
-    def test_waiting_ends_with_the_job(self, app: flask.Flask, stores: Stores) -> None:
-        import threading
-
-        thread = threading.Thread(target=finish_the_first, args=(stores,))
-        thread.start()
-        started = time.monotonic()
-        response = post(app.test_client(), headers={"Prefer": "wait=20", "Accept": "image/png"})
-        thread.join()
-        assert time.monotonic() - started < 5
-        assert (response.status_code, response.content_type) == (200, "image/png")
-        assert response.data == PHOTO
-        assert response.headers["Preference-Applied"] == "wait=20"
-        assert JOB_ID.fullmatch(response.headers["Location"].rpartition("/")[2])
-
-
-class TestIdempotency:
-    def test_a_replay_gets_the_same_job(self, http: FlaskClient, stores: Stores) -> None:
-        options: dict[str, Any] = {
-            "headers": {"Idempotency-Key": "k"},
-            "query_string": {"steps": "3"},
-        }
-        first, again = post(http, **options), post(http, **options)
-        assert first.get_json() == again.get_json()
-        assert "Idempotent-Replayed" not in first.headers
-        assert again.headers["Idempotent-Replayed"] == "true"
-        assert stores.jobs.counts()["queued"] == 1
-
-    @pytest.mark.parametrize("change", [{"query_string": {"steps": "4"}}, {"data": encode(seed=1)}])
-    def test_another_payload_is_422(self, http: FlaskClient, change: dict[str, Any]) -> None:
-        options: dict[str, Any] = {
-            "headers": {"Idempotency-Key": "k"}, "query_string": {"steps": "3"}
-        }  # fmt: skip
-        queue(http, **options)
-        problem(post(http, **(options | change)), 422, "idempotency-conflict")
-
-    def test_the_same_key_on_another_path_is_another_key(self, http: FlaskClient) -> None:
-        headers = {"Idempotency-Key": "k", "Prefer": "respond-async"}
-        jobs = [queue(http, path=path, headers=headers) for path in (DREAM, PAINT)]
-        assert jobs[0]["id"] != jobs[1]["id"]
-
-    def test_a_deleted_job_is_made_anew(self, http: FlaskClient) -> None:
-        options: dict[str, Any] = {"headers": {"Idempotency-Key": "k"}}
-        first = queue(http, **options)
-        http.post(first["links"]["cancel"])
-        assert http.delete(first["links"]["self"]).status_code == 204
-        assert queue(http, **options)["id"] != first["id"]
-
-    def test_a_key_may_be_255_long(self, http: FlaskClient) -> None:
-        queue(http, headers={"Idempotency-Key": 255 * "k"})
-        response = post(http, headers={"Idempotency-Key": 256 * "k"})
-        problem(response, 400, "invalid-header")
 
 
 class TestListing:

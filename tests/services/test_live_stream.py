@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import resource
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -13,8 +11,7 @@ from typing import Any
 import flask
 import pytest
 from flask.testing import FlaskClient
-from wsproto.connection import Connection, ConnectionType
-from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, TextMessage
+from wsproto.events import CloseConnection
 
 from lantern import registry
 from lantern.call import Answer, Call
@@ -28,6 +25,7 @@ from services.gateway.websocket import Channel, Gone, switch
 from services.settings import Settings
 from tests.films import film
 from tests.services.gateway import PHOTO, problem
+from tests.services.streaming import Caller, CallerOf, Ends
 from tests.waiting import in_a_moment
 
 HANDSHAKE = {
@@ -74,134 +72,6 @@ def test_sizes_stay_within_bounds() -> None:
     assert settled(Rate(60, 1024), lambda _: 2.0) == 96
     assert settled(Rate(1, 700), lambda _: 1e-4) == 700
     assert settled(Rate(30, 64), lambda _: 2.0) in (64, 96)
-
-
-# --- Messages ----------------------------------------------------------------------------------
-
-
-def message_of(data: bytes | str) -> Event:
-    return TextMessage(data=data) if isinstance(data, str) else BytesMessage(data=data)
-
-
-class Caller:
-    """The other end of a channel."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.sock, self.protocol = sock, Connection(ConnectionType.CLIENT)
-        sock.settimeout(5)
-
-    def send(self, *messages: bytes | str) -> None:
-        self.sock.sendall(b"".join(self.protocol.send(message_of(m)) for m in messages))
-
-    def events(self) -> list[Any]:
-        self.protocol.receive_data(self.sock.recv(1_000_000) or None)
-        return list(self.protocol.events())
-
-
-Ends = tuple[Channel, Caller]
-CallerOf = Callable[..., Ends]
-
-
-@pytest.fixture
-def caller_of() -> Iterator[CallerOf]:
-    """Make a channel and its caller."""
-    opened: list[socket.socket] = []
-
-    def make(**options: Any) -> Ends:
-        one, other = socket.socketpair()
-        opened.extend((one, other))
-        return Channel(one, **options), Caller(other)
-
-    yield make
-    for sock in opened:
-        sock.close()
-
-
-@pytest.fixture
-def ends(caller_of: CallerOf) -> Ends:
-    return caller_of(most=1000)
-
-
-def test_messages_go_both_ways(ends: Ends) -> None:
-    channel, caller = ends
-    caller.send(b"a frame", "a text")
-    assert channel.receive(1) == [b"a frame", "a text"]
-    assert channel.receive(0.01) == []
-    channel.send(b"painted")
-    channel.send("said")
-    assert [e.data for e in caller.events()] == [b"painted", "said"]
-
-
-def test_a_message_in_pieces_is_put_together(ends: Ends) -> None:
-    channel, caller = ends
-    for data, is_last in ((b"one ", False), (b"frame", True)):
-        event = BytesMessage(data=data, message_finished=is_last)
-        caller.sock.sendall(caller.protocol.send(event))
-    caller.sock.sendall(caller.protocol.send(TextMessage(data="ä", message_finished=True)))
-    found: list[bytes | str] = []
-    while len(found) < 2:
-        found += channel.receive(1)
-    assert found == [b"one frame", "ä"]
-
-
-def test_all_that_is_there_comes_at_once_however_large(caller_of: CallerOf) -> None:
-    channel, caller = caller_of(most=1_000_000)
-    frames = [letter * 100_000 for letter in (b"a", b"b")]
-    caller.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 400_000)
-    caller.send(*frames)
-    assert channel.receive(1) == frames
-
-
-def test_a_caller_that_never_stops_is_heard_in_parts(caller_of: CallerOf) -> None:
-    channel, caller = caller_of(most=1000)
-    caller.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 400_000)
-    caller.send(*[b"x" * 1000] * 200)
-    assert 1 < len(channel.receive(1)) < 200
-
-
-def test_a_stream_may_be_any_of_many_open_files() -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 2048)), hard))
-    one, other = socket.socketpair()
-    try:
-        with one, other, socket.socket(fileno=fcntl.fcntl(one, fcntl.F_DUPFD, 1500)) as high:
-            channel, caller = Channel(high, most=1000), Caller(other)
-            caller.send("heard")
-            assert channel.receive(1) == ["heard"]
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-def test_a_ping_is_answered(ends: Ends) -> None:
-    channel, caller = ends
-    caller.sock.sendall(caller.protocol.send(Ping(payload=b"?")))
-    assert channel.receive(0.05) == []
-    (pong,) = caller.events()
-    assert isinstance(pong, Pong)
-    channel.ping()
-    assert isinstance(caller.events()[0], Ping)
-
-
-@pytest.mark.parametrize("how", ["close", "vanish", "huge", "nonsense"])
-def test_who_leaves_or_breaks_the_rules_is_let_go(ends: Ends, how: str) -> None:
-    channel, caller = ends
-    codes = {"close": 1000, "huge": 1009, "nonsense": 1002}
-    if how == "close":
-        caller.sock.sendall(caller.protocol.send(CloseConnection(code=1000)))
-    elif how == "vanish":
-        caller.sock.close()
-    elif how == "huge":
-        caller.send(bytes(1001))
-    else:
-        caller.sock.sendall(b"\xff" * 64)
-    with pytest.raises(Gone):
-        channel.receive(1)
-    if how in codes:
-        closing = [e for e in caller.events() if isinstance(e, CloseConnection)]
-        assert [e.code for e in closing] == [codes[how]]
-    else:
-        with pytest.raises(Gone):
-            channel.send(b"x" * 10_000_000)
 
 
 # --- A session ---------------------------------------------------------------------------------
