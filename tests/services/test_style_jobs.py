@@ -18,7 +18,7 @@ from lantern.styles.own import OwnStyles
 from lantern.vision_model import VisionModel
 from services.clients import Stores
 from services.gateway.guard import digest
-from services.jobs import RUNNING, Claim
+from services.jobs import Claim
 from services.published import style_id
 from services.record import Job
 from services.settings import Settings
@@ -28,6 +28,7 @@ from services.worker.pulse import Pulse
 from services.worker.tasks import work
 from tests.paintings import fill
 from tests.services.gateway import PHOTO, problem, queue, start
+from tests.services.worker.deeds import take_over
 
 TRAIN = "/v1/techniques/train-style"
 PAINT = "/v1/techniques/fast-style"
@@ -206,9 +207,7 @@ def test_a_style_of_a_worker_that_was_taken_over_goes_with_a_job_that_gives_none
     claim, heirs, store = start(desk.stores, document), list[Claim](), Ending.store
 
     def store_late(ending: Ending, result: Any) -> Any:
-        desk.stores.state.zadd(RUNNING, {claim.job_id: 1})
-        desk.stores.jobs.reap()
-        heirs.append(start(desk.stores, document))
+        heirs.append(take_over(desk, claim))
         return store(ending, result)
 
     monkeypatch.setattr(Ending, "store", store_late)
