@@ -18,12 +18,13 @@ from lantern.styles.library import StyleLibrary
 from lantern.techniques.rise import draw_masks
 from lantern.zoo import Zoo
 from services.clients import Stores
-from services.jobs import RUNNING, Claim, Order
+from services.jobs import Claim, Order
 from services.record import Job, new_id
 from services.settings import Settings
 from services.worker.desk import Desk
 from services.worker.tasks import work
 from tests.services.gateway import PHOTO, queue
+from tests.services.worker.deeds import take_over
 from tests.waiting import until
 
 MASKS = {"masks": 160, "error": 1e-6, "evidence": 0}
@@ -143,15 +144,16 @@ class TestAMap:
         thread.start()
         until(lambda: read(desk, claim).checkpoint is not None)
         if is_lost:
-            desk.stores.state.zadd(RUNNING, {claim.job_id: 1})
-            jobs.reap()
+            heir = take_over(desk, claim)
         else:
             jobs.pause(claim.job_id)
         thread.join(10)
         assert not thread.is_alive()
         assert sum(counts) < 2 * pairs
         counts.clear()
-        jobs.resume(claim.job_id)
-        work(desk, claimed(desk), "jobs")
+        if not is_lost:
+            jobs.resume(claim.job_id)
+            heir = claimed(desk)
+        work(desk, heir, "jobs")
         assert 0 < sum(counts) < pairs
         assert self.made(desk, claim) == self.made(desk, unbroken)
